@@ -1,0 +1,62 @@
+"""relprop: relevance propagation as a JAX transformation.
+
+>>> import jax, jax.numpy as jnp, relprop
+>>> f = lambda x: jax.nn.softmax(x @ jnp.ones((3, 2)))[0]
+>>> relprop.relevance(f, relprop.rules.Epsilon(1e-6))(jnp.arange(3.0)).shape
+(3,)
+
+Everything public is in this module, `relprop.rules`, `relprop.presets`, `relprop.propagators`,
+`relprop.chefer` and `relprop.zoo`. Modules with a leading underscore may change without notice.
+"""
+
+from relprop import chefer as chefer
+from relprop import presets as presets
+from relprop import propagators as propagators
+from relprop import rules as rules
+from relprop._errors import InputError as InputError
+from relprop._errors import MissingRuleError as MissingRuleError
+from relprop._errors import NothingMatchedError as NothingMatchedError
+from relprop._errors import RelpropError as RelpropError
+from relprop._errors import RuleError as RuleError
+from relprop._errors import UnknownNameError as UnknownNameError
+from relprop._inspect import Inspection as Inspection
+from relprop._inspect import PlannedOperation as PlannedOperation
+from relprop._ledger import Fault as Fault
+from relprop._ledger import Ledger as Ledger
+from relprop._ledger import LedgerRow as LedgerRow
+from relprop._transform import inspect as inspect
+from relprop._transform import ledger as ledger
+from relprop._transform import relevance as relevance
+from relprop._transform import value_and_relevance as value_and_relevance
+from relprop._transform import vrp as vrp
+from relprop.composites import DEFAULTS as DEFAULTS
+from relprop.composites import Composite as Composite
+from relprop.composites import Where as Where
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULTS",
+    "Composite",
+    "Fault",
+    "InputError",
+    "Inspection",
+    "Ledger",
+    "LedgerRow",
+    "MissingRuleError",
+    "NothingMatchedError",
+    "PlannedOperation",
+    "RelpropError",
+    "RuleError",
+    "UnknownNameError",
+    "Where",
+    "chefer",
+    "inspect",
+    "ledger",
+    "presets",
+    "propagators",
+    "relevance",
+    "rules",
+    "value_and_relevance",
+    "vrp",
+]

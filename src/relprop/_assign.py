@@ -1,0 +1,152 @@
+"""From a composite and a traced function to a plan, with all that is wrong told at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relprop._core.plan import Plan, Planner, Step, numbered, reach
+from relprop._core.trace import Trace
+from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
+from relprop.composites import Composite
+from relprop.recognise import recognise
+from relprop.rules import Rule, Zero
+
+_HINTS = {
+    "while": (
+        "how often a while loop runs is known only afterwards; use `lax.scan`, or `fori_loop` "
+        "with bounds that are Python numbers"
+    ),
+    "cut": "no relevance passes here",
+}
+
+
+def assign(
+    trace: Trace, composite: Composite, outputs: list[bool], on_missing: Any = "error"
+) -> Plan:
+    """The plan for a traced function.
+
+    Args:
+        trace: the function.
+        composite: the rules.
+        outputs: per output of the graph, whether it is explained.
+        on_missing: ``"error"``, ``"gradient"`` or a rule, for operations without one.
+
+    Raises:
+        MissingRuleError: operations without a rule can be reached; all are listed.
+        RuleError: rules cannot be applied where the composite puts them; all are listed.
+        NothingMatchedError: a selection matches nothing.
+    """
+    fallback = _fallback(on_missing)
+    chosen = _positions(trace, composite, outputs, fallback)
+    plan = _plan(trace, composite, outputs, chosen, fallback)
+    used: set[int] = set()
+    missing: list[str] = []
+    refused: list[str] = []
+    for step in plan.walk():
+        number, _ = composite.find(step, chosen)
+        if number is not None:
+            used.add(number)
+        if step.missing:
+            missing.append(_describe(step) + _hint(step))
+        elif step.rule is not None:
+            problem = step.rule.problem(step.operation, step.active)
+            if problem and step.structure == "while":
+                missing.append(_describe(step) + _hint(step))
+            elif problem:
+                refused.append(f"{_describe(step)}\n      {step.rule}: {problem}.")
+    if missing:
+        raise MissingRuleError(_missing_message(missing))
+    if refused:
+        raise RuleError(
+            f"{len(refused)} operation(s) got a rule that cannot be applied to them:\n"
+            + "\n".join(refused)
+            + "\nGive them another rule with `composite.at(...).use(...)`; the first match wins."
+        )
+    _check_selections(composite, used, plan)
+    return plan
+
+
+def _plan(trace: Trace, composite: Composite, outputs, chosen, fallback: Rule | None) -> Plan:
+    def choose(step: Step) -> tuple[Rule | None, str]:
+        _, rule = composite.find(step, chosen)
+        if rule is None and step.structure is None and fallback is not None:
+            return fallback, "on_missing"
+        return rule, ""
+
+    plan = Planner(recognise, choose).assign(trace.graph, trace.explained_values)
+    plan, _ = reach(plan, outputs)
+    plan, _ = numbered(plan)
+    return plan
+
+
+def _positions(trace, composite, outputs, fallback) -> list[set[Any] | None]:
+    """Per entry with a position, the operation that it means."""
+    none: list[set[Any] | None] = [None] * len(composite.entries)
+    if all(entry.where.position is None for entry in composite.entries):
+        return none
+    steps = list(_plan(trace, composite, outputs, none, fallback).walk())
+    chosen = list(none)
+    for number, entry in enumerate(composite.entries):
+        position = entry.where.position
+        if position is None:
+            continue
+        matching = [step.key for step in steps if entry.where.matches(step)]
+        if -len(matching) <= position < len(matching):
+            chosen[number] = {matching[position]}
+    return chosen
+
+
+def _fallback(on_missing: Any) -> Rule | None:
+    if on_missing == "error":
+        return None
+    if on_missing == "gradient":
+        return Zero()
+    if isinstance(on_missing, Rule):
+        return on_missing
+    raise ValueError(f"on_missing must be 'error', 'gradient' or a rule, got {on_missing!r}.")
+
+
+def _check_selections(composite: Composite, used: set[int], plan: Plan) -> None:
+    idle = [
+        entry
+        for number, entry in enumerate(composite.entries)
+        if number not in used and not entry.optional
+    ]
+    if not idle:
+        return
+    present = sorted({f"{step.structure} ({step.primitive})" for step in plan.walk()})
+    lines = "\n".join(f"  {entry.where} -> {entry.rule}" for entry in idle)
+    raise NothingMatchedError(
+        f"{len(idle)} selection(s) got no operation, because none matches or an earlier selection "
+        f"took all that do:\n{lines}\nThe function has: {', '.join(present) or 'no operations'}. "
+        "`relprop.inspect(f, rules)(*args)` lists them; `at(..., optional=True)` allows it."
+    )
+
+
+def _describe(step: Step) -> str:
+    shapes = ", ".join(
+        f"{atom!r}" if on else f"({_dtype(atom)}{list(atom.shape)})"
+        for atom, on in zip(step.operation.inputs, step.active, strict=True)
+    )
+    scope = f" in {step.scope}" if step.scope else ""
+    return f"  {step.primitive}: {shapes}{scope}\n      at {step.source}"
+
+
+def _dtype(atom: Any) -> str:
+    return str(atom.dtype)
+
+
+def _hint(step: Step) -> str:
+    hint = _HINTS.get(step.structure or "", "")
+    return f"\n      {hint}." if hint else ""
+
+
+def _missing_message(missing: list[str]) -> str:
+    return (
+        f"{len(missing)} operation(s) on the way from the explained inputs to the score have no "
+        "rule (operands in brackets do not depend on the inputs):\n"
+        + "\n".join(missing)
+        + "\nName a rule with `Composite().at(primitive=...).use(rule)`, teach relprop the "
+        'primitive with `relprop.propagators.register`, or accept gradient times input for all of '
+        'them with `on_missing="gradient"`.'
+    )

@@ -1,0 +1,94 @@
+"""The one place that knows how JAX releases differ, and the only user of ``jax.extend``.
+
+JAX 0.10 and 0.12 disagree about the shape of a jaxpr: closed and open jaxprs were merged,
+``scan`` describes its operands differently, primitives come and go. Everything above this module
+sees one interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend import source_info_util
+from jax.extend.core import Literal, Primitive, primitives
+
+__all__ = [
+    "Literal",
+    "Primitive",
+    "bind",
+    "open_jaxpr",
+    "primitive",
+    "scan_sizes",
+    "scope_of",
+    "source_of",
+]
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Splits a jaxpr, open or closed, of any release, into the open one and its constants."""
+    consts = tuple(getattr(jaxpr, "consts", ()) or ())
+    return getattr(jaxpr, "jaxpr", jaxpr), consts
+
+
+def primitive(name: str) -> Primitive | None:
+    """The primitive called ``NAME_p`` in this JAX, or None where this release has none."""
+    for home in (primitives, lax):
+        # Some stubs in `primitives` are deprecated and warn when touched; none is needed here.
+        found = getattr(home, f"{name}_p", None)
+        if isinstance(found, Primitive):
+            return found
+    return None
+
+
+def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
+    """Evaluates one equation on new operands, in the context in which it was traced."""
+    prim = eqn.primitive
+    params = {**eqn.params, **overrides}
+    # Plain params fail for custom derivatives: their functions are packed in the jaxpr.
+    with _context(eqn):
+        out = prim.bind(*values, **prim.get_bind_params(params))
+    return list(out) if prim.multiple_results else [out]
+
+
+@contextlib.contextmanager
+def _context(eqn: Any) -> Iterator[None]:
+    # Without this, compute_on, xla_metadata, the threefry mode and the abstract mesh get lost.
+    context = getattr(eqn, "ctx", None)
+    if context is None:
+        yield
+        return
+    with context.manager:
+        yield
+
+
+def source_of(eqn: Any) -> str:
+    """The user's source line behind an equation, as ``file.py:12:3 (function)``."""
+    return source_info_util.summarize(eqn.source_info)
+
+
+def scope_of(eqn: Any) -> str:
+    """The named scopes around an equation, as ``outer/inner``."""
+    return str(eqn.source_info.name_stack)
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+    """The number of constants and of carried values of a ``scan`` equation."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = (len(part) for part in params["ft_in"].unpack())  # JAX >= 0.11
+    return consts, carry
+
+
+def function_name(jaxpr: Any) -> str:
+    """The name of the Python function that a jaxpr was traced from, or an empty string."""
+    info = getattr(open_jaxpr(jaxpr)[0], "debug_info", None)
+    return getattr(info, "func_name", "") or ""
+
+
+def make_jaxpr(function: Any, *args: Any) -> tuple[Any, Any]:
+    """Traces a function of arrays; returns its jaxpr and the shapes it returns."""
+    return jax.make_jaxpr(function, return_shape=True)(*args)

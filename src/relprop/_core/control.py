@@ -1,0 +1,338 @@
+"""Loops, branches and calls: relevance passes by the rules of what is inside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from relprop import _compat
+from relprop._core.graph import Value
+from relprop._core.plan import Nested, Plan, Step, reach
+from relprop._core.relevance import Relevance, add
+from relprop._core.run import Tape, backward, forward
+
+
+def _plan_body(planner, graph, mask) -> Plan:
+    active = {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact}
+    return planner.assign(graph, active)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(Nested):
+    """A call with one body whose derivative is custom: `custom_jvp` and `custom_vjp` functions.
+
+    Relevance goes by the rules of the body; the derivative that the author wrote is used by the
+    gradient rule, which takes the call as a whole. A function of one array, entry by entry, is
+    an activation like any other.
+    """
+
+    name: str = "custom_derivative"
+
+    def structure(self, operation, active):
+        return self.name
+
+    def plan(self, operation, active, planner):
+        return (_plan_body(planner, operation.last.bodies[0], active),)
+
+    def active_outputs(self, step):
+        return step.bodies[0].is_active(step.bodies[0].graph.outputs)
+
+    def reach(self, step, outputs):
+        body, inputs = reach(step.bodies[0], outputs)
+        return (body,), inputs
+
+    def forward(self, step, values):
+        return forward(step.bodies[0], values)
+
+    def backward(self, step, values, tape, arriving, keep_account):
+        return backward(step.bodies[0], tape, arriving, keep_account)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remat(Call):
+    """`jax.checkpoint`: the body is evaluated again on the way back, as its user asked for."""
+
+    name: str = "remat"
+
+    def forward(self, step, values):
+        return step.operation.last.evaluate(values), ()
+
+    def backward(self, step, values, tape, arriving, keep_account):
+        del tape
+        if step.operation.last.params.get("prevent_cse", True):
+            # Without the barrier XLA finds the values in the forward pass and keeps them all.
+            values, arriving = lax.optimization_barrier((list(values), arriving))
+        _, tape = forward(step.bodies[0], values, replay=True)
+        return backward(step.bodies[0], tape, arriving, keep_account)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch(Nested):
+    """`cond` and `switch`: the rules inside the branch that was taken.
+
+    The branch is evaluated again on the way back: branches keep different values, and a common
+    tape would hold those of all of them.
+    """
+
+    def structure(self, operation, active):
+        return "cond"
+
+    def plan(self, operation, active, planner):
+        return tuple(_plan_body(planner, body, active[1:]) for body in operation.last.bodies)
+
+    def active_outputs(self, step):
+        masks = [body.is_active(body.graph.outputs) for body in step.bodies]
+        return tuple(any(column) for column in zip(*masks, strict=True))
+
+    def reach(self, step, outputs):
+        reached = [reach(body, outputs) for body in step.bodies]
+        masks = [inputs for _, inputs in reached]
+        inputs = tuple(any(column) for column in zip(*masks, strict=True))
+        return tuple(body for body, _ in reached), (False, *inputs)
+
+    def forward(self, step, values):
+        return step.operation.last.evaluate(values), ()
+
+    def backward(self, step, values, tape, arriving, keep_account):
+        del tape
+        index, *operands = values
+
+        def branch(body):
+            def run(operands, arriving):
+                _, tape = forward(body, operands, replay=True)
+                return backward(body, tape, arriving, keep_account)
+
+            return run
+
+        runs = [branch(body) for body in step.bodies]
+        # Branches may hand on different forms of relevance; the taken one has to fill in all.
+        shapes = [jax.eval_shape(run, operands, arriving) for run in runs]
+        forms = [_union(column) for column in zip(*(s[0] for s in shapes), strict=True)]
+        accounts: dict = {}
+        for _, account in shapes:
+            accounts |= account
+        filled = [_filled(run, forms, accounts) for run in runs]
+        leaving, accounts = lax.switch(index, filled, operands, arriving)
+        return [None, *leaving], accounts
+
+
+def _filled(run, forms, accounts):
+    def filled(operands, arriving):
+        leaving, account = run(operands, arriving)
+        leaving = [_in_form(r, form) for r, form in zip(leaving, forms, strict=True)]
+        return leaving, _zeros(accounts) | account
+
+    return filled
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan(Nested):
+    """`scan`, and `fori_loop` with static bounds: the rules of the body, step by step backwards.
+
+    The forward loop keeps the values of each step; the backward loop carries the relevance of
+    the carried values and adds up that of the constants.
+    """
+
+    def structure(self, operation, active):
+        return "scan"
+
+    def plan(self, operation, active, planner):
+        # A carried value is active if it ever becomes so: repeat until nothing changes.
+        body = operation.last.bodies[0]
+        consts, carried = _compat.scan_sizes(operation.last.params)
+        active = list(active)
+        while True:
+            plan = _plan_body(planner, body, active)
+            outputs = plan.is_active(body.outputs)[:carried]
+            wider = list(active)
+            for i, on in enumerate(outputs):
+                wider[consts + i] = wider[consts + i] or on
+            if wider == active:
+                return (plan,)
+            active = wider
+
+    def active_outputs(self, step):
+        (body,) = step.bodies
+        return body.is_active(body.graph.outputs)
+
+    def reach(self, step, outputs):
+        (body,) = step.bodies
+        consts, carried = _compat.scan_sizes(step.operation.last.params)
+        wanted = list(outputs)
+        while True:
+            plan, inputs = reach(body, wanted)
+            wider = list(wanted)
+            for i, on in enumerate(inputs[consts : consts + carried]):
+                wider[i] = wider[i] or on
+            if wider == wanted:
+                return (plan,), inputs
+            wanted = wider
+
+    def forward(self, step, values):
+        (plan,) = step.bodies
+        params = step.operation.last.params
+        consts, carried = _compat.scan_sizes(params)
+        fixed = list(values[:consts])
+        kept = _kept_values(plan, consts, carried)
+
+        def body(carry, xs):
+            outputs, tape = forward(plan, [*fixed, *carry, *xs])
+            saved = ([tape[value] for value in kept], [tape.inner[s] for s in _nested(plan)])
+            return outputs[:carried], (outputs[carried:], saved)
+
+        final, (stacked, saved) = lax.scan(
+            body,
+            list(values[consts : consts + carried]),
+            list(values[consts + carried :]),
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        return [*final, *stacked], saved
+
+    def backward(self, step, values, tape, arriving, keep_account):
+        (plan,) = step.bodies
+        params = step.operation.last.params
+        consts, carried = _compat.scan_sizes(params)
+        fixed, per_step = list(values[:consts]), list(values[consts + carried :])
+        kept = _kept_values(plan, consts, carried)
+        invariant = _invariant_equations(plan, consts)
+
+        def body(carry, slices):
+            from_carry, total = carry
+            xs, (saved, inner), from_outputs = slices
+            again = Tape()
+            again.update(plan.graph.constants)
+            again.update(zip(plan.graph.inputs[:consts], fixed, strict=True))
+            again.update(zip(plan.graph.inputs[consts + carried :], xs, strict=True))
+            again.update(zip(kept, saved, strict=True))
+            for equation in invariant:
+                out = equation.evaluate(again.read_all(equation.inputs))
+                again.update(zip(equation.outputs, out, strict=True))
+            again.inner.update(zip(_nested(plan), inner, strict=True))
+            seeds = [*from_carry, *from_outputs]
+            leaving, accounts = backward(plan, again, seeds, keep_account)
+            to_consts = [add(a, b) for a, b in zip(total, leaving[:consts], strict=True)]
+            to_carry, to_xs = leaving[consts : consts + carried], leaving[consts + carried :]
+            return (to_carry, to_consts), (to_xs, accounts)
+
+        slices = (per_step, tape, arriving[carried:])
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), slices)
+        carry = (list(arriving[:carried]), [None] * consts)
+        # What forms of relevance are carried is known only after a step: repeat until it settles.
+        while True:
+            (after, _) = jax.eval_shape(body, carry, first)
+            forms = jax.tree.map(
+                lambda a, b: _union((a, b)), carry, after, is_leaf=_is_relevance
+            )
+            wider = jax.tree.map(_in_form, carry, forms, is_leaf=_is_relevance)
+            if jax.tree.structure(wider) == jax.tree.structure(carry):
+                break
+            carry = wider
+
+        def filled(carry, slices):
+            after, out = body(carry, slices)
+            return jax.tree.map(_in_form, after, forms, is_leaf=_is_relevance), out
+
+        (to_carry, to_consts), (to_xs, accounts) = lax.scan(
+            filled,
+            carry,
+            slices,
+            length=params["length"],
+            reverse=not params["reverse"],
+            unroll=params["unroll"],
+        )
+        accounts = jax.tree.map(lambda a: jnp.sum(a, axis=0), accounts)
+        return [*to_consts, *to_carry, *to_xs], accounts
+
+
+@dataclasses.dataclass(frozen=True)
+class While(Nested):
+    """`while_loop`: how often it runs is known only afterwards, so there is no way back."""
+
+    differentiable: ClassVar[bool] = False
+
+    def structure(self, operation, active):
+        return "while"
+
+    def plan(self, operation, active, planner):
+        del operation, active, planner
+        return ()
+
+
+def _nested(plan: Plan) -> list[Step]:
+    return [step for step in plan.steps if step.bodies]
+
+
+def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
+    """The values of a step of a loop that the way back reads and cannot get more cheaply."""
+    known = set(plan.graph.constants)
+    known.update(plan.graph.inputs[:consts])
+    known.update(plan.graph.inputs[consts + carried :])
+    for equation in _invariant_equations(plan, consts):
+        known.update(equation.outputs)
+    kept: dict[Value, None] = {}
+    for step in plan.steps:
+        for atom in (*step.operation.inputs, *step.operation.outputs):
+            if isinstance(atom, Value) and atom not in known:
+                kept[atom] = None
+    return list(kept)
+
+
+def _invariant_equations(plan: Plan, consts: int):
+    """Equations of a loop body that give the same in each step: evaluated again, not stacked."""
+    same: set[Any] = {*plan.graph.constants, *plan.graph.inputs[:consts]}
+    used = {a for step in plan.steps for a in step.operation.inputs}
+    found = []
+    for equation in plan.graph.equations:
+        values = [atom for atom in equation.inputs if isinstance(atom, Value)]
+        if equation.outputs and all(value in same for value in values):
+            same.update(equation.outputs)
+            found.append(equation)
+    # Keep only what leads to an operand of a step.
+    needed = []
+    for equation in reversed(found):
+        if any(out in used for out in equation.outputs):
+            used.update(equation.inputs)
+            needed.append(equation)
+    return list(reversed(needed))
+
+
+def _is_relevance(x: Any) -> bool:
+    return x is None or isinstance(x, Relevance)
+
+
+def _union(relevances) -> Relevance | None:
+    """The forms that appear in any of several relevances of one value, as shapes."""
+    out: Relevance | None = None
+    for r in relevances:
+        if r is None:
+            continue
+        share = r.share if r.share is not None else (out.share if out else None)
+        multiplier = r.multiplier if r.multiplier is not None else (out.multiplier if out else None)
+        out = Relevance(share, multiplier)
+    return out
+
+
+def _in_form(relevance: Relevance | None, form: Relevance | None) -> Relevance | None:
+    """Relevance with explicit zeros in the forms that it lacks."""
+    if form is None:
+        return None
+    relevance = relevance or Relevance()
+
+    def filled(part, like):
+        if like is None:
+            return part
+        return jnp.zeros(like.shape, like.dtype) if part is None else part.astype(like.dtype)
+
+    return Relevance(
+        filled(relevance.share, form.share), filled(relevance.multiplier, form.multiplier)
+    )
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), jnp.result_type(a)), tree)

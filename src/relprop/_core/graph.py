@@ -1,0 +1,128 @@
+"""The intermediate representation: a flat list of equations over values.
+
+A jaxpr reuses the same variables each time a jitted function is called, hashes variables but not
+literals, and nests its calls. A `Graph` does none of that: every `Value` is made once, calls
+without a meaning of their own are inlined, and what has a body (loops, branches, rematerialised
+or custom-derivative calls) holds it as a `Graph`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from relprop import _compat
+
+
+class Value:
+    """One array in a graph, known by identity; `path` names the parameter it is, if it is one."""
+
+    __slots__ = ("dtype", "path", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, path: str = ""):
+        self.shape = shape
+        self.dtype = dtype
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+    @property
+    def inexact(self) -> bool:
+        """Whether it can carry relevance: real or complex numbers, not integers or keys."""
+        return jnp.issubdtype(self.dtype, jnp.inexact)
+
+
+class Constant:
+    """A number or array written into the graph."""
+
+    __slots__ = ("array",)
+    path = ""
+    inexact = False
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.array)
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.result_type(self.array)
+
+
+Atom = Value | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One application of a primitive, as traced.
+
+    Attributes:
+        traced: the jaxpr equation, for `_compat.bind`.
+        inputs: operands, in order.
+        outputs: results, in order.
+        scope: named scopes and jitted functions around it, as ``outer/inner``.
+        bodies: the graphs of its sub-computations, for loops, branches and the like.
+    """
+
+    traced: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Value, ...]
+    scope: str = ""
+    bodies: tuple[Graph, ...] = ()
+
+    @property
+    def primitive(self) -> Any:
+        return self.traced.primitive
+
+    @property
+    def name(self) -> str:
+        return self.traced.primitive.name
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.traced.params
+
+    @property
+    def source(self) -> str:
+        return _compat.source_of(self.traced)
+
+    def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
+        return _compat.bind(self.traced, values, **overrides)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A function as equations in order of evaluation."""
+
+    inputs: tuple[Value, ...]
+    constants: Mapping[Value, Any]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+
+
+class Environment(dict):
+    """What is known while a graph is evaluated: `Value` -> array; constants read as they are."""
+
+    def read(self, atom: Atom) -> Any:
+        return atom.array if isinstance(atom, Constant) else self[atom]
+
+    def read_all(self, atoms: Sequence[Atom]) -> list[Any]:
+        return [self.read(atom) for atom in atoms]
+
+
+def depends_on(
+    equations: Sequence[Equation], sources: set[Value], blocks: Any = lambda equation: False
+) -> set[Value]:
+    """All inexact values that depend on the sources; `blocks` says which equations cut."""
+    found = set(sources)
+    for equation in equations:
+        if not blocks(equation) and any(atom in found for atom in equation.inputs):
+            found.update(out for out in equation.outputs if out.inexact)
+    return found

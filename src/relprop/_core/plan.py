@@ -1,0 +1,197 @@
+"""The plan: which operations relevance passes, and by which rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Graph, Value, depends_on
+from relprop._core.operation import Operation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the backward pass.
+
+    Attributes:
+        operation: what was done.
+        active: per operand, whether it depends on the explained inputs.
+        structure: what it was recognised as, or None.
+        rule: the rule it was given; None for loops and the like, whose bodies have rules, and
+            where a rule is missing.
+        bodies: the plans of its sub-computations.
+        number: position in the whole program, those of bodies included.
+        note: what a user should know about it, such as that a policy chose the rule.
+    """
+
+    operation: Operation
+    active: tuple[bool, ...]
+    structure: str | None
+    rule: Any = None
+    bodies: tuple[Plan, ...] = ()
+    number: int = -1
+    note: str = ""
+
+    @property
+    def primitive(self) -> str:
+        return self.operation.equations[0].name
+
+    @property
+    def scope(self) -> str:
+        return self.operation.last.scope
+
+    @property
+    def source(self) -> str:
+        return self.operation.last.source
+
+    @property
+    def path(self) -> str:
+        """The path of its weight in the parameters; empty where it has none or is unknown."""
+        paths = (a.path for a, on in zip(self.operation.inputs, self.active, strict=True) if not on)
+        return next((path for path in paths if path), "")
+
+    @property
+    def key(self) -> Value:
+        """What identifies the step between two plans of the same graph."""
+        return self.operation.outputs[0]
+
+    @property
+    def missing(self) -> bool:
+        return self.rule is None and not self.bodies
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """The steps of a graph, in order of evaluation, with its active values."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    active: frozenset[Value]
+
+    def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
+        return tuple(atom in self.active for atom in atoms)
+
+    def walk(self) -> Iterator[Step]:
+        """All steps, those of bodies after the step that holds them."""
+        for step in self.steps:
+            yield step
+            for body in step.bodies:
+                yield from body.walk()
+
+
+Choose = Callable[[Step], tuple[Any, str]]
+Recognise = Callable[[Sequence[Equation], set[Value]], Sequence[Operation]]
+
+
+class Planner:
+    """Assigns rules to the operations of a graph and of all graphs inside it.
+
+    Args:
+        recognise: turns the equations of a graph into operations.
+        choose: the rule for a step, or None if it has none, and a note. A step with bodies is
+            asked for as well: a rule then applies to it as a whole instead of inside.
+    """
+
+    def __init__(self, recognise: Recognise, choose: Choose):
+        self.recognise = recognise
+        self.choose = choose
+
+    def assign(self, graph: Graph, explained: set[Value]) -> Plan:
+        """A plan with all steps that depend on the explained values."""
+        dependent = depends_on(graph.equations, explained, _cuts)
+        active = set(explained)
+        steps = []
+        for operation in self.recognise(graph.equations, dependent):
+            mask = tuple(atom in active for atom in operation.inputs)
+            if not any(mask) or operation.propagator.cuts:
+                continue
+            step = self._step(operation, mask)
+            if getattr(step.rule, "detaches", False):
+                continue
+            outputs = step.operation.outputs
+            if step.bodies:
+                reaching = operation.propagator.active_outputs(step)
+                outputs = [out for out, on in zip(outputs, reaching, strict=True) if on]
+            active.update(out for out in outputs if out.inexact)
+            steps.append(step)
+        return Plan(graph, tuple(steps), frozenset(active))
+
+    def _step(self, operation: Operation, mask: tuple[bool, ...]) -> Step:
+        kind = operation.propagator
+        step = Step(operation, mask, kind.structure(operation, mask))
+        rule, note = self.choose(step)
+        if rule is None and isinstance(kind, Nested):
+            return dataclasses.replace(step, bodies=kind.plan(operation, mask, self))
+        return dataclasses.replace(step, rule=rule, note=note)
+
+
+def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
+    """Keeps the steps from which the given outputs can be reached.
+
+    Returns the smaller plan and, per input of the graph, whether relevance can arrive there.
+    """
+    wanted = {
+        atom
+        for atom, on in zip(plan.graph.outputs, outputs, strict=True)
+        if on and atom in plan.active
+    }
+    steps = []
+    for step in reversed(plan.steps):
+        reached = tuple(out in wanted for out in step.operation.outputs)
+        if not any(reached):
+            continue
+        passing = step.active
+        if step.bodies:
+            bodies, passing = step.operation.propagator.reach(step, reached)
+            step = dataclasses.replace(step, bodies=bodies)
+        steps.append(step)
+        wanted.update(
+            atom
+            for atom, on, through in zip(step.operation.inputs, step.active, passing, strict=True)
+            if on and through
+        )
+    kept = dataclasses.replace(plan, steps=tuple(reversed(steps)))
+    return kept, tuple(value in wanted for value in plan.graph.inputs)
+
+
+def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:
+    """Gives every step its number; returns the next free one as well."""
+    steps = []
+    for step in plan.steps:
+        number, bodies = start, []
+        start += 1
+        for body in step.bodies:
+            body, start = numbered(body, start)
+            bodies.append(body)
+        steps.append(dataclasses.replace(step, number=number, bodies=tuple(bodies)))
+    return dataclasses.replace(plan, steps=tuple(steps)), start
+
+
+class Nested(registry.Propagator):
+    """An operation with bodies: relevance passes by the rules of what is inside."""
+
+    def plan(self, operation: Operation, active: Sequence[bool], planner: Planner) -> tuple:
+        """The plans of the bodies."""
+        raise NotImplementedError
+
+    def active_outputs(self, step: Step) -> tuple[bool, ...]:
+        """Which outputs depend on the active operands."""
+        raise NotImplementedError
+
+    def reach(self, step: Step, outputs: Sequence[bool]) -> tuple[tuple, tuple[bool, ...]]:
+        """The plans of the bodies without unreached steps, and the operands that are reached."""
+        raise NotImplementedError
+
+    def forward(self, step: Step, values: Sequence[Any]) -> tuple[list[Any], Any]:
+        """The outputs and what the backward pass needs besides operands and outputs."""
+        raise NotImplementedError
+
+    def backward(self, step: Step, values, tape, arriving, keep_account: bool) -> tuple[list, dict]:
+        """Relevance of every operand (None for inactive ones), and the accounts of the bodies."""
+        raise NotImplementedError
+
+
+def _cuts(equation: Equation) -> bool:
+    return registry.lookup(equation.primitive).cuts

@@ -1,0 +1,109 @@
+"""Propagators: what the rules may know about one kind of operation, registered per primitive."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from relprop import _compat
+
+if TYPE_CHECKING:
+    from relprop._core.operation import Operation
+    from relprop._core.site import LinearMap, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Propagator:
+    """How one kind of operation looks to a rule. Knows its primitive, and no rule.
+
+    Class attributes say what recognition of structure needs:
+
+    Attributes:
+        structural: moves or copies numbers and changes none; each output is one of the inputs.
+        elementwise: output and (non-scalar) inputs have one shape, and entries do not mix.
+        reduces: sums over axes, so that its result is a statistic of the input.
+        cuts: relevance never passes, whatever the rule (comparisons, stop_gradient).
+        inline: a call that only groups equations; it is copied into the caller.
+        bodies: the names of the parameters that hold sub-computations.
+        native: must be evaluated in the dtype it was traced in, not in higher precision.
+        additive: linear in all active operands together, so that it can be transposed.
+        multiplies: linear in each active operand with the others fixed, so that it can be
+            transposed if there is only one, and is a product of factors if there are more.
+        differentiable: JAX has a vector-Jacobian product for it.
+    """
+
+    structural: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+    reduces: ClassVar[bool] = False
+    cuts: ClassVar[bool] = False
+    inline: ClassVar[bool] = False
+    bodies: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    native: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
+    multiplies: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+    def structure(self, operation: Operation, active: Sequence[bool]) -> str | None:
+        """The name of the structure, given which operands depend on the explained inputs.
+
+        None means that nobody has said how relevance passes here.
+        """
+        raise NotImplementedError
+
+    def linear(self, operation: Operation, active: Sequence[bool]) -> bool:
+        """Whether the outputs are an affine function of the active operands."""
+        del operation, active
+        return False
+
+    def linear_map(self, site: Site) -> LinearMap:
+        """The affine function, for rules that look at weight and bias."""
+        raise NotImplementedError
+
+    def factors(self, site: Site) -> Any:
+        """How many factors each output entry is a product of; a number or an array."""
+        return len(site.inputs)
+
+    def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
+        """The outputs, from the values of all operands."""
+        return operation.evaluate(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown(Propagator):
+    """A primitive that nobody registered."""
+
+    def structure(self, operation, active):
+        del operation, active
+        return None
+
+
+_UNKNOWN = Unknown()
+_table: dict[Any, Propagator] = {}
+
+
+def register(primitive: Any, propagator: Propagator) -> None:
+    """Says how relevance passes through a primitive; replaces what was said before.
+
+    Args:
+        primitive: the primitive, or its name as in ``jax.lax.NAME_p``. A name that this JAX does
+            not have is ignored, so that one table serves several releases.
+        propagator: what rules may know about it, for example
+            `relprop.propagators.Structural()` or one of your own.
+    """
+    if isinstance(primitive, str):
+        primitive = _compat.primitive(primitive) or primitive
+    _table[primitive] = propagator
+    # Some primitives can only be had by tracing; those are found by their name.
+    _table[getattr(primitive, "name", primitive)] = propagator
+
+
+def lookup(primitive: Any) -> Propagator:
+    """What is registered for a primitive."""
+    found = _table.get(primitive)
+    return found if found is not None else _table.get(primitive.name, _UNKNOWN)
+
+
+def registered() -> dict[str, Propagator]:
+    """Everything registered, by the name of the primitive."""
+    return {k if isinstance(k, str) else k.name: v for k, v in _table.items()}

@@ -1,0 +1,69 @@
+"""Relevance on its way through a function, in the two forms that the rules produce."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+
+def precise(x: Any) -> Any:
+    """Half precision becomes float32, the precision relevance is kept in; others stay."""
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return jnp.asarray(x, jnp.float32)
+    return jnp.asarray(x)
+
+
+def safe_divide(a: Array, b: Array) -> Array:
+    r"""`a / b` where b is not zero, else 0; its derivatives are finite as well."""
+    zero = b == 0
+    return jnp.where(zero, jnp.zeros_like(a), a) / jnp.where(zero, jnp.ones_like(b), b)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Relevance:
+    r"""The relevance :math:`R = s + x \odot m` of an array x.
+
+    A *share* s is relevance itself. A *multiplier* m is relevance per unit of x: in this form
+    LRP-0 is the plain vector-Jacobian product, without a division, and nothing is lost where two
+    summands cancel. Rules whose result is not proportional to x (flat, w-square, z-box) need
+    shares. A value may receive both, from different consumers; neither is converted before a rule
+    asks for it.
+    """
+
+    share: Inexact[Array, "*shape"] | None = None
+    multiplier: Inexact[Array, "*shape"] | None = None
+
+    def total(self, x: Array) -> Array:
+        """Relevance as one array of the shape of x."""
+        parts = []
+        if self.share is not None:
+            parts.append(self.share)
+        if self.multiplier is not None:
+            parts.append(jnp.real(x * self.multiplier))
+        return sum(parts[1:], parts[0]) if parts else jnp.zeros(x.shape, jnp.real(x).dtype)
+
+    def over(self, z: Array) -> Array:
+        """Relevance per unit of z, without a stabiliser: the coefficient of LRP-0."""
+        if self.share is None:
+            return self.multiplier if self.multiplier is not None else jnp.zeros_like(z)
+        divided = safe_divide(self.share.astype(jnp.result_type(z, self.share)), z)
+        return divided if self.multiplier is None else self.multiplier + divided
+
+
+def add(a: Relevance | None, b: Relevance | None) -> Relevance | None:
+    """Relevance of a value that was used twice; None stands for none at all."""
+    if a is None or b is None:
+        return b if a is None else a
+    return Relevance(_plus(a.share, b.share), _plus(a.multiplier, b.multiplier))
+
+
+def _plus(a: Array | None, b: Array | None) -> Array | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

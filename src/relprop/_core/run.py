@@ -1,0 +1,139 @@
+"""The two passes: forward with a tape, backward with relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from relprop._core.graph import Environment, Value
+from relprop._core.plan import Plan, Step
+from relprop._core.relevance import Relevance, add
+from relprop._core.site import Site
+
+# What the ledger knows of one step: the name of an entry -> a scalar.
+Account = dict[str, Any]
+Accounts = dict[int, Account]  # by the number of the step
+
+
+class Tape(Environment):
+    """All values of a forward pass, and what steps with bodies kept for the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner: dict[Step, Any] = {}
+
+
+def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[list[Any], Tape]:
+    """Evaluates a graph once, keeping its values.
+
+    Args:
+        plan: the plan of the graph.
+        inputs: values of the graph's inputs.
+        replay: the graph has been evaluated before: don't print or log a second time.
+    """
+    tape = Tape()
+    tape.update(plan.graph.constants)
+    tape.update(zip(plan.graph.inputs, inputs, strict=True))
+    nested = {step.operation.last: step for step in plan.steps if step.bodies}
+    for equation in plan.graph.equations:
+        if replay and not equation.outputs:
+            continue
+        values = tape.read_all(equation.inputs)
+        step = nested.get(equation)
+        if step is None:
+            outputs = equation.evaluate(values)
+        else:
+            outputs, tape.inner[step] = step.operation.propagator.forward(step, values)
+        tape.update(zip(equation.outputs, outputs, strict=True))
+    return tape.read_all(plan.graph.outputs), tape
+
+
+def backward(
+    plan: Plan, tape: Tape, seeds: Sequence[Relevance | None], keep_account: bool = False
+) -> tuple[list[Relevance | None], Accounts]:
+    """Takes relevance from the outputs of a graph to its inputs.
+
+    Args:
+        plan: the plan of the graph.
+        tape: of the forward pass.
+        seeds: relevance of each output; None where there is none.
+        keep_account: whether to sum up, per step, what arrives, leaves and is absorbed.
+
+    Returns:
+        Relevance of each input (None where none arrives), and the accounts per step.
+    """
+    found: dict[Value, Relevance | None] = {}
+    accounts: Accounts = {}
+
+    # An output may be an input, a constant, or the same value twice: seeds accumulate.
+    for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
+        if seed is not None and atom in plan.active:
+            found[atom] = add(found.get(atom), seed)  # type: ignore[index]
+
+    for step in reversed(plan.steps):
+        operation = step.operation
+        arriving = [found.pop(out, None) for out in operation.outputs]
+        if all(relevance is None for relevance in arriving):
+            continue
+        values = tape.read_all(operation.inputs)
+        outputs = tape.read_all(operation.outputs)
+        account: Account = {}
+        with jax.named_scope(_scope_name(step)):
+            if step.bodies:
+                leaving, inner = operation.propagator.backward(
+                    step, values, tape.inner[step], arriving, keep_account
+                )
+                accounts.update(inner)
+            else:
+                note = _note_into(account) if keep_account else None
+                site = Site(operation, step.active, values, outputs, note)
+                active_leaving = iter(step.rule.propagate(site, arriving))
+                leaving = [next(active_leaving) if on else None for on in step.active]
+        if keep_account:
+            account |= _balance(operation, arriving, outputs, leaving, values)
+            accounts[step.number] = account
+        for atom, relevance in zip(operation.inputs, leaving, strict=True):
+            if relevance is not None and atom in plan.active:
+                found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
+    return [found.get(value) for value in plan.graph.inputs], accounts
+
+
+def _scope_name(step: Step) -> str:
+    # Profiles of the compiled explanation then name the user's layer and the rule.
+    rule = type(step.rule).__name__ if step.rule is not None else step.structure
+    return "/".join(part for part in (step.scope, f"relprop.{rule}") if part)
+
+
+def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
+    def note(what: str, amount: Callable[[], Any]) -> None:
+        account[what] = account.get(what, 0.0) + jnp.sum(amount())
+
+    return note
+
+
+def _balance(operation, arriving, outputs, leaving, values) -> Account:
+    """What entered and left a step, and whether the numbers are still numbers."""
+    return {
+        "arrived": _sum(arriving, outputs),
+        "left": _sum(leaving, values),
+        "bad_values": _count_bad(
+            v for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
+        ),
+        "bad_arrived": _count_bad(jax.tree.leaves(arriving)),
+        "bad_left": _count_bad(jax.tree.leaves(leaving)),
+    }
+
+
+def _sum(relevances, values) -> Any:
+    total = 0.0
+    for relevance, value in zip(relevances, values, strict=True):
+        if relevance is not None:
+            total = total + jnp.sum(relevance.total(value))
+    return total
+
+
+def _count_bad(arrays) -> Any:
+    return sum((jnp.sum(~jnp.isfinite(a)) for a in arrays), 0)

@@ -1,0 +1,159 @@
+"""What a rule sees: one operation with the numbers that went through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+from relprop._core.operation import Operation
+from relprop._core.relevance import Relevance, precise
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMap:
+    r"""An affine function :math:`y = \mathrm{apply}(x, w) + b` of the active operands.
+
+    Attributes:
+        inputs: x, the active operands.
+        output: y, as the forward pass computed it.
+        apply: linear in the list x for fixed w, and in w for fixed x.
+        weight: w; a scalar 1 where an operation has none (sums, poolings).
+        bias: b, broadcastable to y, or None.
+        diagonal: every output depends on one input only, that of the same position.
+    """
+
+    inputs: tuple[Inexact[Array, "..."], ...]
+    output: Inexact[Array, "..."]
+    apply: Callable[[Sequence[Array], Array], Array]
+    weight: Inexact[Array, "..."]
+    bias: Inexact[Array, "..."] | None = None
+    diagonal: bool = False
+
+    @functools.cached_property
+    def product(self) -> Inexact[Array, "..."]:
+        """apply(x, w): the output without the bias.
+
+        With a bias it is computed when asked for; compiled, that is the product of the forward
+        pass again and costs nothing.
+        """
+        return self.output if self.bias is None else self.apply(self.inputs, self.weight)
+
+    def transpose(self, weight: Array, coefficients: Array) -> tuple[Array, ...]:
+        r""":math:`w^\top c`, one array per active operand."""
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.inputs]
+        (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), shapes)(
+            coefficients.astype(self.output.dtype)
+        )
+        return tuple(out)
+
+
+class Site:
+    """One operation at run time.
+
+    Attributes:
+        operation: the operation; its `propagator` and `last.params` describe it.
+        active: per operand, whether it depends on the explained inputs.
+        values: the values of all operands, half precision raised to float32.
+        outputs: the values of the results, likewise.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        active: Sequence[bool],
+        values: Sequence[Any],
+        outputs: Sequence[Any],
+        account: Callable[[str, Callable[[], Any]], None] | None = None,
+    ):
+        self.operation = operation
+        self.active = tuple(active)
+        self._given = tuple(values)
+        self._outputs = tuple(outputs)
+        self._account = account
+
+    @functools.cached_property
+    def values(self) -> tuple[Any, ...]:
+        inexact = (jnp.issubdtype(jnp.result_type(v), jnp.inexact) for v in self._given)
+        return tuple(precise(v) if ok else v for v, ok in zip(self._given, inexact, strict=True))
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Array, ...]:
+        """The active operands."""
+        return tuple(v for v, on in zip(self.values, self.active, strict=True) if on)
+
+    @functools.cached_property
+    def outputs(self) -> tuple[Array, ...]:
+        return tuple(
+            precise(v) if jnp.issubdtype(jnp.result_type(v), jnp.inexact) else v
+            for v in self._outputs
+        )
+
+    @property
+    def output(self) -> Array:
+        """The only result."""
+        (out,) = self.outputs
+        return out
+
+    @functools.cached_property
+    def linear(self) -> LinearMap:
+        """The operation as an affine function of its active operands."""
+        return self.operation.propagator.linear_map(self)
+
+    @property
+    def is_linear(self) -> bool:
+        return self.operation.propagator.linear(self.operation, self.active)
+
+    def function(self, *inputs: Array) -> tuple[Array, ...]:
+        """The results as a function of the active operands, the others fixed."""
+        propagator = self.operation.propagator
+        fixed = self._given if propagator.native else self.values
+        supply = iter(inputs)
+        values = []
+        for value, on in zip(fixed, self.active, strict=True):
+            # A native operation gets the dtype it was traced with; the transpose of this cast
+            # brings its cotangent back to the precision of relevance.
+            values.append(next(supply).astype(jnp.result_type(value)) if on else value)
+        return tuple(propagator.evaluate(self.operation, values))
+
+    def vjp(self, cotangents: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The vector-Jacobian product with respect to the active operands."""
+        kind = self.operation.propagator
+        exact = all(jnp.issubdtype(y.dtype, jnp.inexact) for y in self.outputs)
+        if exact and (kind.additive or (kind.multiplies and len(self.inputs) == 1)):
+            # Transposing spares the evaluation that `jax.vjp` would begin with.
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.inputs]
+            return jax.linear_transpose(self.function, *shapes)(
+                tuple(_cotangent(c, y) for c, y in zip(cotangents, self.outputs, strict=True))
+            )
+        outputs, pull = jax.vjp(self.function, *self.inputs)
+        return pull(tuple(_cotangent(c, y) for c, y in zip(cotangents, outputs, strict=True)))
+
+    def absorb(self, what: str, amount: Callable[[], Array]) -> None:
+        """Notes relevance that ends here: ``"bias"``, ``"epsilon"`` or ``"stopped"``.
+
+        `amount` is called only when somebody keeps the ledger.
+        """
+        if self._account is not None:
+            self._account(what, amount)
+
+
+def _cotangent(given: Array | None, output: Array) -> Any:
+    if not jnp.issubdtype(output.dtype, jnp.inexact):
+        return jnp.zeros(output.shape, jax.dtypes.float0)
+    if given is None:
+        return jnp.zeros(output.shape, output.dtype)
+    return given.astype(output.dtype)
+
+
+def shares(arrays: Sequence[Array]) -> tuple[Relevance, ...]:
+    return tuple(Relevance(share=a) for a in arrays)
+
+
+def multipliers(arrays: Sequence[Array]) -> tuple[Relevance, ...]:
+    return tuple(Relevance(multiplier=a) for a in arrays)

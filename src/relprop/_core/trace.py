@@ -1,0 +1,198 @@
+"""A Python function of pytrees becomes a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from relprop import _compat
+from relprop._core import registry
+from relprop._core.graph import Atom, Constant, Equation, Graph, Value
+from relprop._errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """A function traced on given arguments.
+
+    Attributes:
+        graph: its equations; the inputs are the array leaves of the arguments, in tree order.
+        arrays: the values of those leaves.
+        explained: which of the leaves are to be explained, per entry of `argnums`.
+        in_trees: tree structure of each explained argument.
+        out_tree: tree structure of what the function returned.
+        out_shapes: leaves of it, as `jax.ShapeDtypeStruct`.
+    """
+
+    graph: Graph
+    arrays: tuple[Any, ...]
+    explained: tuple[tuple[int, ...], ...]
+    in_trees: tuple[Any, ...]
+    out_tree: Any
+    out_shapes: tuple[Any, ...]
+
+    @property
+    def explained_values(self) -> set[Value]:
+        return {self.graph.inputs[i] for group in self.explained for i in group}
+
+
+def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[int]) -> Trace:
+    """Traces `function(*args)`; array leaves become inputs, everything else stays as it is.
+
+    As with `jax.grad`, Python numbers are arrays in the explained arguments and themselves in
+    the others, so that a function may branch on them.
+    """
+    names = _argument_names(function, len(args))
+    flat = [jtu.tree_flatten_with_path(arg) for arg in args]
+    dynamic: list[tuple[int, int]] = []
+    arrays: list[Any] = []
+    paths: list[str] = []
+    explained: dict[int, list[int]] = {number: [] for number in argnums}
+    for number, (leaves, _) in enumerate(flat):
+        for position, (path, leaf) in enumerate(leaves):
+            label = "/".join(part for part in (names[number], _path(path)) if part)
+            if number in explained:
+                leaf = _explainable(leaf, label)
+                explained[number].append(len(arrays))
+            elif not _is_array(leaf):
+                continue
+            dynamic.append((number, position))
+            arrays.append(leaf)
+            paths.append(label)
+    for number, group in explained.items():
+        if not group:
+            raise InputError(
+                f"Argument {number} ({names[number]!r}) is to be explained but holds no array: "
+                f"its tree is {flat[number][1]}. Choose another one with `argnums`."
+            )
+
+    out_tree = None
+
+    def flattened(*leaves: Any) -> list[Any]:
+        nonlocal out_tree
+        rebuilt = [[leaf for _, leaf in pairs] for pairs, _ in flat]
+        for (number, position), leaf in zip(dynamic, leaves, strict=True):
+            rebuilt[number][position] = leaf
+        trees = [tree for _, tree in flat]
+        out = function(*(jtu.tree_unflatten(t, r) for t, r in zip(trees, rebuilt, strict=True)))
+        outputs, out_tree = jtu.tree_flatten(out)
+        return outputs
+
+    jaxpr, shapes = _compat.make_jaxpr(flattened, *arrays)
+    return Trace(
+        graph=graph_of(jaxpr, paths),
+        arrays=tuple(arrays),
+        explained=tuple(tuple(group) for group in explained.values()),
+        in_trees=tuple(flat[number][1] for number in explained),
+        out_tree=out_tree,
+        out_shapes=tuple(shapes),
+    )
+
+
+def graph_of(jaxpr: Any, paths: Sequence[str] = (), scope: str = "") -> Graph:
+    """Converts a jaxpr, with all that it calls, into a graph."""
+    jaxpr, consts = _compat.open_jaxpr(jaxpr)
+    paths = paths or [""] * len(jaxpr.invars)
+    names = {var: _value(var, path) for var, path in zip(jaxpr.invars, paths, strict=True)}
+    constants: dict[Value, Any] = {}
+    equations: list[Equation] = []
+    outputs = _inline(jaxpr, consts, names, scope, constants, equations)
+    return Graph(
+        inputs=tuple(names[var] for var in jaxpr.invars),
+        constants=constants,
+        equations=tuple(equations),
+        outputs=tuple(outputs),
+    )
+
+
+def _inline(
+    jaxpr: Any,
+    consts: Sequence[Any],
+    names: dict[Any, Atom],
+    scope: str,
+    constants: dict[Value, Any],
+    equations: list[Equation],
+) -> list[Atom]:
+    """Appends the equations of a jaxpr whose inputs are already named; returns its outputs."""
+    # Constants live at every level: a jitted closure keeps its own in the inner jaxpr.
+    for var, array in zip(jaxpr.constvars, consts, strict=True):
+        names[var] = value = _value(var)
+        constants[value] = array
+
+    def atom(var: Any) -> Atom:
+        return Constant(var.val) if isinstance(var, _compat.Literal) else names[var]
+
+    for eqn in jaxpr.eqns:
+        inputs = [atom(var) for var in eqn.invars]
+        inner_scope = "/".join(part for part in (scope, _compat.scope_of(eqn)) if part)
+        kind = registry.lookup(eqn.primitive)
+        if kind.inline:
+            body, inner_consts = _compat.open_jaxpr(_bodies(eqn, kind)[0])
+            inner = dict(zip(body.invars, inputs, strict=True))
+            outs = _inline(body, inner_consts, inner, inner_scope, constants, equations)
+            names.update(zip(eqn.outvars, outs, strict=True))
+            continue
+        # `kernel` transposed is still `kernel`, so a rule can be given to it by its path.
+        path = inputs[0].path if kind.structural and len(inputs) == 1 else ""
+        outs = [_value(var, path) for var in eqn.outvars]
+        names.update(zip(eqn.outvars, outs, strict=True))
+        bodies = []
+        for body in _bodies(eqn, kind):
+            arity = len(_compat.open_jaxpr(body)[0].invars)
+            # Operands of a body are the last ones of its equation: a branch index comes first.
+            body_paths = [operand.path for operand in inputs[len(inputs) - arity :]]
+            bodies.append(graph_of(body, body_paths, inner_scope))
+        equations.append(Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies)))
+    return [atom(var) for var in jaxpr.outvars]
+
+
+def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:
+    found = [eqn.params[key] for key in kind.bodies if key in eqn.params]
+    return [body for item in found for body in (item if isinstance(item, (tuple, list)) else (item,))]
+
+
+def _value(var: Any, path: str = "") -> Value:
+    aval = var.aval
+    return Value(tuple(getattr(aval, "shape", ())), getattr(aval, "dtype", None), path)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+def _explainable(leaf: Any, label: str) -> Any:
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex, bool)):
+        raise InputError(
+            f"Only arrays can be explained, but {label!r} is a {type(leaf).__name__}. "
+            "Explain another argument with `argnums`, or split the tree into arrays and the rest."
+        )
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise InputError(
+            f"Relevance is defined for real numbers, but {label!r} has dtype {dtype} and shape "
+            f"{np.shape(leaf)}. Token ids and other integers: look up their embeddings first and "
+            "explain those. Pixel values: convert them with `x.astype(jnp.float32)`."
+        )
+    return leaf
+
+
+def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
+    fallback = [f"args[{i}]" for i in range(count)]
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return fallback
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in parameters if p.kind in positional]
+    return (names + fallback[len(names) :])[:count]
+
+
+def _path(path: Sequence[Any]) -> str:
+    return jtu.keystr(path, simple=True, separator="/")

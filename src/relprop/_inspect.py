@@ -1,0 +1,118 @@
+"""The plan as its reader sees it: one row per operation, nothing is run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from relprop._core.graph import Value
+from relprop._core.plan import Plan, Step
+from relprop._table import Table
+from relprop.rules import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedOperation:
+    """One operation that relevance passes.
+
+    Attributes:
+        number: position in the whole program, in order of evaluation.
+        depth: how many loops, branches or calls it lies inside of.
+        primitive: the JAX primitive that does the work.
+        structure: what it was recognised as, such as ``"dense"`` or ``"softmax"``.
+        rule: its rule; None where relevance passes by the rules of its body.
+        shapes_in: shapes of the operands that depend on the explained inputs.
+        shapes_out: shapes of the results.
+        scope: named scopes around it.
+        path: path of its weight in the parameters, where they were an argument.
+        source: the line of the user's code.
+        equations: how many equations of the jaxpr it comprises.
+        note: ``"on_missing"`` where that policy chose the rule.
+    """
+
+    number: int
+    depth: int
+    primitive: str
+    structure: str
+    rule: Rule | None
+    shapes_in: tuple[tuple[int, ...], ...]
+    shapes_out: tuple[tuple[int, ...], ...]
+    scope: str
+    path: str
+    source: str
+    equations: int
+    note: str
+
+
+class Inspection(Table, Sequence[PlannedOperation]):
+    """The plan of a function: a sequence of `PlannedOperation` that prints as a table."""
+
+    def __init__(self, operations: Sequence[PlannedOperation], name: str = ""):
+        self._operations = tuple(operations)
+        self._name = name
+
+    def __getitem__(self, index):
+        return self._operations[index]
+
+    def __len__(self) -> int:
+        return len(self._operations)
+
+    def title(self) -> str:
+        return f"{len(self)} operations, rules: {self._name}" if self._name else ""
+
+    def columns(self) -> Sequence[str]:
+        return ("#", "structure", "primitive", "rule", "from", "to", "parameter", "scope", "source")
+
+    def cells(self) -> list[list[str]]:
+        return [
+            [
+                str(op.number),
+                "  " * op.depth + op.structure,
+                op.primitive,
+                ("inside" if op.rule is None else str(op.rule)) + (f" ({op.note})" * bool(op.note)),
+                " ".join(map(_shape, op.shapes_in)),
+                " ".join(map(_shape, op.shapes_out)),
+                op.path,
+                op.scope,
+                op.source,
+            ]
+            for op in self
+        ]
+
+    __repr__ = Table.__str__
+
+
+def inspection(plan: Plan, name: str) -> Inspection:
+    """The rows of a plan."""
+    return Inspection([planned(step, depth) for step, depth in _walk(plan, 0)], name)
+
+
+def planned(step: Step, depth: int = 0) -> PlannedOperation:
+    """A step as its reader sees it."""
+    operation = step.operation
+    active = [a for a, on in zip(operation.inputs, step.active, strict=True) if on]
+    return PlannedOperation(
+        number=step.number,
+        depth=depth,
+        primitive=step.primitive,
+        structure=step.structure or "unknown",
+        rule=step.rule,
+        shapes_in=tuple(a.shape for a in active if isinstance(a, Value)),
+        shapes_out=tuple(out.shape for out in operation.outputs),
+        scope=step.scope,
+        path=step.path,
+        source=step.source,
+        equations=len(operation.equations),
+        note=step.note,
+    )
+
+
+def _walk(plan: Plan, depth: int) -> Iterator[tuple[Step, int]]:
+    for step in plan.steps:
+        yield step, depth
+        for body in step.bodies:
+            yield from _walk(body, depth + 1)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

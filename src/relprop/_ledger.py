@@ -1,0 +1,211 @@
+"""The ledger: where relevance went, and where numbers stopped being numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from relprop._core.plan import Plan, Step
+from relprop._core.run import Accounts
+from relprop._inspect import PlannedOperation, planned
+from relprop._table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class LedgerRow:
+    """What one operation did with relevance; all amounts are in the units of the score.
+
+    Attributes:
+        operation: the operation, as in the plan.
+        arrived: relevance of its results.
+        left: relevance handed to its operands.
+        bias: absorbed by a bias or another constant that was added.
+        epsilon: absorbed by a stabiliser, or by a denominator of exactly zero.
+        stopped: ended by a rule that stops relevance, or at a weight of zero.
+        bad_values: how many entries of its results are NaN or infinite.
+        bad_left: how many entries of the relevance of its operands are.
+    """
+
+    operation: PlannedOperation
+    arrived: float
+    left: float
+    bias: float
+    epsilon: float
+    stopped: float
+    bad_values: int
+    bad_left: int
+
+    @property
+    def gap(self) -> float:
+        """What is not accounted for: made or lost by a rule that does not conserve relevance."""
+        return self.arrived - self.left - self.bias - self.epsilon - self.stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """The first operation that turned numbers into NaN or infinity.
+
+    Attributes:
+        where: ``"forward"``, ``"backward"``, or ``"inputs"`` if no operation is to blame.
+        operation: the operation; None for inputs.
+        entries: how many entries are NaN or infinite.
+    """
+
+    where: str
+    operation: PlannedOperation | None
+    entries: int
+
+    def __str__(self) -> str:
+        if self.operation is None:
+            return "An input or the score itself is NaN or infinite."
+        op = self.operation
+        what = "result" if self.where == "forward" else "relevance of the operands"
+        place = " ".join(part for part in (op.scope, op.path) if part)
+        return (
+            f"First NaN or infinity in the {self.where} pass: operation {op.number}, "
+            f"{op.structure} ({op.primitive}) {place}at {op.source}: {self.entries} entries of the "
+            f"{what}."
+        )
+
+
+class Ledger(Table, Sequence[LedgerRow]):
+    """All rows of an explanation, in order of evaluation.
+
+    Attributes:
+        score: value of the function.
+        seed: relevance that was handed out, usually the score.
+        relevance: what `relprop.relevance` returns.
+        left: relevance of the explained inputs, summed.
+        fault: where NaN or infinity came from, or None if every number is finite.
+    """
+
+    def __init__(self, rows: Sequence[LedgerRow], score, seed, relevance: Any, fault: Fault | None):
+        self._rows = tuple(rows)
+        self.score = score
+        self.seed = seed
+        self.relevance = relevance
+        self.fault = fault
+        import jax
+
+        self.left = sum(float(np.sum(np.asarray(r))) for r in jax.tree.leaves(relevance))
+
+    def __getitem__(self, index):
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _total(self, name: str) -> float:
+        # Rows of loops, branches and calls sum up what the rows of their bodies say.
+        return sum(getattr(row, name) for row in self if row.operation.rule is not None)
+
+    @property
+    def bias(self) -> float:
+        """All that biases absorbed."""
+        return self._total("bias")
+
+    @property
+    def epsilon(self) -> float:
+        """All that stabilisers absorbed."""
+        return self._total("epsilon")
+
+    @property
+    def stopped(self) -> float:
+        """All that was stopped."""
+        return self._total("stopped")
+
+    @property
+    def gap(self) -> float:
+        """What is not accounted for."""
+        return float(self.seed) - self.left - self.bias - self.epsilon - self.stopped
+
+    def columns(self) -> Sequence[str]:
+        return (
+            "#", "structure", "primitive", "rule", "arrived", "left", "bias", "epsilon", "stopped",
+            "gap", "source",
+        )  # fmt: skip
+
+    def cells(self) -> list[list[str]]:
+        return [
+            [
+                str(row.operation.number),
+                "  " * row.operation.depth + row.operation.structure,
+                row.operation.primitive,
+                type(row.operation.rule).__name__ if row.operation.rule else "inside",
+                *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped, row.gap)),
+                row.operation.source,
+            ]
+            for row in self
+        ]
+
+    def footer(self) -> str:
+        parts = {
+            "score": float(self.score),
+            "handed out": float(self.seed),
+            "explained": self.left,
+            "bias": self.bias,
+            "epsilon": self.epsilon,
+            "stopped": self.stopped,
+            "gap": self.gap,
+        }
+        sums = ", ".join(f"{name} {_number(value)}" for name, value in parts.items())
+        return sums + (f"\n{self.fault}" if self.fault else "")
+
+    __repr__ = Table.__str__
+
+
+def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
+    """A ledger from the accounts of a backward pass."""
+    rows = [_row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts]
+    return Ledger(rows, score, seed, relevance, _fault(rows, accounts, score, relevance))
+
+
+def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
+    account = accounts[step.number]
+    left = float(account["left"])
+    amounts = {name: float(account.get(name, 0.0)) for name in ("bias", "epsilon", "stopped")}
+    arrived = float(account["arrived"])
+    if step.bodies:
+        # Their own rows say what was absorbed inside; here it is only the difference.
+        inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk() if s.rule]
+        amounts = {k: float(sum(float(a.get(k, 0.0)) for a in inner)) for k in amounts}
+    return LedgerRow(
+        operation=planned(step, depth),
+        arrived=arrived,
+        left=left,
+        **amounts,
+        bad_values=int(account["bad_values"]),
+        bad_left=int(account["bad_left"]),
+    )
+
+
+def _walk(plan: Plan, depth: int):
+    for step in plan.steps:
+        yield step, depth
+        for body in step.bodies:
+            yield from _walk(body, depth + 1)
+
+
+def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score, relevance) -> Fault | None:
+    import jax
+
+    finite = all(np.isfinite(np.asarray(r)).all() for r in jax.tree.leaves(relevance))
+    if finite and np.isfinite(score).all():
+        return None
+    leaves = [row for row in rows if row.operation.rule is not None]
+    if not np.isfinite(score).all():
+        for row in leaves:
+            if row.bad_values:
+                return Fault("forward", row.operation, row.bad_values)
+        return Fault("inputs", None, 0)
+    for row in reversed(leaves):
+        if row.bad_left and not int(accounts[row.operation.number]["bad_arrived"]):
+            return Fault("backward", row.operation, row.bad_left)
+    return Fault("inputs", None, 0)
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"

@@ -1,0 +1,49 @@
+"""Tables that print themselves, as plain text and, where rich is installed, in colour."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+
+class Table:
+    """Base of results that are lists of rows: printed, indexed, iterated, or shown by rich."""
+
+    def columns(self) -> Sequence[str]:
+        """The names of the columns."""
+        raise NotImplementedError
+
+    def cells(self) -> Sequence[Sequence[str]]:
+        """The rows as text."""
+        raise NotImplementedError
+
+    def title(self) -> str:
+        """One line above the table."""
+        return ""
+
+    def footer(self) -> str:
+        """Lines below the table."""
+        return ""
+
+    def __str__(self) -> str:
+        rows = [list(self.columns()), *map(list, self.cells())]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join(part for part in (self.title(), *lines, self.footer()) if part)
+
+    def __rich__(self) -> Any:
+        import rich.console
+        import rich.table
+
+        table = rich.table.Table(title=self.title() or None, box=None, pad_edge=False)
+        wide = shutil.get_terminal_size((120, 40)).columns >= 100
+        for column in self.columns():
+            table.add_column(column, overflow="fold", no_wrap=not wide)
+        for row in self.cells():
+            table.add_row(*row)
+        return rich.console.Group(table, self.footer()) if self.footer() else table

@@ -1,0 +1,393 @@
+"""The transforms: functions that take a function and give back one that explains it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from relprop._assign import assign
+from relprop._core.plan import Plan
+from relprop._core.relevance import Relevance, precise
+from relprop._core.run import Accounts, Tape, backward, forward
+from relprop._core.trace import Trace, trace
+from relprop._errors import InputError
+from relprop._inspect import Inspection, inspection
+from relprop._ledger import Ledger, ledger_of
+from relprop.composites import Composite, composite_of
+
+
+def relevance(
+    f: Callable[..., Any],
+    rules: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    on_missing: Any = "error",
+) -> Callable[..., Any]:
+    r"""A function that computes how much each entry of an input contributes to a score.
+
+    As `jax.grad`: ``relevance(f, rules)(x)`` has the structure and shapes of x. The score is
+    the relevance to be distributed,
+
+    .. math:: \sum_i R_i + \text{absorbed} = f(x),
+
+    where biases, stabilisers and rules that stop relevance absorb; `relprop.ledger` tells how
+    much. The result is an ordinary JAX function of the same arguments: it can be jitted, vmapped,
+    differentiated (twice) and used in a scan.
+
+    Args:
+        f: any function of pytrees of arrays that returns a real scalar, or with `has_aux` a pair
+            of that and anything else.
+        rules: a rule such as ``Epsilon(1e-6)``, which then applies to every linear layer with
+            weights while everything else gets the usual defaults (`relprop.DEFAULTS`); or a
+            `relprop.Composite`, such as the value of a preset.
+        argnums: which argument or arguments are explained; the rest are constants.
+        has_aux: whether f returns a pair; then so does the result.
+        on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
+            gradient times input; or a rule.
+
+    Returns:
+        A function with the arguments of f. Its result has the structure of the explained argument
+        (a tuple of such, if `argnums` is a sequence), in the units of the score. Relevance of
+        half-precision inputs is float32.
+
+    Raises:
+        MissingRuleError: operations on the way have no rule. All are listed, with their source.
+        RuleError: a rule cannot be applied where the composite puts it.
+        NothingMatchedError: a selection of the composite matches no operation.
+        InputError: an explained argument is not real, or the score is not a real scalar.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Epsilon
+    >>> W = jnp.array([[1.0, -1.0], [2.0, 0.5]])
+    >>> f = lambda x: jnp.sum(jax.nn.relu(x @ W))
+    >>> print(relevance(f, Epsilon(1e-6))(jnp.array([1.0, 2.0])))
+    [1. 4.]
+
+    Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
+    """
+    explain = value_and_relevance(f, rules, argnums, has_aux, on_missing=on_missing)
+
+    @functools.wraps(f)
+    def relevance_of(*args: Any) -> Any:
+        value, result = explain(*args)
+        return (result, value[1]) if has_aux else result
+
+    return relevance_of
+
+
+def value_and_relevance(
+    f: Callable[..., Any],
+    rules: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    on_missing: Any = "error",
+) -> Callable[..., Any]:
+    r"""As `relevance`, and the value of the function with it, from one evaluation.
+
+    Args:
+        f: as for `relevance`.
+        rules: as for `relevance`.
+        argnums: as for `relevance`.
+        has_aux: as for `relevance`.
+        on_missing: as for `relevance`.
+
+    Returns:
+        A function that returns ``(value, relevance)``, or ``((value, aux), relevance)``.
+
+    Raises:
+        MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Epsilon
+    >>> value_and_relevance(lambda x: 2 * x[0] + x[1], Epsilon())(jnp.array([1.0, 3.0]))
+    (Array(5., dtype=float32), Array([2., 3.], dtype=float32))
+    """
+    composite = composite_of(rules)
+
+    @functools.wraps(f)
+    def value_and_relevance_of(*args: Any) -> Any:
+        run = _Run.start(f, args, argnums, composite, on_missing, has_aux)
+        outputs, tape = forward(run.plan, run.trace.arrays)
+        leaving, _ = backward(run.plan, tape, run.seed(outputs[0]))
+        out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+        return out, run.result(leaving, tape, argnums)
+
+    return value_and_relevance_of
+
+
+def vrp(
+    f: Callable[..., Any],
+    *primals: Any,
+    rules: Any,
+    has_aux: bool = False,
+    on_missing: Any = "error",
+) -> tuple[Any, ...]:
+    r"""Evaluates a function and returns a second one that takes relevance back through it.
+
+    As `jax.vjp`: for any pytree of outputs and any relevance of them, for several seeds of one
+    evaluation, for parts of a model.
+
+    Args:
+        f: any function of pytrees of arrays.
+        *primals: its arguments; all of them are explained. Close over what is not to be.
+        rules: as for `relevance`.
+        has_aux: whether f returns a pair of the outputs and anything else.
+        on_missing: as for `relevance`.
+
+    Returns:
+        ``(outputs, back)``, or ``(outputs, back, aux)``: ``back(R)`` takes relevance of the
+        structure of the outputs and returns a tuple of relevances, one per argument.
+
+    Raises:
+        MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+        InputError: by ``back``, if the seed has not the structure and shapes of the outputs.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Epsilon
+    >>> y, back = vrp(lambda x: x * jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]), rules=Epsilon())
+    >>> back(jnp.array([1.0, 0.0]))
+    (Array([1., 0.], dtype=float32),)
+    """
+    composite = composite_of(rules)
+    argnums = tuple(range(len(primals)))
+    run = _Run.start(f, primals, argnums, composite, on_missing, has_aux, scalar=False)
+    outputs, tape = forward(run.plan, run.trace.arrays)
+    out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+    explained, *aux = out if has_aux else (out,)
+
+    def back(seed: PyTree[Float[Array, "..."], "T"]) -> tuple[Any, ...]:
+        seeds = _checked_seed(seed, explained)
+        rest = [None] * (len(outputs) - len(seeds))
+        leaving, _ = backward(run.plan, tape, [*seeds, *rest])
+        return run.result(leaving, tape, argnums)
+
+    return (explained, back, *aux)
+
+
+def inspect(
+    f: Callable[..., Any],
+    rules: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    on_missing: Any = "error",
+) -> Callable[..., Inspection]:
+    """The plan of an explanation, without running it.
+
+    Args:
+        f: as for `relevance`; here it may return any pytree.
+        rules: as for `relevance`.
+        argnums: as for `relevance`.
+        has_aux: as for `relevance`.
+        on_missing: as for `relevance`.
+
+    Returns:
+        A function with the arguments of f (arrays, or `jax.ShapeDtypeStruct` for the explained
+        ones to be looked up only by shape) that returns a sequence of rows: per operation the
+        primitive, the structure it was recognised as, scope, parameter path, rule and the line of
+        source. It prints as a table.
+
+    Raises:
+        MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Gamma
+    >>> plan = inspect(lambda x, w: jax.nn.gelu(x @ w).sum(), Gamma())(jnp.ones(2), jnp.ones((2, 3)))
+    >>> [(op.structure, op.path) for op in plan]
+    [('dense', 'w'), ('activation', ''), ('sum', '')]
+    """
+    composite = composite_of(rules)
+
+    @functools.wraps(f)
+    def inspect_of(*args: Any) -> Inspection:
+        run = _Run.start(f, args, argnums, composite, on_missing, has_aux, scalar=False)
+        return inspection(run.plan, composite.name)
+
+    return inspect_of
+
+
+def ledger(
+    f: Callable[..., Any],
+    rules: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    on_missing: Any = "error",
+) -> Callable[..., Ledger]:
+    r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
+
+    For every operation, and so for the whole,
+
+    .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped} + \text{gap},
+
+    where the gap is what a rule makes or loses that doesn't conserve relevance.
+
+    Args:
+        f: as for `relevance`.
+        rules: as for `relevance`.
+        argnums: as for `relevance`.
+        has_aux: as for `relevance`.
+        on_missing: as for `relevance`.
+
+    Returns:
+        A function with the arguments of f that returns a `Ledger`: a sequence of rows, the sums,
+        the explained relevance and, where a number is NaN or infinite, the first operation that
+        made it. It prints as a table. Not for use inside of `jax.jit`.
+
+    Raises:
+        MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Epsilon
+    >>> book = ledger(lambda x: jnp.sum(2 * x + 1), Epsilon())(jnp.array([1.0, 3.0]))
+    >>> float(book.score), float(book.left), float(book.bias)
+    (10.0, 8.0, 2.0)
+    """
+    composite = composite_of(rules)
+
+    @functools.wraps(f)
+    def ledger_of_f(*args: Any) -> Ledger:
+        run = _Run.start(f, args, argnums, composite, on_missing, has_aux)
+
+        @jax.jit
+        def compute(arrays: tuple[Any, ...]) -> tuple[Any, Any, Any, Accounts]:
+            outputs, tape = forward(run.plan, arrays)
+            leaving, accounts = backward(run.plan, tape, run.seed(outputs[0]), keep_account=True)
+            return outputs[0], run.initial(outputs[0]), run.totals(leaving, tape), accounts
+
+        score, seed, found, accounts = compute(run.trace.arrays)
+        result = run.unflatten(found, argnums)
+        return ledger_of(run.plan, accounts, np.asarray(score), np.asarray(seed), result)
+
+    return ledger_of_f
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """One function on given arguments, with its plan."""
+
+    trace: Trace
+    plan: Plan
+    composite: Composite
+
+    @classmethod
+    def start(
+        cls,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        argnums: int | Sequence[int],
+        composite: Composite,
+        on_missing: Any,
+        has_aux: bool,
+        scalar: bool = True,
+    ) -> _Run:
+        traced = trace(f, args, _numbers(argnums, len(args)))
+        count = _explained_outputs(traced, has_aux)
+        if scalar:
+            _check_score(traced, count, has_aux)
+        mask = [i < count for i in range(len(traced.graph.outputs))]
+        return cls(traced, assign(traced, composite, mask, on_missing), composite)
+
+    def initial(self, score: Array) -> Array:
+        """The relevance of the score."""
+        score = precise(score)
+        return score if self.composite.seed == "score" else jnp.ones_like(score)
+
+    def seed(self, score: Array) -> list[Relevance | None]:
+        one = jnp.ones_like(precise(score))
+        # As a multiplier, the value of the score is 1 times itself: the form that loses nothing.
+        scored = self.composite.seed == "score"
+        first = Relevance(multiplier=one) if scored else Relevance(share=one)
+        return [first, *[None] * (len(self.trace.graph.outputs) - 1)]
+
+    def totals(self, leaving: Sequence[Relevance | None], tape: Tape) -> list[list[Array]]:
+        """Relevance of each explained leaf, as one array each."""
+        out = []
+        for group in self.trace.explained:
+            arrays = [precise(tape[self.trace.graph.inputs[i]]) for i in group]
+            found = [leaving[i] or Relevance() for i in group]
+            out.append([r.total(x) for r, x in zip(found, arrays, strict=True)])
+        return out
+
+    def unflatten(self, totals: Sequence[Sequence[Array]], argnums: int | Sequence[int]) -> Any:
+        trees = [
+            jtu.tree_unflatten(tree, leaves)
+            for tree, leaves in zip(self.trace.in_trees, totals, strict=True)
+        ]
+        return trees[0] if isinstance(argnums, int) else tuple(trees)
+
+    def result(self, leaving, tape: Tape, argnums: int | Sequence[int]) -> Any:
+        return self.unflatten(self.totals(leaving, tape), argnums)
+
+
+def _numbers(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not numbers:
+        raise InputError("`argnums` is empty: name at least one argument to be explained.")
+    for number in numbers:
+        if not -count <= number < count:
+            raise InputError(
+                f"`argnums` names argument {number}, but the function was called with {count} "
+                "positional argument(s). Keyword arguments cannot be explained; close over them."
+            )
+    numbers = tuple(number % count for number in numbers)
+    if len(set(numbers)) != len(numbers):
+        raise InputError(f"`argnums` names an argument twice: {numbers}.")
+    return numbers
+
+
+def _explained_outputs(traced: Trace, has_aux: bool) -> int:
+    if not has_aux:
+        return traced.out_tree.num_leaves
+    children = traced.out_tree.children()
+    if traced.out_tree.node_data() is None or len(children) != 2:
+        raise InputError(
+            "With has_aux=True the function must return a pair (explained, aux); it returned "
+            f"{traced.out_tree}."
+        )
+    return children[0].num_leaves
+
+
+def _check_score(traced: Trace, count: int, has_aux: bool) -> None:
+    shapes = traced.out_shapes[:count]
+    if count == 1 and shapes[0].shape == () and jnp.issubdtype(shapes[0].dtype, jnp.floating):
+        return
+    found = ", ".join(f"{s.dtype}{list(s.shape)}" for s in shapes) or "nothing"
+    raise InputError(
+        f"The explained score must be one real scalar, but the function returned {found}"
+        f"{' beside aux' if has_aux else ''}. Select an entry (`f(x)[0, target]`), sum over a "
+        "batch, or use `relprop.vrp` for outputs of any structure."
+    )
+
+
+def _checked_seed(seed: Any, outputs: Any) -> list[Relevance | None]:
+    leaves, tree = jtu.tree_flatten(outputs)
+    seeds, seed_tree = jtu.tree_flatten(seed)
+    if tree != seed_tree:
+        raise InputError(
+            f"The seed must have the structure of the outputs, {tree}, but has {seed_tree}."
+        )
+    wrong = [
+        f"  {jtu.keystr(path) or 'the output'}: {jnp.shape(leaf)}, seed {jnp.shape(r)}"
+        for (path, leaf), r in zip(jtu.tree_flatten_with_path(outputs)[0], seeds, strict=True)
+        if jnp.shape(leaf) != jnp.shape(r)
+    ]
+    if wrong:
+        raise InputError("The seed must have the shapes of the outputs:\n" + "\n".join(wrong))
+    out: list[Relevance | None] = []
+    for leaf, r in zip(leaves, seeds, strict=True):
+        inexact = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        share = jnp.asarray(r)
+        dtype = jnp.result_type(precise(jnp.real(leaf))) if inexact else None
+        out.append(Relevance(share=share.astype(dtype)) if inexact else None)
+    return out

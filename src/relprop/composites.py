@@ -1,0 +1,207 @@
+"""Composites: which operation gets which rule. Select, then act; the first match wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from relprop._core.plan import Step
+from relprop._errors import RuleError, unknown_name
+from relprop.rules import (
+    Constant,
+    Gradient,
+    Pass,
+    Route,
+    Rule,
+    Uniform,
+    Zero,
+)
+
+#: Everything an operation can be recognised as, with the rule that it gets if no other is named.
+#: None: relevance passes by the rules of what is inside.
+DEFAULTS: dict[str, Rule | None] = {
+    "dense": Zero(),
+    "convolution": Zero(),
+    "linear": Zero(),
+    "sum": Zero(),
+    "average": Zero(),
+    "scale": Zero(),
+    "offset": Zero(),
+    "activation": Pass(),
+    "maximum": Route(),
+    "soft maximum": Gradient(),
+    "structural": Route(),
+    "product": Uniform(),
+    "quotient": Uniform(),
+    "softmax": Zero(),
+    "statistic": Constant(),
+    "custom_derivative": None,
+    "remat": None,
+    "cond": None,
+    "scan": None,
+    "while": None,
+}
+#: Linear layers with weights: what a bare rule applies to.
+LAYERS = ("dense", "convolution")
+_WITH_BODIES = ("custom_derivative", "remat", "cond", "scan", "while")
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """A selection of operations; what is not named is not looked at.
+
+    Args:
+        structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`.
+        primitive: name of the primitive, or a glob.
+        path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
+        scope: glob on the named scopes around it.
+        position: of all operations that match the rest, the one at this position in order of
+            evaluation; negative positions count from the end.
+        predicate: any function of the operation, as listed by `relprop.inspect`.
+    """
+
+    structure: str | tuple[str, ...] | None = None
+    primitive: str | None = None
+    path: str | None = None
+    scope: str | None = None
+    position: int | None = None
+    predicate: Callable[[Step], bool] | None = None
+
+    def __post_init__(self):
+        for name in self.structures:
+            if name not in DEFAULTS:
+                raise unknown_name("structure", name, DEFAULTS)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        if self.structure is None:
+            return ()
+        return (self.structure,) if isinstance(self.structure, str) else tuple(self.structure)
+
+    def matches(self, step: Step) -> bool:
+        """Whether an operation is among those selected, whatever its position."""
+        if step.structure in _WITH_BODIES and not (self.structures or self.primitive):
+            return False  # What is inside has rules of its own, unless it is asked for by name.
+        return (
+            (not self.structures or step.structure in self.structures)
+            and _glob(step.primitive, self.primitive)
+            and _glob(step.path, self.path)
+            and _glob(step.scope, self.scope)
+            and (self.predicate is None or bool(self.predicate(step)))
+        )
+
+    def __str__(self) -> str:
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = [f"{name}={value!r}" for name, value in named.items() if value is not None]
+        return ", ".join(parts) or "everything"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of a composite: what is selected, and its rule."""
+
+    where: Where
+    rule: Rule
+    optional: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Composite:
+    """A frozen list of selections with their rules; the first that matches an operation wins.
+
+    What no selection matches gets the rule in `relprop.DEFAULTS` for its structure.
+
+    Args:
+        entries: the lines; `at` adds one.
+        name: what it is called, for printing.
+        seed: ``"score"``: the relevance of the score is its value; ``"one"``: it is 1, as for a
+            gradient. Only `relprop.relevance` and `relprop.value_and_relevance` ask for it.
+        references: the papers it is from.
+
+    >>> from relprop.rules import Epsilon, Gamma
+    >>> composite = Composite().at(structure="convolution").use(Gamma(0.25))
+    >>> print(composite.at(structure="dense").use(Epsilon(1e-6)))
+    structure='convolution' -> Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
+    structure='dense' -> Epsilon(epsilon=1e-06, bias='absorb')
+    everything else -> the defaults of its structure
+    """
+
+    entries: tuple[Entry, ...] = ()
+    name: str = ""
+    seed: str = "score"
+    references: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.seed not in ("score", "one"):
+            raise ValueError(f"seed must be 'score' or 'one', got {self.seed!r}.")
+
+    def at(self, *, optional: bool = False, **where: Any) -> Selection:
+        """Selects operations; follow with `use`. Keywords are those of `Where`.
+
+        Args:
+            optional: whether it is fine that a function has no such operation. Otherwise that is
+                a `NothingMatchedError`.
+        """
+        return Selection(self, Where(**where), optional)
+
+    def find(self, step: Step, chosen: Sequence[set[Any] | None]) -> tuple[int | None, Rule | None]:
+        """The first entry that matches, and its rule; None and the default if none does."""
+        for number, entry in enumerate(self.entries):
+            if not entry.where.matches(step):
+                continue
+            if entry.where.position is not None and step.key not in (chosen[number] or ()):
+                continue
+            return number, entry.rule
+        return None, DEFAULTS.get(step.structure or "")
+
+    def __str__(self) -> str:
+        lines = [f"{entry.where} -> {entry.rule}" for entry in self.entries]
+        if self.entries and self.entries[-1].where == Where():
+            return "\n".join(lines)
+        return "\n".join([*lines, "everything else -> the defaults of its structure"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """A selection that waits for its rule."""
+
+    composite: Composite
+    where: Where
+    optional: bool
+
+    def use(self, rule: Rule) -> Composite:
+        """The composite with one more line."""
+        if not isinstance(rule, Rule):
+            raise RuleError(f"A selection needs a rule, got {rule!r}.")
+        entry = Entry(self.where, rule, self.optional)
+        return dataclasses.replace(self.composite, entries=(*self.composite.entries, entry))
+
+
+def composite_of(rules: Any) -> Composite:
+    """A composite as it is; a bare rule on every linear layer with weights.
+
+    Where a rule ignores biases, offsets that belong to no layer are ignored as well.
+    """
+    if isinstance(rules, Composite):
+        return rules
+    if not isinstance(rules, Rule):
+        raise RuleError(
+            f"`rules` must be a rule, a composite or the value of a preset, got {rules!r}. "
+            "Names are for `relprop.presets.by_name`; a rule has to be made first: `Epsilon()`, "
+            "not `Epsilon`."
+        )
+    if rules.everywhere:
+        everything = Composite(name=type(rules).__name__, seed="one")
+        everything = everything.at(structure="custom_derivative", optional=True).use(rules)
+        return everything.at(optional=True).use(rules)
+    composite = Composite(name=type(rules).__name__)
+    composite = composite.at(structure=LAYERS, optional=True).use(rules)
+    if getattr(rules, "bias", None) == "ignore":
+        composite = composite.at(structure="offset", optional=True).use(Zero(bias="ignore"))
+    return composite
+
+
+def _glob(text: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(text, pattern)

@@ -1,0 +1,130 @@
+"""Propagators: what rules may know about each primitive. This table is all there is.
+
+To teach relprop a primitive of your own, call `register` with one of the kinds below, or with a
+`Propagator` of yours.
+"""
+
+from __future__ import annotations
+
+from relprop._core.control import Branch, Call, Remat, Scan, While
+from relprop._core.registry import Propagator as Propagator
+from relprop._core.registry import register as register
+from relprop._core.registry import registered as registered
+from relprop.propagators.general import (
+    Conversion,
+    Cut,
+    Differentiable,
+    Elementwise,
+    Extremum,
+    Inline,
+    Maximum,
+    Selection,
+    Structural,
+)
+from relprop.propagators.linear import (
+    Addition,
+    Contraction,
+    Division,
+    Linear,
+    Multiplication,
+    Negation,
+    Solve,
+    Sum,
+    WindowSum,
+)
+from relprop.propagators.product import LogSumExp, Product, RunningProduct
+
+__all__ = [
+    "Addition",
+    "Contraction",
+    "Conversion",
+    "Cut",
+    "Differentiable",
+    "Division",
+    "Elementwise",
+    "Extremum",
+    "Linear",
+    "Maximum",
+    "Multiplication",
+    "Negation",
+    "Propagator",
+    "Selection",
+    "Structural",
+    "Sum",
+    "register",
+    "registered",
+]
+
+TABLE: tuple[tuple[Propagator, str], ...] = (
+    (Inline(), "jit pjit closed_call core_call call eval_jaxpr custom_lin"),
+    # Moving and copying.
+    (
+        Structural(),
+        "reshape transpose broadcast_in_dim squeeze expand_dims rev slice dynamic_slice "
+        "dynamic_update_slice gather scatter concatenate pad split stack unstack tile sort top_k "
+        "approx_top_k optimization_barrier name sharding_constraint reshard device_put "
+        "pvary mesh_cast all_gather ppermute all_to_all checkpoint_name",
+    ),
+    (Selection(), "select_n"),
+    (Conversion(), "convert_element_type copy copy_p reduce_precision"),
+    # Sums and other linear maps without weights.
+    (Sum(), "reduce_sum psum psum_invariant"),
+    (WindowSum(), "cumsum reduce_window_sum scatter-add scatter-sub add_any add_jaxvals"),
+    (Negation(), "neg real imag conj"),
+    (Linear(), "complex fft select_and_scatter_add"),
+    (Linear(operands=(1,)), "triangular_solve"),
+    (Linear(operands=(3,)), "tridiagonal_solve"),
+    (Solve(), "custom_linear_solve"),
+    # Arithmetic and layers.
+    (Addition(), "add"),
+    (Addition(sign=-1), "sub"),
+    (Multiplication(), "mul"),
+    (Division(), "div"),
+    (Contraction("dense"), "dot_general ragged_dot_general ragged_dot"),
+    (Contraction("convolution"), "conv_general_dilated"),
+    # The winner takes all.
+    (Extremum(), "max min"),
+    (
+        Maximum(),
+        "reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin scatter-min "
+        "scatter-max select_and_gather_add",
+    ),
+    # Functions of each entry.
+    (
+        Elementwise(),
+        "exp exp2 expm1 log log1p logistic tanh tan sin cos sinh cosh asin acos atan asinh acosh "
+        "atanh atan2 sqrt rsqrt cbrt square integer_pow pow abs erf erfc erf_inv lgamma digamma "
+        "polygamma igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta zeta "
+        "bessel_i0e bessel_i1e clamp rem nextafter",
+    ),
+    # Products and soft maxima along axes.
+    (Product(), "reduce_prod"),
+    (RunningProduct(), "cumprod"),
+    (LogSumExp(), "cumlogsumexp"),
+    # Bodies.
+    (Call(bodies=("call_jaxpr",)), "custom_jvp_call custom_vjp_call"),
+    (Remat(bodies=("jaxpr",)), "remat remat2 checkpoint"),
+    (Branch(bodies=("branches",)), "cond"),
+    (Scan(bodies=("jaxpr",)), "scan"),
+    (While(), "while"),
+    # Known, differentiable, and without a rule that everybody would expect.
+    (
+        Differentiable(),
+        "cholesky eigh eig svd qr lu householder_product hessenberg schur tridiagonal "
+        "linear_call reduce_window reduce scatter-mul select_and_scatter",
+    ),
+    # No relevance passes.
+    (
+        Cut(),
+        "stop_gradient eq ne lt le gt ge eq_to lt_to le_to and or not xor is_finite sign floor ceil "
+        "round argmax argmin reduce_and reduce_or reduce_xor iota shift_left shift_right_logical "
+        "shift_right_arithmetic population_count clz bitcast_convert_type random_bits random_seed "
+        "random_split random_fold_in random_wrap random_unwrap random_clone threefry2x32 "
+        "rng_bit_generator rng_uniform random_gamma axis_index empty2 create_token after_all "
+        "debug_callback mulhi cumred",
+    ),
+)
+
+for _kind, _names in TABLE:
+    for _name in _names.split():
+        register(_name, _kind)

@@ -1,0 +1,110 @@
+"""Propagators for what moves numbers, changes them one by one, or lets nothing through."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from relprop._core.registry import Propagator
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut(Propagator):
+    """Relevance never passes: comparisons, integer results, random numbers, `stop_gradient`."""
+
+    cuts: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "cut"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inline(Propagator):
+    """A call that only groups equations."""
+
+    inline: ClassVar[bool] = True
+    bodies: tuple[str, ...] = dataclasses.field(default=("jaxpr", "call_jaxpr"), kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structural(Propagator):
+    """Moves or copies numbers: reshape, slice, gather, concatenate, sort."""
+
+    structural: ClassVar[bool] = True
+    native: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "structural"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection(Structural):
+    """Takes each output from one of several operands of its shape: `select_n`.
+
+    Element by element, so that it may be part of an activation function.
+    """
+
+    structural: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion(Structural):
+    """Changes the precision; relevance is kept in its own."""
+
+    elementwise: ClassVar[bool] = True
+
+    def evaluate(self, operation, values):
+        (x,) = values
+        (out,) = operation.outputs
+        if jnp.issubdtype(out.dtype, jnp.complexfloating) or not _real(x):
+            return operation.evaluate(values)
+        return [x]
+
+
+@dataclasses.dataclass(frozen=True)
+class Maximum(Propagator):
+    """The largest or smallest: relevance to the winner."""
+
+    native: ClassVar[bool] = False
+
+    def structure(self, operation, active):
+        return "maximum"
+
+
+@dataclasses.dataclass(frozen=True)
+class Extremum(Maximum):
+    """Largest of two arrays, or of an array and a constant; the latter is an activation."""
+
+    elementwise: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "maximum" if sum(active) > 1 else "activation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Elementwise(Propagator):
+    """A function of each entry by itself: an activation, if one operand is active."""
+
+    elementwise: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "activation" if sum(active) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Differentiable(Propagator):
+    """Nothing better is known than the derivative, which nobody takes unasked.
+
+    For such operations (eigenvectors, determinants) a composite has to name a rule.
+    """
+
+    def structure(self, operation, active):
+        return None
+
+
+def _real(x) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)

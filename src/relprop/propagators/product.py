@@ -1,0 +1,48 @@
+"""Propagators for products and soft maxima along axes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from relprop._core.registry import Propagator
+
+
+@dataclasses.dataclass(frozen=True)
+class Product(Propagator):
+    """The product of the entries along axes."""
+
+    native: ClassVar[bool] = False
+    multiplies: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "product"
+
+    def factors(self, site):
+        (x,) = site.inputs
+        return max(x.size, 1) / max(site.output.size, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningProduct(Product):
+    """The products of the first one, two, three and more entries along an axis."""
+
+    def factors(self, site):
+        params = site.operation.last.params
+        axis, shape = params["axis"], site.output.shape
+        count = jnp.arange(1, shape[axis] + 1, dtype=site.output.dtype)
+        if params["reverse"]:
+            count = count[::-1]
+        around = [1] * len(shape)
+        around[axis] = shape[axis]
+        return jnp.broadcast_to(count.reshape(around), shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSumExp(Propagator):
+    """The logarithm of running sums of exponentials: a soft maximum."""
+
+    def structure(self, operation, active):
+        return "soft maximum"

@@ -1,0 +1,129 @@
+"""Propagators for operations that were recognised from several equations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from relprop._core.operation import Operation
+from relprop._core.registry import Propagator
+from relprop._core.site import LinearMap
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation(Propagator):
+    """A function of each entry of one array, however many equations it takes."""
+
+    elementwise: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "activation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(Propagator):
+    """The softmax of its first operand."""
+
+    def structure(self, operation, active):
+        return "softmax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic(Propagator):
+    """A standard deviation or norm, by which something is going to be divided."""
+
+    def structure(self, operation, active):
+        return "statistic"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Followed(Propagator):
+    """A linear operation, perhaps moves of its result, and last a step with one more operand.
+
+    The operands are those of the linear operation and, last, the new one.
+    """
+
+    native: ClassVar[bool] = False
+
+    def first(self, operation: Operation) -> Operation:
+        """The linear operation alone."""
+        return Operation.of(operation.equations[0])
+
+    def moved(self, operation: Operation, value: Any) -> Any:
+        """Its result as it reaches the last step."""
+        for equation in operation.equations[1:-1]:
+            step = Operation.of(equation)
+            (value,) = step.propagator.evaluate(step, [value])
+        return value
+
+    def linear(self, operation, active):
+        first = self.first(operation)
+        return not active[-1] and first.propagator.linear(first, active[:-1])
+
+    def result(self, operation: Operation, values: Sequence[Any]) -> Any:
+        """What the last step starts from."""
+        first = self.first(operation)
+        (value,) = first.propagator.evaluate(first, values)
+        return self.moved(operation, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Biased(_Followed):
+    """A dense layer or convolution and the addition of its bias.
+
+    Args:
+        sign: -1 where the bias is subtracted.
+    """
+
+    sign: int = 1
+
+    def structure(self, operation, active):
+        first = self.first(operation)
+        return first.propagator.structure(first, active[:-1])
+
+    def linear_map(self, site):
+        *values, bias = site.values
+        first = self.first(site.operation)
+        apply, weight = first.propagator.split(first, site.active[:-1], values)
+        return LinearMap(
+            site.inputs,
+            site.output,
+            apply=lambda xs, w: self.moved(site.operation, apply(xs, w)),
+            weight=weight,
+            bias=self.sign * bias,
+        )
+
+    def evaluate(self, operation, values):
+        *values, bias = values
+        return [self.result(operation, values) + self.sign * bias]
+
+
+@dataclasses.dataclass(frozen=True)
+class Average(_Followed):
+    """A sum divided by a number of entries: a mean or an average pooling.
+
+    Args:
+        divides: whether the last operand divides, or is a factor.
+    """
+
+    divides: bool = True
+    additive: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "average"
+
+    def linear_map(self, site):
+        return LinearMap(
+            site.inputs,
+            site.output,
+            apply=lambda xs, w: w * site.function(*xs)[0],
+            weight=jnp.ones((), site.output.dtype),
+        )
+
+    def evaluate(self, operation, values):
+        *values, factor = values
+        total = self.result(operation, values)
+        return [total / factor if self.divides else total * factor]

@@ -1,0 +1,38 @@
+"""Recovering structure: several equations become one operation that has a name.
+
+Frameworks and `jax.nn` emit no softmax, no normalisation, no GELU and no layers, only arithmetic.
+Each recogniser here finds one structure again, by data flow and never by names, so that it works
+for every framework and for code that nobody has seen before. A recogniser maps an equation, the
+last one of a structure, to the operation that takes its place; `STRUCTURES` lists them in order of
+precedence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relprop._core.graph import Equation, Value
+from relprop._core.operation import Operation
+from relprop.recognise.activation import activations
+from relprop.recognise.average import averages
+from relprop.recognise.bias import biased_layers
+from relprop.recognise.dataflow import Dataflow
+from relprop.recognise.softmax import softmaxes
+from relprop.recognise.statistic import statistics
+
+STRUCTURES = (softmaxes, statistics, biased_layers, averages, activations)
+
+
+def recognise(equations: Sequence[Equation], dependent: set[Value]) -> list[Operation]:
+    """The equations of a graph as operations, one for each equation that has results.
+
+    Args:
+        equations: in order of evaluation.
+        dependent: the values that depend on the explained inputs.
+    """
+    flow = Dataflow(equations, dependent)
+    found: dict[Equation, Operation] = {}
+    for structure in STRUCTURES:
+        for operation in structure(flow):
+            found.setdefault(operation.last, operation)
+    return [found.get(e) or Operation.of(e) for e in equations if e.outputs]

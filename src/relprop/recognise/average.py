@@ -1,0 +1,35 @@
+"""Means and average poolings: a sum, divided by how many entries it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relprop._core import registry
+from relprop._core.operation import Operation
+from relprop.propagators.linear import Division, Multiplication, Sum, WindowSum
+from relprop.propagators.recognised import Average
+from relprop.recognise.dataflow import Dataflow
+
+
+def averages(flow: Dataflow) -> Iterator[Operation]:
+    """Each scaling of a sum by something independent."""
+    for equation in flow.equations:
+        kind = registry.lookup(equation.primitive)
+        operands = flow.operands(equation)
+        if not isinstance(kind, Multiplication | Division) or len(operands) != 1:
+            continue
+        left = equation.inputs[0] is operands[0]
+        if isinstance(kind, Division) and not left:
+            continue
+        origin, moves = flow.origin(operands[0])
+        total = flow.producer(origin)
+        if total is None or operands[0].shape != equation.outputs[0].shape:
+            continue
+        if not isinstance(registry.lookup(total.primitive), Sum | WindowSum):
+            continue
+        yield Operation(
+            Average(isinstance(kind, Division)),
+            (total, *moves, equation),
+            (*total.inputs, equation.inputs[1] if left else equation.inputs[0]),
+            equation.outputs,
+        )

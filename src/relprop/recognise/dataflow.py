@@ -1,0 +1,115 @@
+"""Who makes and who reads which value of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop._core.operation import Operation
+from relprop._core.registry import Propagator
+from relprop.propagators.general import Conversion
+
+
+class Dataflow:
+    """The equations of one graph with their producers, as recognisers ask for them.
+
+    Attributes:
+        equations: in order of evaluation.
+        dependent: values that depend on the explained inputs.
+    """
+
+    def __init__(self, equations: Sequence[Equation], dependent: set[Value]):
+        self.equations = equations
+        self.dependent = dependent
+        self._producer = {out: equation for equation in equations for out in equation.outputs}
+        self._position = {equation: i for i, equation in enumerate(equations)}
+
+    def producer(self, atom: Atom) -> Equation | None:
+        return self._producer.get(atom)  # type: ignore[arg-type]
+
+    def operands(self, equation: Equation) -> list[Value]:
+        """The operands that depend on the explained inputs."""
+        return [a for a in equation.inputs if a in self.dependent]  # type: ignore[misc]
+
+    def origin(
+        self, atom: Atom, through: Callable[[Equation], bool] | None = None
+    ) -> tuple[Atom, list[Equation]]:
+        """Walks back over operations that move numbers and change none.
+
+        Returns the value they start from and the equations passed, in order of evaluation.
+        """
+        passed: list[Equation] = []
+        while True:
+            equation = self.producer(atom)
+            if equation is None or len(self.operands(equation)) != 1:
+                break
+            moves = is_move(equation) or (through is not None and through(equation))
+            if not moves or len(equation.outputs) != 1:
+                break
+            passed.append(equation)
+            (atom,) = self.operands(equation)
+        return atom, passed[::-1]
+
+    def region(self, start: Value, equation: Equation, kind: Propagator) -> Operation:
+        """Everything between a value and the result of an equation, as one operation.
+
+        The first operand is the value; the others are what else the equations in between read.
+        """
+        first = self.producer(start)
+        begin = 0 if first is None else self._position[first] + 1
+        window = self.equations[begin : self._position[equation] + 1]
+        reading: set[Atom] = {start}
+        for candidate in window:
+            if any(atom in reading for atom in candidate.inputs):
+                reading.update(candidate.outputs)
+        needed: set[Atom] = set(equation.outputs)
+        inside: list[Equation] = []
+        for candidate in reversed(window):
+            produces = any(out in needed for out in candidate.outputs)
+            if produces and any(atom in reading for atom in candidate.inputs):
+                inside.append(candidate)
+                needed.update(atom for atom in candidate.inputs if atom in reading)
+        inside.reverse()
+        outside = {
+            atom: None
+            for candidate in inside
+            for atom in candidate.inputs
+            if isinstance(atom, Value) and atom not in reading
+        }
+        return Operation(kind, tuple(inside), (start, *outside), equation.outputs)
+
+
+def is_move(equation: Equation) -> bool:
+    """Whether an equation only moves, copies or converts numbers."""
+    kind = registry.lookup(equation.primitive)
+    return kind.structural or isinstance(kind, Conversion)
+
+
+def is_elementwise(equation: Equation) -> bool:
+    """Whether each output entry depends on the input entries of its position only."""
+    kind = registry.lookup(equation.primitive)
+    if kind.elementwise:
+        return True
+    if len(equation.bodies) != 1 or len(equation.outputs) != 1:
+        return False
+    # A function with a custom derivative, such as relu, is element-wise if all that it does is.
+    (body,) = equation.bodies
+    reading: set[Atom] = set(body.inputs)
+    for inner in body.equations:
+        if not any(atom in reading for atom in inner.inputs):
+            continue
+        if not (is_elementwise(inner) or _compares(inner)):
+            return False
+        reading.update(inner.outputs)
+    return not _loops(equation)
+
+
+def _compares(equation: Equation) -> bool:
+    kind = registry.lookup(equation.primitive)
+    shapes = {a.shape for a in equation.inputs if a.shape}
+    return kind.cuts and all(out.shape in shapes or not shapes for out in equation.outputs)
+
+
+def _loops(equation: Equation) -> bool:
+    return registry.lookup(equation.primitive).bodies != ("call_jaxpr",)

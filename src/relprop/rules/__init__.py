@@ -1,0 +1,81 @@
+"""Rules: how one operation hands the relevance of its outputs to its inputs.
+
+Every rule is a frozen value with its parameters; give one to `relprop.relevance`, or put several
+into a `relprop.Composite`.
+"""
+
+from relprop._core.relevance import Relevance as Relevance
+from relprop._core.site import LinearMap as LinearMap
+from relprop._core.site import Site as Site
+from relprop._errors import unknown_name as _unknown_name
+from relprop.rules.base import Rule as Rule
+from relprop.rules.base import Stabilizer as Stabilizer
+from relprop.rules.general import Constant as Constant
+from relprop.rules.general import Gradient as Gradient
+from relprop.rules.general import Pass as Pass
+from relprop.rules.general import Route as Route
+from relprop.rules.general import Stop as Stop
+from relprop.rules.general import Uniform as Uniform
+from relprop.rules.linear import AlphaBeta as AlphaBeta
+from relprop.rules.linear import Epsilon as Epsilon
+from relprop.rules.linear import Flat as Flat
+from relprop.rules.linear import Gamma as Gamma
+from relprop.rules.linear import Norm as Norm
+from relprop.rules.linear import WSquare as WSquare
+from relprop.rules.linear import ZBox as ZBox
+from relprop.rules.linear import Zero as Zero
+from relprop.rules.linear import ZPlus as ZPlus
+
+__all__ = [
+    "AlphaBeta",
+    "Constant",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Gradient",
+    "LinearMap",
+    "Norm",
+    "Pass",
+    "Relevance",
+    "Route",
+    "Rule",
+    "Site",
+    "Stabilizer",
+    "Stop",
+    "Uniform",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "Zero",
+    "by_name",
+]
+
+_NAMES = {
+    "zero": Zero,
+    "epsilon": Epsilon,
+    "gamma": Gamma,
+    "alpha_beta": AlphaBeta,
+    "z_plus": ZPlus,
+    "z_box": ZBox,
+    "w_square": WSquare,
+    "flat": Flat,
+    "norm": Norm,
+    "gradient": Gradient,
+    "pass": Pass,
+    "stop": Stop,
+}
+
+
+def by_name(name: str) -> Rule:
+    """The rule of a name, such as ``"epsilon"``, with its default parameters.
+
+    Raises:
+        UnknownNameError: with the near matches.
+
+    >>> by_name("gamma")
+    Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
+    """
+    key = name.lower().replace("-", "_")
+    if key not in _NAMES:
+        raise _unknown_name("rule", name, _NAMES)
+    return _NAMES[key]()

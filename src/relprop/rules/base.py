@@ -1,0 +1,108 @@
+"""What a rule is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from relprop._core.operation import Operation
+from relprop._core.relevance import Relevance
+from relprop._core.site import Site
+
+Arriving = Sequence[Relevance | None]
+Leaving = Sequence[Relevance | None]
+Bias = Literal["absorb", "ignore"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How one operation hands the relevance of its outputs to its inputs.
+
+    Rules are frozen values: comparable, hashable, and they print as they are written. A rule of
+    your own is a frozen dataclass with a `propagate` method:
+
+    >>> import dataclasses, jax, relprop
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Double(relprop.rules.Rule):
+    ...     def propagate(self, site, arriving):
+    ...         (relevance,) = arriving
+    ...         return [relprop.rules.Relevance(share=2.0 * relevance.total(site.output))]
+    >>> composite = relprop.Composite().at(primitive="tanh").use(Double())
+    >>> relprop.relevance(jax.numpy.tanh, composite)(0.5) == 2 * jax.numpy.tanh(0.5)
+    Array(True, dtype=bool)
+    """
+
+    #: A bare rule stands for itself on every linear layer; this one for every operation there is.
+    everywhere: ClassVar[bool] = False
+    #: The outputs are taken as constants, so that relevance never arrives.
+    detaches: ClassVar[bool] = False
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        """Relevance of each active operand, given that of each output (None where there is none)."""
+        raise NotImplementedError
+
+    def problem(self, operation: Operation, active: Sequence[bool]) -> str | None:
+        """Why the rule can't be applied to an operation, or None if it can."""
+        del operation, active
+        return None
+
+
+def irreversible(operation: Operation) -> str | None:
+    """Why an operation has no derivative to take relevance along, or None if it has one."""
+    if operation.propagator.differentiable:
+        return None
+    return f"{operation.last.name} cannot be differentiated in reverse"
+
+
+def check_bias(bias: str) -> None:
+    if bias not in ("absorb", "ignore"):
+        raise ValueError(f"bias must be 'absorb' or 'ignore', got {bias!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stabilizer:
+    r"""Keeps a denominator away from zero.
+
+    .. math:: \mathrm{stab}(z) = z + \epsilon \,\mathrm{sign}(z), \qquad \mathrm{sign}(0) = 1
+
+    Args:
+        epsilon: distance kept from zero, in units of z.
+        clip: raise to epsilon only what is nearer to zero than that, instead of adding it to all.
+        norm_scale: take epsilon in units of the root mean square of z.
+        axes: axes of that mean; the default is all but the first (the batch).
+
+    Source: Bach et al. 2015, eq. 58 (epsilon rule); the variants are those of zennit 0.5.
+    """
+
+    epsilon: float = 1e-6
+    clip: bool = False
+    norm_scale: bool = False
+    axes: tuple[int, ...] | None = None
+
+    def __call__(self, z: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
+        sign = jnp.where(z < 0, -1.0, 1.0).astype(z.dtype)
+        epsilon: float | Array = self.epsilon
+        if self.norm_scale:
+            axes = tuple(range(1, z.ndim)) if self.axes is None else self.axes
+            square = jnp.mean(z * z, axis=axes, keepdims=True)
+            epsilon = jnp.broadcast_to(self.epsilon * jnp.sqrt(square), z.shape)
+        if self.clip:
+            return sign * jnp.maximum(jnp.abs(z), epsilon)
+        return z + epsilon * sign
+
+
+def stabilizer(epsilon: float | Stabilizer) -> Stabilizer:
+    """A number is short for `Stabilizer(number)`."""
+    return epsilon if isinstance(epsilon, Stabilizer) else Stabilizer(epsilon)
+
+
+def positive(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    return jnp.maximum(x, 0)
+
+
+def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    return jnp.minimum(x, 0)

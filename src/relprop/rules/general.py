@@ -1,0 +1,157 @@
+"""Rules that need no weights: they pass, split, stop or differentiate."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from relprop._core.relevance import Relevance
+from relprop._core.site import Site, multipliers, shares
+from relprop.rules.base import Arriving, Leaving, Rule, irreversible
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(Rule):
+    r"""Relevance passes unchanged, as through an activation function.
+
+    .. math:: R_i = R_j
+
+    For operations with one active operand, of the shape of the output.
+
+    Source: Bach et al. 2015, section 2.5; in AttnLRP the identity rule.
+    """
+
+    def problem(self, operation, active):
+        operands = [a for a, on in zip(operation.inputs, active, strict=True) if on]
+        (out, *more) = operation.outputs
+        if len(operands) == 1 and not more and operands[0].shape == out.shape:
+            return None
+        shapes = " and ".join(str(tuple(a.shape)) for a in operands)
+        return (
+            "Pass needs one active operand, of the shape of the one output, but this operation "
+            f"has {shapes} and gives {' and '.join(str(tuple(o.shape)) for o in operation.outputs)}"
+        )
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        return [Relevance(share=relevance.total(site.output))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Route(Rule):
+    r"""Relevance follows the values: to where each was copied from, to the winner of a maximum.
+
+    .. math:: R = J^\top R_{out}, \qquad J_{ij} \in \{0, 1\}
+
+    Where several inputs tie for a maximum they share it, as in the gradient of JAX.
+
+    Source: Bach et al. 2015, section 2.5 (max pooling, "winner takes all").
+    """
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        share, multiplier = _parts(arriving)
+        shares_in = None if share is None else site.vjp(share)
+        multipliers_in = None if multiplier is None else site.vjp(multiplier)
+        count = len(site.inputs)
+        return [
+            Relevance(share=s, multiplier=m)
+            for s, m in zip(
+                shares_in or [None] * count, multipliers_in or [None] * count, strict=True
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Rule):
+    r"""Relevance of a product in equal parts to its n factors.
+
+    .. math:: R_i = \frac{1}{n} x_i \sum_j \frac{\partial z_j}{\partial x_i} \frac{R_j}{z_j}
+
+    For element-wise products and quotients that is :math:`R / n` to each; for a product of two
+    matrices each gets half of LRP-0 with the other one as the weight.
+
+    Source: Achtibat et al. 2024, proposition 3.3; half rule of Jafari et al. 2024 (MambaLRP).
+    """
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        count = site.operation.propagator.factors(site)
+        entrywise = all(x.shape == site.output.shape for x in site.inputs)
+        if entrywise and site.operation.propagator.elementwise:
+            return shares([relevance.total(site.output) / count] * len(site.inputs))
+        return multipliers(site.vjp([relevance.over(site.output) / count]))
+
+    def problem(self, operation, active):
+        if operation.propagator.multiplies or operation.propagator.elementwise:
+            return None
+        return "Uniform needs a product: an operation linear in each of its active operands"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop(Rule):
+    r"""Relevance ends here.
+
+    .. math:: R_i = 0
+    """
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        for relevance, out in zip(arriving, site.outputs, strict=True):
+            if relevance is not None:
+                # Bound as a default: the loop variable would have changed when it is called.
+                site.absorb("stopped", lambda r=relevance, y=out: r.total(y))
+        return [None] * len(site.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Rule):
+    """The result is taken as a constant, so that relevance goes to what it is combined with.
+
+    As a gradient stopped at the denominator of a normalisation: the product of an input with a
+    constant is a scale. Unlike `Stop`, which takes relevance that has arrived, this one keeps it
+    from arriving.
+
+    Source: Ali et al. 2022, eq. 8 (layer normalisation) and eq. 7 (attention).
+    """
+
+    detaches: ClassVar[bool] = True
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        raise AssertionError("relevance arrived at a constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient(Rule):
+    r"""The plain vector-Jacobian product, as in back-propagation.
+
+    .. math:: R_i = \sum_j \frac{\partial z_j}{\partial x_i} R_j
+
+    Given as the only rule it applies to every operation, and the seed is 1: then
+    ``relevance(f, Gradient())`` is ``jax.grad(f)``.
+
+    Source: Simonyan et al. 2014 (sensitivity maps).
+    """
+
+    everywhere: ClassVar[bool] = True
+
+    def problem(self, operation, active):
+        return irreversible(operation)
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        cotangents = [
+            None if relevance is None else relevance.share
+            if relevance.multiplier is None else relevance.total(y)
+            for relevance, y in zip(arriving, site.outputs, strict=True)
+        ]  # fmt: skip
+        return shares(site.vjp(cotangents))
+
+
+def _parts(arriving: Arriving):
+    """Shares and multipliers apart; None where no output has any."""
+    share = [None if r is None else r.share for r in arriving]
+    multiplier = [None if r is None else r.multiplier for r in arriving]
+    return (
+        None if all(s is None for s in share) else share,
+        None if all(m is None for m in multiplier) else multiplier,
+    )

@@ -1,0 +1,418 @@
+r"""The classical rules for linear operations :math:`z_j = \sum_i x_i w_{ij} + b_j`.
+
+All of them hold for anything that is linear in its active operands: dense layers, convolutions
+of every kind, poolings, sums, scales. They see it as `LinearMap` and know no primitive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relprop._core.relevance import Relevance, safe_divide
+from relprop._core.site import LinearMap, Site, multipliers, shares
+from relprop.rules.base import (
+    Arriving,
+    Bias,
+    Leaving,
+    Rule,
+    Stabilizer,
+    check_bias,
+    irreversible,
+    negative,
+    positive,
+    stabilizer,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearRule(Rule):
+    """Base of the rules that need a linear operation; for one with a single output."""
+
+    def problem(self, operation, active):
+        if operation.propagator.linear(operation, active):
+            return None
+        return f"{type(self).__name__} needs an operation that is linear in its active operands"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        return self.through(site, site.linear, relevance)
+
+    def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+        """The rule itself."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Zero(Rule):
+    r"""LRP-0, the basic rule: relevance in proportion to the contributions.
+
+    .. math:: R_i = x_i \sum_j w_{ij} \frac{R_j}{z_j}
+
+    Without a stabiliser. Carried as a multiplier it is the plain vector-Jacobian product, so that
+    nothing is divided and nothing lost where z is zero; where relevance arrives as a share and z
+    is exactly zero, it ends there and the ledger says so.
+
+    On an operation that isn't linear it is the first-order Taylor expansion, gradient times input,
+    which for softmax is the rule of AttnLRP (Achtibat et al. 2024, eq. 13) and in general does not
+    conserve relevance.
+
+    Args:
+        bias: ``"absorb"``: b is part of z and takes its share; ``"ignore"``: z is without b.
+
+    Source: Bach et al. 2015, eq. 56; Montavon et al. 2019, section 10.2.1.
+    """
+
+    bias: Bias = "absorb"
+
+    def __post_init__(self):
+        check_bias(self.bias)
+
+    def problem(self, operation, active):
+        return irreversible(operation)
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        if not site.is_linear or len(site.outputs) > 1:
+            pairs = zip(arriving, site.outputs, strict=True)
+            return multipliers(site.vjp([None if r is None else r.over(y) for r, y in pairs]))
+        (relevance,) = arriving
+        assert relevance is not None
+        linear = site.linear
+        if self.bias == "ignore" and linear.bias is not None:
+            relevance = Relevance(share=relevance.total(site.output))
+        elif linear.bias is not None:
+            coefficients = relevance.over(site.output)
+            _absorb_bias(site, linear, coefficients)
+            _absorb_zeros(site, relevance, site.output)
+            return multipliers(linear.transpose(linear.weight, coefficients))
+        if linear.diagonal:
+            return self._diagonal(site, linear, relevance)
+        _absorb_zeros(site, relevance, linear.product)
+        coefficients = relevance.over(linear.product)
+        return multipliers(linear.transpose(linear.weight, coefficients))
+
+    @staticmethod
+    def _diagonal(site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+        # One input per output: it is the only contribution, so its share is all of it, also where
+        # x and z are zero. Where the weight is zero there's no contribution to be found.
+        share, multiplier = relevance.share, relevance.multiplier
+        if share is not None:
+            given, kept = share, jnp.broadcast_to(linear.weight != 0, share.shape)
+            site.absorb("stopped", lambda: jnp.where(kept, 0, given))
+            share = jnp.where(kept, share, 0)
+        if multiplier is not None:
+            (multiplier,) = linear.transpose(linear.weight, multiplier, site.inputs)
+        return [Relevance(share, multiplier)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Epsilon(LinearRule):
+    r"""Epsilon rule: LRP-0 with a stabiliser, which takes up small or contradictory relevance.
+
+    .. math:: R_i = x_i \sum_j w_{ij} \frac{R_j}{z_j + \epsilon\,\mathrm{sign}(z_j)}
+
+    Args:
+        epsilon: in units of z; a number or a `Stabilizer`.
+        bias: whether b is part of z (``"absorb"``) or left out (``"ignore"``).
+
+    Source: Bach et al. 2015, eq. 58; Montavon et al. 2019, section 10.2.2.
+    """
+
+    epsilon: float | Stabilizer = 1e-6
+    bias: Bias = "absorb"
+
+    def __post_init__(self):
+        check_bias(self.bias)
+
+    def through(self, site, linear, relevance):
+        keep = self.bias == "absorb" and linear.bias is not None
+        z = site.output if keep else linear.product
+        given = relevance.total(site.output)
+        denominator = stabilizer(self.epsilon)(z)
+        # An epsilon of zero must lose what it cannot divide, not turn it into NaN.
+        coefficients = safe_divide(given, denominator)
+        if keep:
+            _absorb_bias(site, linear, coefficients)
+        site.absorb("epsilon", lambda: given - coefficients * z)
+        return multipliers(linear.transpose(linear.weight, coefficients))
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm(Epsilon):
+    r"""Normalises contributions, for operations without weights (sums and average poolings).
+
+    .. math:: R_i = x_i \frac{R_j}{z_j + \epsilon\,\mathrm{sign}(z_j)}, \qquad z_j = \sum_i x_i
+
+    The epsilon rule under the name that zennit gives it.
+
+    Source: zennit (Anders et al. 2021), rule ``Norm``.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma(LinearRule):
+    r"""Generalised gamma rule: favours contributions of the sign of the output.
+
+    .. math::
+        R_i = \sum_j \frac{x_i w_{ij} + \gamma\,(x_i w_{ij})^{\pm}}
+                          {\sum_k x_k w_{kj} + \gamma\,(x_k w_{kj})^{\pm}}\, R_j
+
+    with the positive parts where :math:`z_j > 0` and the negative parts where :math:`z_j < 0`,
+    the bias being one of the contributions. Inputs and weights may have either sign. Where z is
+    exactly zero no relevance passes.
+
+    Args:
+        gamma: strength; 0 is the epsilon rule, infinity the z+ rule on positive outputs.
+        epsilon: stabiliser, in units of z.
+        bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``); the sign of
+            the output is that of the real one, with b, either way.
+
+    Needs three products: with :math:`a = |x||w|`, the sums of the positive and negative parts are
+    :math:`(xw \pm a) / 2`.
+
+    Source: Montavon et al. 2019, section 10.2.3; Andéol et al. 2021 for all signs.
+    """
+
+    gamma: float = 0.25
+    epsilon: float | Stabilizer = 1e-6
+    bias: Bias = "absorb"
+
+    def __post_init__(self):
+        check_bias(self.bias)
+
+    def through(self, site, linear, relevance):
+        weight, inputs = linear.weight, site.inputs
+        given = relevance.total(site.output)
+        magnitude, sizes = jnp.abs(weight), [jnp.abs(x) for x in inputs]
+        # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
+        sign = jnp.sign(site.output)
+        z = linear.product + self.gamma / 2 * (
+            linear.product + sign * linear.apply(sizes, magnitude)
+        )
+        biased = None
+        if self.bias == "absorb" and linear.bias is not None:
+            bias = jnp.broadcast_to(linear.bias, z.shape)
+            biased = bias + self.gamma / 2 * (bias + sign * jnp.abs(bias))
+            z = z + biased
+        coefficients = jnp.where(sign == 0, 0, safe_divide(given, stabilizer(self.epsilon)(z)))
+        if biased is not None:
+            site.absorb("bias", lambda: coefficients * biased)
+        site.absorb("epsilon", lambda: given - coefficients * z)
+        plain = linear.transpose(weight, (1 + self.gamma / 2) * coefficients)
+        signed = linear.transpose(magnitude, self.gamma / 2 * sign * coefficients)
+        return multipliers(
+            [p + jnp.sign(x) * s for p, s, x in zip(plain, signed, inputs, strict=True)]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaBeta(LinearRule):
+    r"""Alpha-beta rule: positive and negative contributions, each normalised by itself.
+
+    .. math::
+        R_i = \sum_j \left( \alpha \frac{(x_i w_{ij})^+}{z_j^+}
+                          - \beta \frac{(x_i w_{ij})^-}{z_j^-} \right) R_j
+
+    with :math:`z^\pm` the sums of the positive and of the negative contributions, b among them.
+
+    Args:
+        alpha: weight of what speaks for the output.
+        beta: weight of what speaks against it; alpha - beta = 1 conserves relevance.
+        epsilon: stabiliser of both denominators, in units of z.
+        bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``).
+
+    Source: Bach et al. 2015, eq. 60.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: float | Stabilizer = 1e-6
+    bias: Bias = "absorb"
+
+    def __post_init__(self):
+        check_bias(self.bias)
+
+    def through(self, site, linear, relevance):
+        given = relevance.total(site.output)
+        leaving = [jnp.zeros_like(x) for x in site.inputs]
+        for factor, part, opposite in (
+            (self.alpha, positive, negative),
+            (-self.beta, negative, positive),
+        ):
+            if factor == 0:
+                continue
+            # x+ meets the part of w that makes the contribution of the wanted sign, x- the other.
+            halves = [
+                ([positive(x) for x in site.inputs], part(linear.weight)),
+                ([negative(x) for x in site.inputs], opposite(linear.weight)),
+            ]
+            z = sum(linear.apply(xs, w) for xs, w in halves)
+            bias = None
+            if self.bias == "absorb" and linear.bias is not None:
+                bias = part(jnp.broadcast_to(linear.bias, z.shape))
+                z = z + bias
+            coefficients = factor * safe_divide(given, stabilizer(self.epsilon)(z))
+            for xs, w in halves:
+                backs = linear.transpose(w, coefficients)
+                leaving = [
+                    got + jnp.where(x == 0, 0, back)
+                    for got, x, back in zip(leaving, xs, backs, strict=True)
+                ]
+            self._account(site, factor * given, coefficients, z, bias)
+        return multipliers(leaving)
+
+    @staticmethod
+    def _account(site: Site, given: Array, coefficients: Array, z: Array, bias: Array | None):
+        if bias is not None:
+            site.absorb("bias", lambda: coefficients * bias)
+        site.absorb("epsilon", lambda: given - coefficients * z)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZPlus(AlphaBeta):
+    r"""z+ rule: positive contributions only; alpha-beta with alpha 1 and beta 0.
+
+    .. math:: R_i = \sum_j \frac{(x_i w_{ij})^+}{\sum_k (x_k w_{kj})^+ + b_j^+}\, R_j
+
+    Args:
+        epsilon: stabiliser, in units of z.
+        bias: whether the positive part of b is a contribution or left out.
+
+    Source: Bach et al. 2015, eq. 60 with beta 0; Montavon et al. 2017, eq. 6 for inputs >= 0.
+    """
+
+    alpha: float = dataclasses.field(default=1.0, init=False, repr=False)
+    beta: float = dataclasses.field(default=0.0, init=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZBox(LinearRule):
+    r"""z-box rule for inputs that live in a box, such as pixels.
+
+    .. math::
+        R_i = \sum_j \frac{x_i w_{ij} - l_i w_{ij}^+ - h_i w_{ij}^-}
+                          {\sum_k x_k w_{kj} - l_k w_{kj}^+ - h_k w_{kj}^-}\, R_j
+
+    The bias cancels.
+
+    Args:
+        low: smallest value an input can take; a number or array that broadcasts to the input.
+            Nested tuples of numbers keep the rule hashable.
+        high: largest value, likewise.
+        epsilon: stabiliser, in units of z.
+
+    Source: Montavon et al. 2017, eq. 7.
+    """
+
+    low: float | tuple | Array = 0.0
+    high: float | tuple | Array = 1.0
+    epsilon: float | Stabilizer = 1e-6
+
+    def through(self, site, linear, relevance):
+        given = relevance.total(site.output)
+        weight = linear.weight
+        lows = [_filled(self.low, x) for x in site.inputs]
+        highs = [_filled(self.high, x) for x in site.inputs]
+        plus, minus = positive(weight), negative(weight)
+        z = linear.product - linear.apply(lows, plus) - linear.apply(highs, minus)
+        coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
+        site.absorb("epsilon", lambda: given - coefficients * z)
+        parts = (
+            linear.transpose(weight, coefficients),
+            linear.transpose(plus, coefficients),
+            linear.transpose(minus, coefficients),
+        )
+        return shares(
+            [
+                x * whole - low * up - high * down
+                for x, low, high, whole, up, down in zip(
+                    site.inputs, lows, highs, *parts, strict=True
+                )
+            ]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WSquare(LinearRule):
+    r"""w-square rule: relevance by squared weights, whatever the inputs.
+
+    .. math:: R_i = \sum_j \frac{w_{ij}^2}{\sum_k w_{kj}^2 + b_j^2}\, R_j
+
+    Args:
+        epsilon: stabiliser, in units of z.
+        bias: whether b takes its share (``"absorb"``) or is left out (``"ignore"``).
+
+    Source: Montavon et al. 2017, eq. 5.
+    """
+
+    epsilon: float | Stabilizer = 1e-6
+    bias: Bias = "absorb"
+
+    def __post_init__(self):
+        check_bias(self.bias)
+
+    def through(self, site, linear, relevance):
+        keep = self.bias == "absorb" and linear.bias is not None
+        bias = jnp.square(linear.bias) if keep and linear.bias is not None else None
+        return _by_weight(site, linear, relevance, jnp.square(linear.weight), bias, self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(LinearRule):
+    r"""Flat rule: relevance in equal parts to all inputs that an output is connected to.
+
+    .. math:: R_i = \sum_j \frac{1}{\sum_k 1}\, R_j
+
+    Args:
+        epsilon: stabiliser, in units of the number of inputs.
+
+    Source: Lapuschkin et al. 2019 (Unmasking Clever Hans), supplementary note 1.
+    """
+
+    epsilon: float | Stabilizer = 1e-6
+
+    def through(self, site, linear, relevance):
+        return _by_weight(
+            site, linear, relevance, jnp.ones_like(linear.weight), None, self.epsilon
+        )
+
+
+def _by_weight(
+    site: Site,
+    linear: LinearMap,
+    relevance: Relevance,
+    weight: Array,
+    bias: Array | None,
+    epsilon: float | Stabilizer,
+) -> Leaving:
+    """Relevance by a non-negative weight alone; in the padding of a convolution is no input."""
+    given = relevance.total(site.output)
+    ones = [jnp.ones_like(x) for x in site.inputs]
+    z = linear.apply(ones, weight)
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, z.shape)
+        z = z + bias
+    coefficients = safe_divide(given, stabilizer(epsilon)(z))
+    if bias is not None:
+        site.absorb("bias", lambda: coefficients * bias)
+    site.absorb("epsilon", lambda: given - coefficients * z)
+    return shares(linear.transpose(weight, coefficients))
+
+
+def _filled(bound: float | tuple | Array, x: Array) -> Array:
+    return jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
+
+
+def _absorb_bias(site: Site, linear: LinearMap, coefficients: Array) -> None:
+    bias = linear.bias
+    assert bias is not None
+    site.absorb("bias", lambda: coefficients * jnp.broadcast_to(bias, coefficients.shape))
+
+
+def _absorb_zeros(site: Site, relevance: Relevance, z: Array) -> None:
+    share = relevance.share
+    if share is not None:
+        site.absorb("epsilon", lambda: jnp.where(z == 0, share, 0))
