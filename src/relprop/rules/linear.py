@@ -104,7 +104,7 @@ class Zero(Rule):
             site.absorb("stopped", lambda: jnp.where(kept, 0, given))
             share = jnp.where(kept, share, 0)
         if multiplier is not None:
-            (multiplier,) = linear.transpose(linear.weight, multiplier, site.inputs)
+            (multiplier,) = linear.transpose(linear.weight, multiplier)
         return [Relevance(share, multiplier)]
 
 
@@ -221,7 +221,8 @@ class AlphaBeta(LinearRule):
     Args:
         alpha: weight of what speaks for the output.
         beta: weight of what speaks against it; alpha - beta = 1 conserves relevance.
-        epsilon: stabiliser of both denominators, in units of z.
+        epsilon: stabiliser of both denominators, in units of z. The default is that of the
+            reference code of Chefer et al. 2021; zennit takes 1e-6.
         bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``).
 
     Source: Bach et al. 2015, eq. 60.
@@ -229,7 +230,7 @@ class AlphaBeta(LinearRule):
 
     alpha: float = 2.0
     beta: float = 1.0
-    epsilon: float | Stabilizer = 1e-6
+    epsilon: float | Stabilizer = 1e-9
     bias: Bias = "absorb"
 
     def __post_init__(self):
@@ -286,6 +287,7 @@ class ZPlus(AlphaBeta):
 
     alpha: float = dataclasses.field(default=1.0, init=False, repr=False)
     beta: float = dataclasses.field(default=0.0, init=False, repr=False)
+    epsilon: float | Stabilizer = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Benchmarks: what an explanation costs, as ratios to `jax.value_and_grad` of the same function."""
