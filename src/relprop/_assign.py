@@ -147,6 +147,6 @@ def _missing_message(missing: list[str]) -> str:
         "rule (operands in brackets do not depend on the inputs):\n"
         + "\n".join(missing)
         + "\nName a rule with `Composite().at(primitive=...).use(rule)`, teach relprop the "
-        'primitive with `relprop.propagators.register`, or accept gradient times input for all of '
+        "primitive with `relprop.propagators.register`, or accept gradient times input for all of "
         'them with `on_missing="gradient"`.'
     )

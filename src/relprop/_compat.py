@@ -8,7 +8,7 @@ sees one interface.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,8 +66,9 @@ def _context(eqn: Any) -> Iterator[None]:
 
 
 def source_of(eqn: Any) -> str:
-    """The user's source line behind an equation, as ``file.py:12:3 (function)``."""
-    return source_info_util.summarize(eqn.source_info)
+    """The user's source line behind an equation, as ``file.py:12:3 (function)``, if known."""
+    line = source_info_util.summarize(eqn.source_info)
+    return "" if line.startswith("<unknown>") else line
 
 
 def scope_of(eqn: Any) -> str:
@@ -75,7 +76,7 @@ def scope_of(eqn: Any) -> str:
     return str(eqn.source_info.name_stack)
 
 
-def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+def scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
     """The number of constants and of carried values of a ``scan`` equation."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]

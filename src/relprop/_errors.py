@@ -31,7 +31,7 @@ class NothingMatchedError(RelpropError, ValueError):
     """A selection of a composite matched no operation of the function."""
 
 
-class UnknownNameError(RelpropError, KeyError):
+class UnknownNameError(RelpropError, KeyError, ValueError):
     """A rule, preset, structure or model name is not known; names the near matches."""
 
     def __str__(self) -> str:

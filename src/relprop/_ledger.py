@@ -159,7 +159,9 @@ class Ledger(Table, Sequence[LedgerRow]):
 
 def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
     """A ledger from the accounts of a backward pass."""
-    rows = [_row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts]
+    rows = [
+        _row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts
+    ]
     return Ledger(rows, score, seed, relevance, _fault(rows, accounts, score, relevance))
 
 

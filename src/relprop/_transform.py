@@ -165,7 +165,7 @@ def vrp(
     out = jtu.tree_unflatten(run.trace.out_tree, outputs)
     explained, *aux = out if has_aux else (out,)
 
-    def back(seed: PyTree[Float[Array, "..."], "T"]) -> tuple[Any, ...]:
+    def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:
         seeds = _checked_seed(seed, explained)
         rest = [None] * (len(outputs) - len(seeds))
         leaving, _ = backward(run.plan, tape, [*seeds, *rest])
@@ -202,7 +202,8 @@ def inspect(
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Gamma
-    >>> plan = inspect(lambda x, w: jax.nn.gelu(x @ w).sum(), Gamma())(jnp.ones(2), jnp.ones((2, 3)))
+    >>> f = lambda x, w: jax.nn.gelu(x @ w).sum()
+    >>> plan = inspect(f, Gamma())(jnp.ones(2), jnp.ones((2, 3)))
     >>> [(op.structure, op.path) for op in plan]
     [('dense', 'w'), ('activation', ''), ('sum', '')]
     """

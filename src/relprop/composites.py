@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relprop._core.plan import Step
@@ -21,28 +22,30 @@ from relprop.rules import (
 
 #: Everything an operation can be recognised as, with the rule that it gets if no other is named.
 #: None: relevance passes by the rules of what is inside.
-DEFAULTS: dict[str, Rule | None] = {
-    "dense": Zero(),
-    "convolution": Zero(),
-    "linear": Zero(),
-    "sum": Zero(),
-    "average": Zero(),
-    "scale": Zero(),
-    "offset": Zero(),
-    "activation": Pass(),
-    "maximum": Route(),
-    "soft maximum": Gradient(),
-    "structural": Route(),
-    "product": Uniform(),
-    "quotient": Uniform(),
-    "softmax": Zero(),
-    "statistic": Constant(),
-    "custom_derivative": None,
-    "remat": None,
-    "cond": None,
-    "scan": None,
-    "while": None,
-}
+DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
+    {
+        "dense": Zero(),
+        "convolution": Zero(),
+        "linear": Zero(),
+        "sum": Zero(),
+        "average": Zero(),
+        "scale": Zero(),
+        "offset": Zero(),
+        "activation": Pass(),
+        "maximum": Route(),
+        "soft maximum": Gradient(),
+        "structural": Route(),
+        "product": Uniform(),
+        "quotient": Uniform(),
+        "softmax": Zero(),
+        "statistic": Constant(),
+        "custom_derivative": None,
+        "remat": None,
+        "cond": None,
+        "scan": None,
+        "while": None,
+    }
+)
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
 _WITH_BODIES = ("custom_derivative", "remat", "cond", "scan", "while")
@@ -141,6 +144,7 @@ class Composite:
         """Selects operations; follow with `use`. Keywords are those of `Where`.
 
         Args:
+            **where: what is selected.
             optional: whether it is fine that a function has no such operation. Otherwise that is
                 a `NothingMatchedError`.
         """

@@ -20,10 +20,11 @@ from relprop.rules import (
     Gradient,
     Norm,
     Rule,
-    WSquare,
     ZBox,
     Zero,
     ZPlus,
+)
+from relprop.rules import (
     by_name as rule_by_name,
 )
 
@@ -43,7 +44,9 @@ __all__ = [
 
 _BACH = "Bach et al. 2015, On pixel-wise explanations"
 _MONTAVON = "Montavon et al. 2019, Layer-wise relevance propagation: an overview"
-_KOHLBRENNER = "Kohlbrenner et al. 2020, Towards best practice in explaining neural network decisions"
+_KOHLBRENNER = (
+    "Kohlbrenner et al. 2020, Towards best practice in explaining neural networks with LRP"
+)
 _LAPUSCHKIN = "Lapuschkin et al. 2019, Unmasking Clever Hans predictors"
 
 

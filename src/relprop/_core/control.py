@@ -226,9 +226,7 @@ class Scan(Nested):
         # What forms of relevance are carried is known only after a step: repeat until it settles.
         while True:
             (after, _) = jax.eval_shape(body, carry, first)
-            forms = jax.tree.map(
-                lambda a, b: _union((a, b)), carry, after, is_leaf=_is_relevance
-            )
+            forms = jax.tree.map(lambda a, b: _union((a, b)), carry, after, is_leaf=_is_relevance)
             wider = jax.tree.map(_in_form, carry, forms, is_leaf=_is_relevance)
             if jax.tree.structure(wider) == jax.tree.structure(carry):
                 break

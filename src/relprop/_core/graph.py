@@ -69,6 +69,7 @@ class Equation:
         outputs: results, in order.
         scope: named scopes and jitted functions around it, as ``outer/inner``.
         bodies: the graphs of its sub-computations, for loops, branches and the like.
+        callers: the jaxpr equations of the calls it was inlined from, the innermost first.
     """
 
     traced: Any
@@ -76,6 +77,7 @@ class Equation:
     outputs: tuple[Value, ...]
     scope: str = ""
     bodies: tuple[Graph, ...] = ()
+    callers: tuple[Any, ...] = ()
 
     @property
     def primitive(self) -> Any:
@@ -91,7 +93,9 @@ class Equation:
 
     @property
     def source(self) -> str:
-        return _compat.source_of(self.traced)
+        """The user's line; of a call, where the equation lies in a library function."""
+        lines = (_compat.source_of(eqn) for eqn in (self.traced, *self.callers))
+        return next((line for line in lines if line), "an unknown line")
 
     def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
         return _compat.bind(self.traced, values, **overrides)

@@ -58,6 +58,12 @@ class Step:
         return self.operation.outputs[0]
 
     @property
+    def nested(self) -> Nested:
+        """The propagator of a step with bodies."""
+        assert isinstance(self.operation.propagator, Nested)
+        return self.operation.propagator
+
+    @property
     def missing(self) -> bool:
         return self.rule is None and not self.bodies
 
@@ -107,20 +113,22 @@ class Planner:
             mask = tuple(atom in active for atom in operation.inputs)
             if not any(mask) or operation.propagator.cuts:
                 continue
-            step = self._step(operation, mask)
+            detached = any(a in dependent and a not in active for a in operation.inputs)
+            step = self._step(operation, mask, detached)
             if getattr(step.rule, "detaches", False):
                 continue
             outputs = step.operation.outputs
             if step.bodies:
-                reaching = operation.propagator.active_outputs(step)
+                reaching = step.nested.active_outputs(step)
                 outputs = [out for out, on in zip(outputs, reaching, strict=True) if on]
             active.update(out for out in outputs if out.inexact)
             steps.append(step)
         return Plan(graph, tuple(steps), frozenset(active))
 
-    def _step(self, operation: Operation, mask: tuple[bool, ...]) -> Step:
+    def _step(self, operation: Operation, mask: tuple[bool, ...], detached: bool) -> Step:
         kind = operation.propagator
-        step = Step(operation, mask, kind.structure(operation, mask))
+        structure = kind.detached_structure if detached else kind.structure
+        step = Step(operation, mask, structure(operation, mask))
         rule, note = self.choose(step)
         if rule is None and isinstance(kind, Nested):
             return dataclasses.replace(step, bodies=kind.plan(operation, mask, self))
@@ -132,7 +140,7 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
 
     Returns the smaller plan and, per input of the graph, whether relevance can arrive there.
     """
-    wanted = {
+    wanted: set[Atom] = {
         atom
         for atom, on in zip(plan.graph.outputs, outputs, strict=True)
         if on and atom in plan.active
@@ -144,7 +152,7 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
             continue
         passing = step.active
         if step.bodies:
-            bodies, passing = step.operation.propagator.reach(step, reached)
+            bodies, passing = step.nested.reach(step, reached)
             step = dataclasses.replace(step, bodies=bodies)
         steps.append(step)
         wanted.update(

@@ -51,6 +51,10 @@ class Propagator:
         """
         raise NotImplementedError
 
+    def detached_structure(self, operation: Operation, active: Sequence[bool]) -> str | None:
+        """The structure where an operand depends on the inputs and a rule made it a constant."""
+        return self.structure(operation, active)
+
     def linear(self, operation: Operation, active: Sequence[bool]) -> bool:
         """Whether the outputs are an affine function of the active operands."""
         del operation, active

@@ -46,7 +46,7 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
         if step is None:
             outputs = equation.evaluate(values)
         else:
-            outputs, tape.inner[step] = step.operation.propagator.forward(step, values)
+            outputs, tape.inner[step] = step.nested.forward(step, values)
         tape.update(zip(equation.outputs, outputs, strict=True))
     return tape.read_all(plan.graph.outputs), tape
 
@@ -83,7 +83,7 @@ def backward(
         account: Account = {}
         with jax.named_scope(_scope_name(step)):
             if step.bodies:
-                leaving, inner = operation.propagator.backward(
+                leaving, inner = step.nested.backward(
                     step, values, tape.inner[step], arriving, keep_account
                 )
                 accounts.update(inner)

@@ -64,7 +64,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             elif not _is_array(leaf):
                 continue
             dynamic.append((number, position))
-            arrays.append(leaf)
+            arrays.append(leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf))
             paths.append(label)
     for number, group in explained.items():
         if not group:
@@ -96,14 +96,18 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
     )
 
 
-def graph_of(jaxpr: Any, paths: Sequence[str] = (), scope: str = "") -> Graph:
+def graph_of(
+    jaxpr: Any, paths: Sequence[str] = (), scope: str = "", callers: tuple[Any, ...] = ()
+) -> Graph:
     """Converts a jaxpr, with all that it calls, into a graph."""
     jaxpr, consts = _compat.open_jaxpr(jaxpr)
     paths = paths or [""] * len(jaxpr.invars)
-    names = {var: _value(var, path) for var, path in zip(jaxpr.invars, paths, strict=True)}
+    names: dict[Any, Any] = {
+        var: _value(var, path) for var, path in zip(jaxpr.invars, paths, strict=True)
+    }
     constants: dict[Value, Any] = {}
     equations: list[Equation] = []
-    outputs = _inline(jaxpr, consts, names, scope, constants, equations)
+    outputs = _inline(jaxpr, consts, names, (scope, callers), constants, equations)
     return Graph(
         inputs=tuple(names[var] for var in jaxpr.invars),
         constants=constants,
@@ -116,7 +120,7 @@ def _inline(
     jaxpr: Any,
     consts: Sequence[Any],
     names: dict[Any, Atom],
-    scope: str,
+    context: tuple[str, tuple[Any, ...]],
     constants: dict[Value, Any],
     equations: list[Equation],
 ) -> list[Atom]:
@@ -129,6 +133,7 @@ def _inline(
     def atom(var: Any) -> Atom:
         return Constant(var.val) if isinstance(var, _compat.Literal) else names[var]
 
+    scope, callers = context
     for eqn in jaxpr.eqns:
         inputs = [atom(var) for var in eqn.invars]
         inner_scope = "/".join(part for part in (scope, _compat.scope_of(eqn)) if part)
@@ -136,7 +141,9 @@ def _inline(
         if kind.inline:
             body, inner_consts = _compat.open_jaxpr(_bodies(eqn, kind)[0])
             inner = dict(zip(body.invars, inputs, strict=True))
-            outs = _inline(body, inner_consts, inner, inner_scope, constants, equations)
+            outs = _inline(
+                body, inner_consts, inner, (inner_scope, (eqn, *callers)), constants, equations
+            )
             names.update(zip(eqn.outvars, outs, strict=True))
             continue
         # `kernel` transposed is still `kernel`, so a rule can be given to it by its path.
@@ -148,14 +155,19 @@ def _inline(
             arity = len(_compat.open_jaxpr(body)[0].invars)
             # Operands of a body are the last ones of its equation: a branch index comes first.
             body_paths = [operand.path for operand in inputs[len(inputs) - arity :]]
-            bodies.append(graph_of(body, body_paths, inner_scope))
-        equations.append(Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies)))
+            bodies.append(graph_of(body, body_paths, inner_scope, (eqn, *callers)))
+        equations.append(
+            Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies), callers)
+        )
     return [atom(var) for var in jaxpr.outvars]
 
 
 def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:
-    found = [eqn.params[key] for key in kind.bodies if key in eqn.params]
-    return [body for item in found for body in (item if isinstance(item, (tuple, list)) else (item,))]
+    found: list[Any] = []
+    for key in kind.bodies:
+        held = eqn.params.get(key, ())
+        found.extend(held if isinstance(held, (tuple, list)) else (held,))
+    return found
 
 
 def _value(var: Any, path: str = "") -> Value:
@@ -194,5 +206,5 @@ def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
     return (names + fallback[len(names) :])[:count]
 
 
-def _path(path: Sequence[Any]) -> str:
+def _path(path: tuple[Any, ...]) -> str:
     return jtu.keystr(path, simple=True, separator="/")

@@ -116,12 +116,12 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # No relevance passes.
     (
         Cut(),
-        "stop_gradient eq ne lt le gt ge eq_to lt_to le_to and or not xor is_finite sign floor ceil "
-        "round argmax argmin reduce_and reduce_or reduce_xor iota shift_left shift_right_logical "
-        "shift_right_arithmetic population_count clz bitcast_convert_type random_bits random_seed "
-        "random_split random_fold_in random_wrap random_unwrap random_clone threefry2x32 "
-        "rng_bit_generator rng_uniform random_gamma axis_index empty2 create_token after_all "
-        "debug_callback mulhi cumred",
+        "stop_gradient eq ne lt le gt ge eq_to lt_to le_to and or not xor is_finite sign floor "
+        "ceil round argmax argmin reduce_and reduce_or reduce_xor iota population_count clz "
+        "shift_left shift_right_logical shift_right_arithmetic bitcast_convert_type mulhi "
+        "random_bits random_seed random_split random_fold_in random_wrap random_unwrap "
+        "random_clone random_gamma threefry2x32 rng_bit_generator rng_uniform axis_index empty2 "
+        "create_token after_all debug_callback",
     ),
 )
 

@@ -36,9 +36,7 @@ class Linear(Propagator):
 
     def linear(self, operation, active):
         allowed = self.operands
-        return allowed is None or all(
-            i in allowed for i, on in enumerate(active) if on
-        )
+        return allowed is None or all(i in allowed for i, on in enumerate(active) if on)
 
     def linear_map(self, site):
         # Without weights of its own an operation has the weight 1, which rules may square or clip.
@@ -190,6 +188,10 @@ class Contraction(Propagator):
 
     def structure(self, operation, active):
         return "product" if sum(active) > 1 else self.name
+
+    def detached_structure(self, operation, active):
+        # Attention times values stays a product where attention is taken as a constant.
+        return "product"
 
     def linear(self, operation, active):
         return sum(active) == 1

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
+from relprop.propagators.linear import Contraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Biased(_Followed):
     def linear_map(self, site):
         *values, bias = site.values
         first = self.first(site.operation)
+        assert isinstance(first.propagator, Contraction)
         apply, weight = first.propagator.split(first, site.active[:-1], values)
         return LinearMap(
             site.inputs,

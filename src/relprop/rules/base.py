@@ -42,7 +42,7 @@ class Rule:
     detaches: ClassVar[bool] = False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
-        """Relevance of each active operand, given that of each output (None where there is none)."""
+        """Relevance of each active operand, given that of each output (None: there is none)."""
         raise NotImplementedError
 
     def problem(self, operation: Operation, active: Sequence[bool]) -> str | None:
@@ -59,6 +59,7 @@ def irreversible(operation: Operation) -> str | None:
 
 
 def check_bias(bias: str) -> None:
+    """Refuses what is no treatment of biases."""
     if bias not in ("absorb", "ignore"):
         raise ValueError(f"bias must be 'absorb' or 'ignore', got {bias!r}.")
 
@@ -101,8 +102,10 @@ def stabilizer(epsilon: float | Stabilizer) -> Stabilizer:
 
 
 def positive(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The positive part, zero elsewhere."""
     return jnp.maximum(x, 0)
 
 
 def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The negative part, zero elsewhere."""
     return jnp.minimum(x, 0)

@@ -250,7 +250,8 @@ class AlphaBeta(LinearRule):
                 ([positive(x) for x in site.inputs], part(linear.weight)),
                 ([negative(x) for x in site.inputs], opposite(linear.weight)),
             ]
-            z = sum(linear.apply(xs, w) for xs, w in halves)
+            above, below = (linear.apply(xs, w) for xs, w in halves)
+            z = above + below
             bias = None
             if self.bias == "absorb" and linear.bias is not None:
                 bias = part(jnp.broadcast_to(linear.bias, z.shape))
@@ -377,9 +378,7 @@ class Flat(LinearRule):
     epsilon: float | Stabilizer = 1e-6
 
     def through(self, site, linear, relevance):
-        return _by_weight(
-            site, linear, relevance, jnp.ones_like(linear.weight), None, self.epsilon
-        )
+        return _by_weight(site, linear, relevance, jnp.ones_like(linear.weight), None, self.epsilon)
 
 
 def _by_weight(

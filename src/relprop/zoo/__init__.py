@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relprop._errors import InputError, unknown_name
+from relprop._errors import unknown_name
 
 __all__ = ["classes", "load", "names", "pixel_range", "samples"]
 
@@ -35,7 +35,8 @@ def load(
         ``[8, 8, 1]`` of values in ``pixel_range(name)``.
 
     Raises:
-        InputError: the name is unknown (a ValueError), or the weights file does not fit.
+        UnknownNameError: no such model; names the near matches.
+        InputError: the weights file does not fit.
         ImportError: Flax, safetensors or Pillow is not installed.
 
     >>> fn, params, preprocess = load("digits-cnn")
@@ -60,7 +61,7 @@ def names() -> list[str]:
 
 
 def classes(name: str) -> list[str]:
-    """The labels of a model's outputs, in order; an unknown name is an InputError.
+    """The labels of a model's outputs, in order; an unknown name is an UnknownNameError.
 
     >>> classes("digits-cnn")[:3]
     ['0', '1', '2']
@@ -70,7 +71,7 @@ def classes(name: str) -> list[str]:
 
 
 def pixel_range(name: str) -> tuple[float, float]:
-    """The least and the greatest value of a model's input; an unknown name is an InputError.
+    """The least and the greatest value of a model's input; an unknown name is an UnknownNameError.
 
     >>> pixel_range("digits-vit")
     (0.0, 1.0)
@@ -93,6 +94,5 @@ def samples() -> list[Path]:
 def _canonical(name: str) -> str:
     canonical = name.replace("_", "-")
     if canonical not in _NAMES:
-        # Callers of the zoo were promised a ValueError, which UnknownNameError is not.
-        raise InputError(str(unknown_name("model", name, _NAMES)))
+        raise unknown_name("model", name, _NAMES)
     return canonical

@@ -1,7 +1,7 @@
 """A convolutional network and a vision transformer for scikit-learn's 8x8 digits.
 
-Flax NNX puts no names into a jaxpr, so the models name their parts with ``jax.named_scope``; the
-scopes are the paths of the parameters.
+Flax NNX puts no names into a jaxpr, so the models name their parts with ``jax.named_scope``, after
+the paths of the parameters but more coarsely.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DigitsCNN(nnx.Module):
             x = jax.nn.relu(self.norm3(self.conv3(x)))
             x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
         with jax.named_scope("head"):
-            return self.head(x.reshape(x.shape[0], -1))
+            return self.head(x.reshape(x.shape[0], self.head.in_features))
 
 
 class DigitsViT(nnx.Module):
@@ -110,9 +110,7 @@ class Block(nnx.Module):
         self.norm2 = nnx.LayerNorm(width, rngs=rngs)
         self.mlp = MLP(width, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch tokens width"]
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         with jax.named_scope("attention"):
             x = x + self.attention(self.norm1(x))
         with jax.named_scope("mlp"):
@@ -129,9 +127,7 @@ class Attention(nnx.Module):
         self.value = nnx.Linear(width, width, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch tokens width"]
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         split = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         query = self.query(x).reshape(split)
         key = self.key(x).reshape(split)
@@ -146,13 +142,14 @@ class MLP(nnx.Module):
         self.up = nnx.Linear(width, 2 * width, rngs=rngs)
         self.down = nnx.Linear(2 * width, width, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch tokens width"]
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         return self.down(jax.nn.gelu(self.up(x)))
 
 
-MODELS: Mapping[str, type[nnx.Module]] = {"digits-cnn": DigitsCNN, "digits-vit": DigitsViT}
+MODELS: Mapping[str, type[DigitsCNN] | type[DigitsViT]] = {
+    "digits-cnn": DigitsCNN,
+    "digits-vit": DigitsViT,
+}
 
 
 def preprocess(image: Image.Image) -> Float[np.ndarray, "8 8 1"]:
@@ -199,9 +196,7 @@ def load(name: str) -> tuple[Callable[[Any, Any], Any], dict[str, Any]]:
     model.eval()  # batch norm with its running statistics
     graph, state = nnx.split(model)
 
-    def fn(
-        params: dict[str, Any], images: Float[Array, "batch 8 8 1"]
-    ) -> Float[Array, "batch 10"]:
+    def fn(params: dict[str, Any], images: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch 10"]:
         return nnx.merge(graph, params)(images)
 
     return fn, read_weights(weights_file(name), nnx.to_pure_dict(state))
@@ -271,7 +266,8 @@ def write_weights(path: Path, params: dict[str, Any], metadata: dict[str, str]) 
     {'head': {'bias': Array([1., 1., 1.], dtype=float32)}}
     """
     tensors = {key: np.asarray(value) for key, value in _flatten(params).items()}
-    safetensors.numpy.save_file(tensors, path, metadata)
+    # save_file would leave the file unreadable to other users, whatever the umask.
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""The command line: explain images with a model, list the rules, print a plan.
+
+Whatever can be checked is checked before anything long starts. What is wrong with the call as a
+whole is one message on stderr and exit code 2; images that cannot be explained are left out,
+named with the reason, and make the exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+
+import relprop
+from relprop import presets, zoo
+from relprop._errors import RelpropError
+
+try:
+    import typer
+
+    from relprop import report
+    from relprop.cli import tables
+    from relprop.cli.inputs import (
+        composites,
+        listed,
+        load_model,
+        read_images,
+        sample_image,
+        writable,
+    )
+    from relprop.cli.job import Job, plan
+except ImportError as error:
+    raise ImportError(
+        f"The command line needs {error.name!r}, which cannot be imported. Install what it needs "
+        "with: pip install 'relprop[demo]'"
+    ) from error
+
+#: The rules of the demo, which are also those of `relprop explain` where none are named.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "digits-cnn": (
+        "gradient_times_input",
+        "epsilon",
+        "gamma",
+        "epsilon_plus",
+        "alpha_beta",
+        "epsilon_gamma_box",
+    ),
+    "digits-vit": ("gradient_times_input", "zero", "epsilon", "gamma", "stop_attention"),
+}
+OTHER_RULES = ("gradient_times_input", "epsilon", "gamma", "epsilon_plus")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_MODEL = typer.Option(
+    help="A bundled model (digits-cnn, digits-vit), or package.module:function. The function takes "
+    "nothing and returns (fn, params, preprocess): fn(params, images) gives class scores "
+    "[batch, classes], and preprocess turns a PIL image into an array [height, width, channels]. "
+    "The current folder is importable."
+)
+_RULES = typer.Option(
+    help="A name that `relprop rules` lists; may be repeated. epsilon_gamma_box takes the range of "
+    "pixels from the bundled model; for another one, it is what preprocess makes of black, of "
+    "white and of your images."
+)
+_OUT = typer.Option(help="The folder for report.html and montage.png; made if need be.")
+_RESIZE = typer.Option(
+    "--resize",
+    help="Stretch or shrink each image to what the bundled model takes; with a model of your own, "
+    "to the size of the first image.",
+)
+
+
+@app.callback()
+def _relprop(
+    traceback: Annotated[bool, typer.Option(help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Layer-wise relevance propagation: what in an image adds to the score of a class."""
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are messages."""
+
+    @app.command(name=function.__name__.strip("_"))
+    @functools.wraps(function)
+    def run(ctx: typer.Context, *args: Any, **kwargs: Any) -> None:
+        try:
+            function(ctx, *args, **kwargs)
+        except (RelpropError, OSError, ImportError) as error:
+            if ctx.find_root().params["traceback"]:
+                raise
+            typer.echo(f"relprop: {error}", err=True)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+@_command
+def demo(
+    ctx: typer.Context,
+    out: Annotated[Path, _OUT] = Path("demo-report"),
+) -> None:
+    """Explain the bundled images with the bundled models, by several rules side by side."""
+    folder = writable(out)
+    sample_image()
+    before = jax.config.read("jax_disable_most_optimizations")
+    # Models this small run at once either way: nearly all of the time is the compiler's.
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        models = [load_model(name) for name in zoo.names()]
+        jobs = [Job.prepare(m, read_images(m, zoo.samples()), RULES[m.name]) for m in models]
+        _run(jobs, folder, "Handwritten digits, explained", ["demo", "--out", str(out)])
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@_command
+def explain(
+    ctx: typer.Context,
+    images: Annotated[list[Path], typer.Argument(help="Files that Pillow can read.")],
+    model: Annotated[str, _MODEL],
+    rules: Annotated[list[str] | None, _RULES] = None,
+    target: Annotated[
+        int | None,
+        typer.Option(help="The class to be explained, from 0; by default the predicted one."),
+    ] = None,
+    out: Annotated[Path, _OUT] = Path("relprop-report"),
+    resize: Annotated[bool, _RESIZE] = False,
+) -> None:
+    """Explain images with a model: a table of the scores, an HTML report and a PNG montage."""
+    folder = writable(out)
+    loaded = load_model(model)
+    names = rules or RULES.get(loaded.name, OTHER_RULES)
+    for name in names:
+        presets.by_name(name)  # before images are read
+    job = Job.prepare(loaded, read_images(loaded, images, resize), names, target)
+    again = ["explain", "--model", model, *(part for name in names for part in ("--rules", name))]
+    again += [] if target is None else ["--target", str(target)]
+    again += ["--out", str(out), *["--resize"] * resize, *map(str, images)]
+    _run([job], folder, f"Images explained: {loaded.name}", again)
+
+
+@_command
+def rules(ctx: typer.Context) -> None:
+    """List the rules and presets that --rules takes."""
+    tables.show(tables.rules())
+
+
+@_command
+def inspect(
+    ctx: typer.Context,
+    model: Annotated[str, _MODEL],
+    rules: Annotated[str, _RULES],
+    image: Annotated[Path | None, typer.Option(help="By default a bundled image.")] = None,
+) -> None:
+    """Print the plan for one image: which operation gets which rule. Runs nothing."""
+    presets.by_name(rules)
+    loaded = load_model(model)
+    pixels = read_images(loaded, [image or sample_image()]).pixels
+    (composite,) = composites([rules], loaded, pixels).values()
+    tables.show(plan(loaded, pixels[0], composite))
+
+
+def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) -> None:
+    """Does the work, prints the tables, writes the files and says where."""
+    explanations, balances, left_out = [], {}, {}
+    with tables.progress() as bar:
+        tasks = [bar.add_task(job.model.name, total=job.steps) for job in jobs]
+        for job, task in zip(jobs, tasks, strict=True):
+            found, of_model = job.run(functools.partial(tables.step, bar, task, job.model.name))
+            explanations += found
+            balances |= {(job.model.name, name): balance for name, balance in of_model.items()}
+            left_out |= job.images.left_out
+    # Not before the bar is gone: it redirects stdout.
+    tables.show(*tables.results(explanations, balances))
+    page, picture = folder / "report.html", folder / "montage.png"
+    report.write_html(
+        explanations,
+        page,
+        title,
+        balances=balances,
+        rules={name: str(rules) for job in jobs for name, rules in job.rules.items()},
+        left_out=left_out,
+        command=shlex.join(["relprop", *again]),
+        versions=_versions(),
+    )
+    report.write_png(explanations, picture)
+    if left_out:
+        typer.echo("Left out:" + listed(left_out), err=True)
+    typer.echo(f"{page}\n{picture}")
+    if left_out or any(balance.fault for balance in balances.values()):
+        raise typer.Exit(1)
+
+
+def _versions() -> dict[str, str]:
+    found = {"relprop": relprop.__version__, "Python": platform.python_version()}
+    for package in ("jax", "jaxlib", "numpy", "flax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: what follows the name of the program; by default that of the process.
+
+    Raises:
+        SystemExit: always; with 0, with 1 if images were left out, with 2 if nothing was done.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    if "--traceback" in given:  # It may stand anywhere, and belongs to no command.
+        given.remove("--traceback")
+        given.insert(0, "--traceback")
+    app(args=given, prog_name="relprop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from relprop.cli import main
+
+main()

@@ -1,0 +1,227 @@
+"""The work: one model, its images, several sets of rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import relprop
+from relprop import zoo
+from relprop._errors import InputError, RelpropError
+from relprop.cli.inputs import Images, Model, composites, described, value_range
+from relprop.composites import Composite
+from relprop.report import Balance, Explanation
+
+BATCH = 16  # images at once: more would need more memory
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be explained; everything that can be checked beforehand has been.
+
+    Attributes:
+        model: the model.
+        images: those that it can explain.
+        rules: name -> rules.
+        scores: of each image, for all classes.
+        targets: per image, the class to be explained.
+    """
+
+    model: Model
+    images: Images
+    rules: Mapping[str, Composite]
+    scores: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def prepare(
+        cls, model: Model, images: Images, names: Sequence[str], target: int | None = None
+    ) -> Job:
+        """Checks the model, the target and the rules.
+
+        Args:
+            model: the model.
+            images: images; those for which the model gives NaN or infinity are left out.
+            names: of the rules.
+            target: class to be explained; None for the one that the model predicts.
+
+        Raises:
+            InputError: the model does not give ``[batch, classes]``, there is no such class, or
+                no image has finite scores; names the operation that is to blame.
+            RelpropError: the rules do not fit the model.
+        """
+        count = _classes(model, images.pixels)
+        if target is not None and not 0 <= target < count:
+            raise InputError(
+                f"The model has {count} classes, 0 to {count - 1}: there is no class {target}."
+            )
+        rules = composites(names, model, images.pixels)
+        for name, composite in rules.items():
+            try:
+                plan(model, images.pixels[0], composite)
+            except RelpropError as error:
+                raise type(error)(f"{name} does not fit {model.name}. {error}") from error
+        scores = _scores(model, images.pixels)
+        targets = scores.argmax(-1) if target is None else np.full(len(scores), target)
+        faults = _faults(model, images.pixels, scores, targets)
+        if len(faults) == len(scores):
+            raise InputError(f"{model.name} cannot explain any image: {faults[0]}")
+        kept = [i for i in range(len(scores)) if i not in faults]
+        return cls(model, images.without(faults), rules, scores[kept], targets[kept])
+
+    @property
+    def steps(self) -> int:
+        """How many steps `run` takes."""
+        return 2 * len(self.rules)
+
+    def run(
+        self, step: Callable[[str], AbstractContextManager]
+    ) -> tuple[list[Explanation], dict[str, Balance]]:
+        """Explains all images by all rules.
+
+        Args:
+            step: is given the name of each step, and entered for as long as it lasts.
+
+        Returns:
+            One explanation per image, and one balance per rules.
+        """
+        found, balances = {}, {}
+        for name, composite in self.rules.items():
+            with step(name):
+                found[name] = self._relevance(composite)
+            with step(f"{name}, ledger"):
+                balances[name] = self._balance(composite, found[name])
+        low, high = value_range(self.model, self.images.pixels)
+        shown = (self.images.pixels.astype(np.float32) - low) / ((high - low) or 1.0)
+        return [
+            Explanation(
+                model=self.model.name,
+                name=self.images.names[i],
+                image=shown[i],
+                label=self._label(self.scores[i].argmax()),
+                target=self._label(target),
+                score=float(self.scores[i, target]),
+                rules={
+                    name: (relevance[i], self._sums(self.rules[name], i, relevance[i]))
+                    for name, relevance in found.items()
+                },
+            )
+            for i, target in enumerate(self.targets)
+        ], balances
+
+    def _relevance(self, composite: Composite) -> np.ndarray:
+        explain = relprop.value_and_relevance(_score(self.model), composite, argnums=1)
+        explain = jax.jit(jax.vmap(explain, in_axes=(None, 0, 0)))
+        batches = _batches(self.images.pixels, self.targets)
+        found = [explain(self.model.params, *batch)[1] for batch in batches]
+        return np.concatenate([np.asarray(r) for r in found])[: len(self.targets)]
+
+    def _sums(self, composite: Composite, image: int, relevance: np.ndarray) -> dict[str, float]:
+        score = float(self.scores[image, self.targets[image]])
+        return {
+            "handed out": score if composite.seed == "score" else 1.0,
+            "explained": float(relevance.sum(dtype=np.float64)),
+        }
+
+    def _balance(self, composite: Composite, relevance: np.ndarray) -> Balance:
+        # One ledger of the sum over a batch: it compiles each time it is called.
+        count, fault = len(self.targets), ""
+        absorbed = dict.fromkeys(("bias", "epsilon", "stopped"), 0.0)
+        ledger = relprop.ledger(_total(self.model), composite, argnums=1)
+        for start in range(0, count, BATCH):
+            part = slice(start, start + BATCH)
+            book = ledger(self.model.params, self.images.pixels[part], self.targets[part])
+            for name in absorbed:
+                absorbed[name] += getattr(book, name)
+            fault = fault or str(book.fault or "")
+        sums = [self._sums(composite, i, relevance[i]) for i in range(count)]
+        return Balance(
+            handed_out=sum(s["handed out"] for s in sums),
+            explained=sum(s["explained"] for s in sums),
+            **absorbed,
+            fault=fault,
+        )
+
+    def _label(self, number: int) -> str:
+        return zoo.classes(self.model.name)[number] if self.model.bundled else str(number)
+
+
+def plan(model: Model, image: np.ndarray, composite: Composite) -> relprop.Inspection:
+    """The plan for an image; nothing is run.
+
+    Raises:
+        RelpropError: the rules do not fit the model.
+    """
+    return relprop.inspect(_score(model), composite, argnums=1)(model.params, image, 0)
+
+
+def _score(model: Model) -> Callable[[Any, Any, Any], Any]:
+    def score(params, image, target):
+        return model.fn(params, image[None])[0, target]
+
+    return score
+
+
+def _total(model: Model) -> Callable[[Any, Any, Any], Any]:
+    def total(params, images, targets):
+        scores = model.fn(params, images)
+        return jnp.take_along_axis(scores, jnp.asarray(targets)[:, None], axis=1).sum()
+
+    return total
+
+
+def _scores(model: Model, pixels: np.ndarray) -> np.ndarray:
+    compiled = jax.jit(model.fn)
+    found = [compiled(model.params, *batch) for batch in _batches(pixels)]
+    return np.concatenate([np.asarray(s, np.float32) for s in found])[: len(pixels)]
+
+
+def _classes(model: Model, pixels: np.ndarray) -> int:
+    try:
+        out = jax.eval_shape(model.fn, model.params, pixels)
+    except Exception as error:
+        shape = "x".join(map(str, pixels.shape))
+        raise InputError(
+            f"{model.name} does not take a batch of images {shape}: {described(error)}"
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(pixels):
+        found = f"shape {shape}" if shape is not None else type(out).__name__
+        raise InputError(
+            f"{model.name} must return scores [batch, classes], gave {found} for {len(pixels)} images."
+        )
+    return shape[1]
+
+
+def _faults(
+    model: Model, pixels: np.ndarray, scores: np.ndarray, targets: np.ndarray
+) -> dict[int, str]:
+    """Number of an image whose scores are no numbers -> the reason."""
+    # A score of minus infinity is how models rule classes out; fine, unless it is to be explained.
+    rows = np.arange(len(scores))
+    bad = np.isnan(scores).any(-1) | ~np.isfinite(scores[rows, targets])
+    ledger = relprop.ledger(_score(model), relprop.rules.Zero(), argnums=1)
+    faults: dict[int, str] = {}
+    for i in np.flatnonzero(bad).tolist():
+        # Only once: each ledger compiles anew, and images share what is wrong with a model.
+        if not faults:
+            fault = ledger(model.params, pixels[i], targets[i]).fault
+            faults[i] = f"its scores are NaN or infinite. {fault or ''}".strip()
+        else:
+            faults[i] = "its scores are NaN or infinite as well"
+    return faults
+
+
+def _batches(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Batches of equal size, for one compilation; the last is filled up with its last entry."""
+    count = len(arrays[0])
+    size = min(BATCH, count)
+    for start in range(0, count, size):
+        chosen = np.minimum(np.arange(start, start + size), count - 1)
+        yield tuple(array[chosen] for array in arrays)

@@ -1,0 +1,130 @@
+"""What the command line prints."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+from relprop import presets
+from relprop import rules as rules_module
+from relprop.report import Balance, Balances, Explanation
+from relprop.report.explanation import amount, by_model, percent, rules_of
+
+_TEX = {r"\odot": "*", r"\nabla": "grad"}
+
+
+def show(*what: Any) -> None:
+    """Prints tables to stdout."""
+    console = _console()
+    for part in what:
+        console.print(part)
+
+
+def progress() -> rich.progress.Progress:
+    """A bar on stderr, so that stdout holds results only."""
+    return rich.progress.Progress(
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("{task.description}", markup=False),
+        console=_console(stderr=True),
+    )
+
+
+@contextlib.contextmanager
+def step(
+    bar: rich.progress.Progress, task: rich.progress.TaskID, model: str, what: str
+) -> Iterator[None]:
+    """One step of a task: its name while it lasts, the advance at its end."""
+    bar.update(task, description=f"{model}: {what}")
+    yield
+    bar.update(task, advance=1, description=model)
+
+
+def results(
+    explanations: Sequence[Explanation], balances: Balances
+) -> Iterator[rich.table.Table | rich.text.Text]:
+    """Per model, a table of its images and one of its rules, and what went wrong."""
+    for model, group in by_model(explanations).items():
+        of_model = {rules: balances[model, rules] for rules in rules_of(group)}
+        yield _scores(model, group)
+        yield _balances(model, of_model)
+        for rules, balance in of_model.items():
+            if balance.fault:
+                yield _plain(f"{rules}: {balance.fault}")
+
+
+def _scores(model: str, group: Sequence[Explanation]) -> rich.table.Table:
+    names = rules_of(group)
+    table = _table(f"{model}: scores, and the part of them that is explained")
+    table.add_column("image", overflow="fold")
+    for column in ("predicted", "class", "score", *map(_broken, names)):
+        table.add_column(column, justify="right")
+    for e in group:
+        shares = [percent(e.share(name)) for name in names]
+        table.add_row(_plain(e.name), e.label, e.target, f"{e.score:.3f}", *shares)
+    return table
+
+
+def _balances(model: str, found: Mapping[str, Balance]) -> rich.table.Table:
+    table = _table(f"{model}: where the relevance of all images went, in units of the score")
+    table.add_column("rules", no_wrap=True)
+    for column in ("handed out", "explained", "bias", "epsilon", "stopped", "gap"):
+        table.add_column(column, justify="right")
+    for rules, balance in found.items():
+        whole = balance.handed_out
+        parts = [amount(part, whole) for part in balance.parts().values()]
+        table.add_row(rules, f"{whole:.4g}", *parts)
+    return table
+
+
+def rules() -> rich.table.Table:
+    """All names of presets and rules, with the first line of what they are."""
+    table = _table("Names for --rules")
+    table.add_column("name", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("what it does")
+    for name in presets.names():
+        preset = getattr(presets, name, None)
+        what = preset if preset is not None else type(rules_module.by_name(name))
+        kind = "rule" if preset is None else "preset"
+        table.add_row(name, kind, _plain(summary(what)))
+    return table
+
+
+def summary(documented: Any) -> str:
+    """The first line of a docstring, without its markup."""
+    line = (inspect.getdoc(documented) or "").partition("\n")[0]
+    for tex, text in _TEX.items():
+        line = line.replace(tex, text)
+    return re.sub(r":\w+:(?=`)", "", line).replace("`", "")
+
+
+def _table(title: str) -> rich.table.Table:
+    return rich.table.Table(
+        title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD
+    )
+
+
+def _plain(text: str) -> rich.text.Text:
+    return rich.text.Text(text)  # brackets in it are no markup
+
+
+def _broken(name: str) -> str:
+    return name.replace("_", "_\n")
+
+
+def _console(stderr: bool = False) -> rich.console.Console:
+    console = rich.console.Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a pipe has no width, and 80 would fold tables
+    return console

@@ -1,0 +1,121 @@
+"""What is shown: one image with its relevance under several rules, and where relevance went."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """One image, explained by one model under several rules.
+
+    Attributes:
+        model: name of the model; images of the same model are shown together.
+        name: name of the image.
+        image: what the model saw, scaled to [0, 1].
+        label: the class that the model predicts.
+        target: the class that is explained.
+        score: what the model gives the target.
+        rules: name of the rules -> relevance of the image's pixels, and its sums: ``"handed out"``
+            (the relevance of the score) and ``"explained"`` (the sum over all pixels).
+
+    >>> r = np.array([[1.0, 2.0]])
+    >>> e = Explanation("m", "a.png", r / 2, "cat", "cat", 4.0,
+    ...                 {"flat": (r, {"handed out": 4.0, "explained": 3.0})})
+    >>> e.share("flat")
+    0.75
+    """
+
+    model: str
+    name: str
+    image: Float[np.ndarray, "h w *c"]
+    label: str
+    target: str
+    score: float
+    rules: Mapping[str, tuple[Float[np.ndarray, "h w *c"], Mapping[str, float]]]
+
+    def share(self, rules: str) -> float | None:
+        """The part of the relevance that arrived at the pixels; None where it is no number."""
+        sums = self.rules[rules][1]
+        return ratio(sums["explained"], sums["handed out"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """Where the relevance of several images went under one set of rules.
+
+    Attributes:
+        handed_out: relevance of the scores, summed over the images.
+        explained: what arrived at the pixels.
+        bias: absorbed by biases and other constants that are added.
+        epsilon: absorbed by stabilisers.
+        stopped: ended by rules that stop relevance.
+        fault: where a number turned into NaN or infinity; empty if none did.
+
+    >>> Balance(10.0, 6.0, 3.0, 0.0, 0.0).gap
+    1.0
+    """
+
+    handed_out: float
+    explained: float
+    bias: float
+    epsilon: float
+    stopped: float
+    fault: str = ""
+
+    @property
+    def gap(self) -> float:
+        """What is not accounted for: made or lost by rules that do not conserve relevance."""
+        return self.handed_out - self.explained - self.bias - self.epsilon - self.stopped
+
+    def parts(self) -> dict[str, float]:
+        """What the relevance was split into: the parts sum up to what was handed out."""
+        names = ("explained", "bias", "epsilon", "stopped", "gap")
+        return {name: getattr(self, name) for name in names}
+
+
+#: Model and rules -> the balance of all images.
+Balances = Mapping[tuple[str, str], Balance]
+
+
+def by_model(explanations: Iterable[Explanation]) -> dict[str, list[Explanation]]:
+    """The explanations of each model, in the order given."""
+    groups: dict[str, list[Explanation]] = {}
+    for explanation in explanations:
+        groups.setdefault(explanation.model, []).append(explanation)
+    return groups
+
+
+def rules_of(explanations: Sequence[Explanation]) -> list[str]:
+    """The names of all rules, in the order in which they appear."""
+    return list(dict.fromkeys(name for e in explanations for name in e.rules))
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """A quotient, or None where it is no finite number."""
+    value = part / whole if whole else math.nan
+    return value if math.isfinite(value) else None
+
+
+def percent(share: float | None) -> str:
+    """A share as text.
+
+    >>> percent(0.446), percent(None)
+    ('45 %', 'n/a')
+    """
+    # The sum with 0 turns -0 into 0.
+    return "n/a" if share is None else f"{round(100 * share) + 0} %"
+
+
+def amount(value: float, whole: float) -> str:
+    """Relevance as text; less than a 100000th of the whole is rounding, and shown as 0.
+
+    >>> amount(42.4722, 47.8), amount(8.4e-6, 47.8)
+    ('42.47', '0')
+    """
+    return "0" if abs(value) < 1e-5 * abs(whole) else f"{value:.4g}"

@@ -1,0 +1,135 @@
+"""The report: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from relprop.report.explanation import (
+    Balance,
+    Balances,
+    Explanation,
+    amount,
+    by_model,
+    percent,
+    ratio,
+    rules_of,
+)
+from relprop.report.heatmap import data_uri, normalised, picture, plain, scale
+
+_NONE: Mapping = {}
+
+
+def write_html(
+    explanations: Iterable[Explanation],
+    path: Path,
+    title: str = "Explanations",
+    *,
+    balances: Balances = _NONE,
+    rules: Mapping[str, str] = _NONE,
+    left_out: Mapping[str, str] = _NONE,
+    command: str = "",
+    versions: Mapping[str, str] = _NONE,
+) -> None:
+    """Writes a report with one row per image and one column per set of rules.
+
+    All images are inside of the file, and nothing in it depends on the time.
+
+    Args:
+        explanations: the rows; those of each model have a section of their own.
+        path: the file, which is replaced if it exists.
+        title: of the page.
+        balances: where the relevance of all images went; shown as bars where given.
+        rules: name of the rules -> the rules in full.
+        left_out: name of an image that could not be explained -> the reason.
+        command: what makes the report again.
+        versions: of the packages that made it.
+    """
+    sections = [
+        _section(model, group, balances) for model, group in by_model(explanations).items()
+    ]
+    page = _environment().get_template("report.html.jinja")
+    text = page.render(
+        title=title,
+        sections=sections,
+        rules=rules,
+        left_out=left_out,
+        command=command,
+        versions=versions,
+        scale=scale(),
+    )
+    Path(path).write_text(text, encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    rules: str
+    share: float | None
+    uri: str
+    alt: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bar:
+    """A balance, drawn: positive parts to the right of 0, negative ones to the left."""
+
+    rules: str
+    balance: Balance
+    segments: list[tuple[str, float, float]]  # name, start and width as parts of the whole
+
+
+def _section(model: str, group: list[Explanation], balances: Balances) -> dict:
+    names = rules_of(group)
+    bars = [_bar(n, balances[model, n]) for n in names if (model, n) in balances]
+    ends = [end for bar in bars for _, x, width in bar.segments for end in (x, x + width)]
+    return {
+        "model": model,
+        "rules": names,
+        "rows": [(e, data_uri(plain(e.image)), [_cell(e, n) for n in names]) for e in group],
+        "bars": bars,
+        "least": min([0.0, *ends]),
+        "most": max([1.0, *ends]),
+    }
+
+
+def _cell(explanation: Explanation, rules: str) -> _Cell | None:
+    if rules not in explanation.rules:
+        return None
+    relevance, _ = explanation.rules[rules]
+    share = explanation.share(rules)
+    row, column = np.unravel_index(np.argmax(normalised(relevance)), relevance.shape[:2])
+    alt = (
+        f"Heatmap of {explanation.name} for class {explanation.target} by {rules}: "
+        f"{percent(share)} of the score explained, strongest evidence at row {row + 1}, "
+        f"column {column + 1}."
+    )
+    return _Cell(rules, share, data_uri(picture(explanation.image, relevance)), alt)
+
+
+def _bar(rules: str, balance: Balance) -> _Bar:
+    shares = {n: ratio(part, balance.handed_out) or 0.0 for n, part in balance.parts().items()}
+    right, left, segments = 0.0, 0.0, []
+    for name, share in shares.items():
+        if share >= 0:
+            segments.append((name, right, share))
+            right += share
+        else:
+            left += share
+            segments.append((name, left, -share))
+    return _Bar(rules, balance, segments)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "amount": amount}
+    return environment
