@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
         "soft maximum": Gradient(),
         "structural": Route(),
         "product": Uniform(),
+        "gate": Uniform(),
         "quotient": Uniform(),
         "softmax": Zero(),
         "statistic": Constant(),

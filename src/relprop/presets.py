@@ -20,6 +20,7 @@ from relprop.rules import (
     Gradient,
     Norm,
     Rule,
+    SignalTakesAll,
     ZBox,
     Zero,
     ZPlus,
@@ -29,7 +30,9 @@ from relprop.rules import (
 )
 
 __all__ = [
+    "attn_lrp",
     "by_name",
+    "cp_lrp",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
@@ -38,10 +41,11 @@ __all__ = [
     "gradient",
     "gradient_times_input",
     "names",
-    "stop_attention",
     "uniform",
 ]
 
+_ACHTIBAT = "Achtibat et al. 2024, AttnLRP: attention-aware layer-wise relevance propagation"
+_ALI = "Ali et al. 2022, XAI for transformers: better explanations through conservative propagation"
 _BACH = "Bach et al. 2015, On pixel-wise explanations"
 _MONTAVON = "Montavon et al. 2019, Layer-wise relevance propagation: an overview"
 _KOHLBRENNER = (
@@ -157,16 +161,44 @@ def epsilon_gamma_box(
     return _rest(composite, Gamma(gamma, epsilon), epsilon)
 
 
-def stop_attention(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen values
-    """Attention maps and gates as constants: relevance flows through the values only.
+def attn_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen values
+    """AttnLRP: products are shared in halves, softmax is differentiated, norms are linear.
+
+    Those are the defaults of relprop; what is left to choose is the rule of the linear layers.
+
+    Args:
+        rule: rule of all linear layers; `Zero` is that of the efficient form of the authors.
+
+    >>> print(attn_lrp())
+    structure=('dense', 'convolution') -> Zero(bias='absorb')
+    everything else -> the defaults of its structure
+
+    Source: Achtibat et al. 2024, AttnLRP, section 3.
+    """
+    composite = Composite(name="attn_lrp", references=(_ACHTIBAT,))
+    return composite.at(structure=LAYERS, optional=True).use(rule)
+
+
+def cp_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen values
+    """Conservative propagation: attention maps and gates are constants, norms are linear.
+
+    Relevance goes through the values and the signals only, and is conserved but for biases.
 
     Args:
         rule: rule of all linear layers.
 
-    Source: Ali et al. 2022, eq. 7 (conservative propagation through transformers).
+    >>> print(cp_lrp())
+    structure='softmax' -> Constant()
+    structure='gate' -> SignalTakesAll()
+    structure=('dense', 'convolution') -> Zero(bias='absorb')
+    everything else -> the defaults of its structure
+
+    Source: Ali et al. 2022, eq. 7 and 8; gates as in Arras et al. 2017.
     """
-    composite = Composite(name="stop_attention").at(structure="softmax", optional=True)
-    return composite.use(Constant()).at(structure=LAYERS, optional=True).use(rule)
+    composite = Composite(name="cp_lrp", references=(_ALI,))
+    composite = composite.at(structure="softmax", optional=True).use(Constant())
+    composite = composite.at(structure="gate", optional=True).use(SignalTakesAll())
+    return composite.at(structure=LAYERS, optional=True).use(rule)
 
 
 def _layers(name: str, rule: Rule, epsilon: float, first: Rule | None = None) -> Composite:
@@ -191,7 +223,8 @@ _PRESETS: dict[str, Callable[..., Composite]] = {
     "epsilon_alpha2_beta1": epsilon_alpha2_beta1,
     "epsilon_alpha2_beta1_flat": epsilon_alpha2_beta1_flat,
     "epsilon_gamma_box": epsilon_gamma_box,
-    "stop_attention": stop_attention,
+    "attn_lrp": attn_lrp,
+    "cp_lrp": cp_lrp,
 }
 _RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "flat")
 

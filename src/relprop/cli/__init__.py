@@ -1,8 +1,8 @@
 """The command line: explain images with a model, list the rules, print a plan.
 
 Whatever can be checked is checked before anything long starts. What is wrong with the call as a
-whole is one message on stderr and exit code 2; images that cannot be explained are left out,
-named with the reason, and make the exit code 1.
+whole is one message on stderr and exit code 2. Images that cannot be explained are left out,
+named with the reason, and make the exit code 1, as NaN or infinity in the relevance does.
 """
 
 from __future__ import annotations
@@ -64,18 +64,23 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_IMAGES = typer.Argument(metavar="IMAGE...", help="Files that Pillow can read.")
 _MODEL = typer.Option(
+    metavar="MODEL",
     help="A bundled model (digits-cnn, digits-vit), or package.module:function. The function takes "
     "nothing and returns (fn, params, preprocess): fn(params, images) gives class scores "
     "[batch, classes], and preprocess turns a PIL image into an array [height, width, channels]. "
-    "The current folder is importable."
+    "The current folder is importable.",
 )
 _RULES = typer.Option(
+    metavar="PRESET",
     help="A name that `relprop rules` lists; may be repeated. epsilon_gamma_box takes the range of "
     "pixels from the bundled model; for another one, it is what preprocess makes of black, of "
-    "white and of your images."
+    "white and of your images.",
 )
-_OUT = typer.Option(help="The folder for report.html and montage.png; made if need be.")
+_OUT = typer.Option(
+    metavar="DIR", help="The folder for report.html and montage.png; made if need be."
+)
 _RESIZE = typer.Option(
     "--resize",
     help="Stretch or shrink each image to what the bundled model takes; with a model of your own, "
@@ -85,7 +90,9 @@ _RESIZE = typer.Option(
 
 @app.callback()
 def _relprop(
-    traceback: Annotated[bool, typer.Option(help="Show where in the code an error arose.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code an error arose.")
+    ] = False,
 ) -> None:
     """Layer-wise relevance propagation: what in an image adds to the score of a class."""
 
@@ -93,7 +100,7 @@ def _relprop(
 def _command(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose errors are messages."""
 
-    @app.command(name=function.__name__.strip("_"))
+    @app.command()
     @functools.wraps(function)
     def run(ctx: typer.Context, *args: Any, **kwargs: Any) -> None:
         try:
@@ -129,7 +136,7 @@ def demo(
 @_command
 def explain(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Files that Pillow can read.")],
+    images: Annotated[list[Path], _IMAGES],
     model: Annotated[str, _MODEL],
     rules: Annotated[list[str] | None, _RULES] = None,
     target: Annotated[
@@ -140,11 +147,11 @@ def explain(
     resize: Annotated[bool, _RESIZE] = False,
 ) -> None:
     """Explain images with a model: a table of the scores, an HTML report and a PNG montage."""
-    folder = writable(out)
+    for name in rules or ():
+        presets.by_name(name)  # a typo need not wait for the model
     loaded = load_model(model)
     names = rules or RULES.get(loaded.name, OTHER_RULES)
-    for name in names:
-        presets.by_name(name)  # before images are read
+    folder = writable(out)
     job = Job.prepare(loaded, read_images(loaded, images, resize), names, target)
     again = ["explain", "--model", model, *(part for name in names for part in ("--rules", name))]
     again += [] if target is None else ["--target", str(target)]
@@ -219,14 +226,11 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows the name of the program; by default that of the process.
 
     Raises:
-        SystemExit: always; with 0, with 1 if images were left out, with 2 if nothing was done.
+        SystemExit: always; with 0, with 1 if images were left out or some relevance is NaN or
+            infinite, with 2 if nothing was done.
     """
     given = list(sys.argv[1:] if args is None else args)
     if "--traceback" in given:  # It may stand anywhere, and belongs to no command.
         given.remove("--traceback")
         given.insert(0, "--traceback")
     app(args=given, prog_name="relprop")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What the command line is given: a model, images, names of rules, a folder. All is checked here."""
+"""What the command line is given, checked: a model, images, names of rules, a folder."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _attribute(module: str, function: str) -> Callable[[], Any]:
         # A broken module may raise anything.
         raise InputError(f"Cannot import {module!r}: {described(error)}") from error
     if not callable(getattr(found, function, None)):
-        functions = [name for name, value in vars(found).items() if inspect.isroutine(value)]
+        functions = [n for n, f in vars(found).items() if inspect.isroutine(f) and n[0] != "_"]
         raise unknown_name(f"function of {module}", function, functions)
     return getattr(found, function)
 
@@ -233,7 +233,8 @@ def writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"Cannot write to the folder {folder}: {error.strerror}.") from error
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise InputError(f"Cannot write to the folder {folder}: {reason}.") from error
     return folder.resolve()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,6 +20,7 @@ from relprop.composites import Composite
 from relprop.report import Balance, Explanation
 
 BATCH = 16  # images at once: more would need more memory
+WORKERS = 2  # rules at once: likewise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,12 +93,18 @@ class Job:
         Returns:
             One explanation per image, and one balance per rules.
         """
-        found, balances = {}, {}
-        for name, composite in self.rules.items():
+
+        def by(name: str) -> tuple[np.ndarray, Balance]:
             with step(name):
-                found[name] = self._relevance(composite)
+                relevance = self._relevance(self.rules[name])
             with step(f"{name}, ledger"):
-                balances[name] = self._balance(composite, found[name])
+                return relevance, self._balance(self.rules[name], relevance)
+
+        # XLA compiles on one core, and outside of the interpreter's lock.
+        with ThreadPoolExecutor(WORKERS) as pool:
+            results = dict(zip(self.rules, pool.map(by, self.rules), strict=True))
+        found = {name: relevance for name, (relevance, _) in results.items()}
+        balances = {name: balance for name, (_, balance) in results.items()}
         low, high = value_range(self.model, self.images.pixels)
         shown = (self.images.pixels.astype(np.float32) - low) / ((high - low) or 1.0)
         return [
@@ -194,7 +202,8 @@ def _classes(model: Model, pixels: np.ndarray) -> int:
     if shape is None or len(shape) != 2 or shape[0] != len(pixels):
         found = f"shape {shape}" if shape is not None else type(out).__name__
         raise InputError(
-            f"{model.name} must return scores [batch, classes], gave {found} for {len(pixels)} images."
+            f"{model.name} must return scores [batch, classes], gave {found} for {len(pixels)} "
+            "images."
         )
     return shape[1]
 

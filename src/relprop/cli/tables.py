@@ -56,16 +56,18 @@ def results(
     """Per model, a table of its images and one of its rules, and what went wrong."""
     for model, group in by_model(explanations).items():
         of_model = {rules: balances[model, rules] for rules in rules_of(group)}
-        yield _scores(model, group)
-        yield _balances(model, of_model)
+        yield _title(f"{model}: scores, and the part of them that is explained")
+        yield _scores(group)
+        yield _title(f"{model}: where the relevance of all images went, in units of the score")
+        yield _balances(of_model)
         for rules, balance in of_model.items():
             if balance.fault:
                 yield _plain(f"{rules}: {balance.fault}")
 
 
-def _scores(model: str, group: Sequence[Explanation]) -> rich.table.Table:
+def _scores(group: Sequence[Explanation]) -> rich.table.Table:
     names = rules_of(group)
-    table = _table(f"{model}: scores, and the part of them that is explained")
+    table = _table()
     table.add_column("image", overflow="fold")
     for column in ("predicted", "class", "score", *map(_broken, names)):
         table.add_column(column, justify="right")
@@ -75,8 +77,8 @@ def _scores(model: str, group: Sequence[Explanation]) -> rich.table.Table:
     return table
 
 
-def _balances(model: str, found: Mapping[str, Balance]) -> rich.table.Table:
-    table = _table(f"{model}: where the relevance of all images went, in units of the score")
+def _balances(found: Mapping[str, Balance]) -> rich.table.Table:
+    table = _table()
     table.add_column("rules", no_wrap=True)
     for column in ("handed out", "explained", "bias", "epsilon", "stopped", "gap"):
         table.add_column(column, justify="right")
@@ -89,7 +91,7 @@ def _balances(model: str, found: Mapping[str, Balance]) -> rich.table.Table:
 
 def rules() -> rich.table.Table:
     """All names of presets and rules, with the first line of what they are."""
-    table = _table("Names for --rules")
+    table = _table()
     table.add_column("name", no_wrap=True)
     table.add_column("kind")
     table.add_column("what it does")
@@ -109,10 +111,13 @@ def summary(documented: Any) -> str:
     return re.sub(r":\w+:(?=`)", "", line).replace("`", "")
 
 
-def _table(title: str) -> rich.table.Table:
-    return rich.table.Table(
-        title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD
-    )
+def _table() -> rich.table.Table:
+    return rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _title(text: str) -> rich.text.Text:
+    # Not the title of the table, which is folded to the width of the columns.
+    return rich.text.Text(text, style="bold")
 
 
 def _plain(text: str) -> rich.text.Text:
@@ -126,5 +131,5 @@ def _broken(name: str) -> str:
 def _console(stderr: bool = False) -> rich.console.Console:
     console = rich.console.Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 140)  # a pipe has no width, and 80 would fold tables
+        console.width = max(console.width, 240)  # a pipe has no width, and 80 would fold tables
     return console

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
-from relprop.propagators.linear import Contraction
+from relprop.propagators.linear import Contraction, Multiplication
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Softmax(Propagator):
 
     def structure(self, operation, active):
         return "softmax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate(Multiplication):
+    """A gate times a signal, in this order."""
+
+    def structure(self, operation, active):
+        return "gate" if all(active) else super().structure(operation, active)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,11 @@ from relprop.recognise.activation import activations
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
+from relprop.recognise.gate import gates
 from relprop.recognise.softmax import softmaxes
 from relprop.recognise.statistic import statistics
 
-STRUCTURES = (softmaxes, statistics, biased_layers, averages, activations)
+STRUCTURES = (softmaxes, statistics, biased_layers, averages, activations, gates)
 
 
 def recognise(equations: Sequence[Equation], dependent: set[Value]) -> list[Operation]:

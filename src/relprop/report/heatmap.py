@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-COLOURS = "seismic"  # blue, white, red; symmetric about 0
+COLOURS = "bwr"  # blue, white, red; symmetric about 0
 _LARGEST = 256  # pixels along the longer side of a picture; more adds bytes and nothing to see
 
 
@@ -37,14 +37,15 @@ def overlay(relevance: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 4"
     The strongest pixel of the image has the full colour, whatever its sign: colours of one
     picture can be compared with one another, but not with those of another picture.
 
-    >>> overlay(np.array([[0.0, 2.0, -2.0]]))[0, :, 3].tolist()
-    [0, 235, 235]
+    >>> overlay(np.array([[0.0, 2.0, -2.0]]))[0].tolist()
+    [[255, 255, 255, 0], [255, 0, 0, 230], [0, 0, 255, 230]]
     """
     strength = normalised(relevance)
-    # The ends of the map are nearly black; the part between is as dark as a red can be.
-    rgba = matplotlib.colormaps[COLOURS](0.5 + 0.35 * strength)
-    # A root, for weak relevance to be seen at all; not opaque, for the image to shine through.
-    rgba[..., 3] = 0.92 * np.sqrt(np.abs(strength))
+    # Weak relevance is clear, not white, which would look like a bright part of the image: of the
+    # map's middle only the very zero is used.
+    rgba = matplotlib.colormaps[COLOURS](0.5 + np.sign(strength) * (0.35 + 0.15 * np.abs(strength)))
+    # Not quite opaque, for the image to shine through; a root, for weak relevance to be seen.
+    rgba[..., 3] = 0.9 * np.abs(strength) ** 0.7
     return np.rint(255 * rgba).astype(np.uint8)
 
 
@@ -68,8 +69,7 @@ def picture(
     (3, 2)
     """
     # Less contrast: black and white as they are would compete with the colours.
-    back = np.rint(70 + 0.6 * grey(image)).astype(np.uint8)
-    base = Image.fromarray(back).convert("RGBA")
+    base = Image.fromarray(np.rint(65 + 0.6 * grey(image)).astype(np.uint8)).convert("RGBA")
     return Image.alpha_composite(base, Image.fromarray(overlay(relevance))).convert("RGB")
 
 
@@ -96,9 +96,8 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def scale(steps: int = 9) -> list[str]:
-    """The colours of an overlay on white, from -1 to 1, as CSS."""
+def scale(steps: int = 21) -> list[str]:
+    """The colours from -1 to 1, over a grey image, as CSS."""
     ends = np.linspace(-1.0, 1.0, steps)[None]
-    base = Image.new("RGBA", (steps, 1), "white")
-    colours = np.asarray(Image.alpha_composite(base, Image.fromarray(overlay(ends))))[0]
-    return [f"rgb({r} {g} {b})" for r, g, b, _ in colours.tolist()]
+    colours = np.asarray(picture(np.full_like(ends, 0.5), ends))[0]
+    return [f"rgb({r} {g} {b})" for r, g, b in colours.tolist()]

@@ -49,9 +49,7 @@ def write_html(
         command: what makes the report again.
         versions: of the packages that made it.
     """
-    sections = [
-        _section(model, group, balances) for model, group in by_model(explanations).items()
-    ]
+    sections = [_section(model, group, balances) for model, group in by_model(explanations).items()]
     page = _environment().get_template("report.html.jinja")
     text = page.render(
         title=title,
@@ -89,6 +87,7 @@ def _section(model: str, group: list[Explanation], balances: Balances) -> dict:
     return {
         "model": model,
         "rules": names,
+        "large": max(group[0].image.shape[:2]) > 104,  # then pixels are smaller than those shown
         "rows": [(e, data_uri(plain(e.image)), [_cell(e, n) for n in names]) for e in group],
         "bars": bars,
         "least": min([0.0, *ends]),

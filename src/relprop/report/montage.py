@@ -82,9 +82,10 @@ class _Block:
         for i, explanation in enumerate(self.group):
             for j, name in enumerate(self.rules, start=1):
                 if name in explanation.rules:
-                    corner = (columns[j] - width / 2 + 4, rows[i] + height / 2 - 5)
+                    corner = (columns[j] - width / 2 + 3, rows[i] + height / 2 - 4)
                     text = percent(explanation.share(name))
-                    axes.annotate(text, corner, fontsize=7.5, color="white")
+                    box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+                    axes.annotate(text, corner, fontsize=7, color="white", bbox=box)
 
 
 def _label(explanation: Explanation) -> str:

@@ -14,6 +14,7 @@ from relprop.rules.general import Constant as Constant
 from relprop.rules.general import Gradient as Gradient
 from relprop.rules.general import Pass as Pass
 from relprop.rules.general import Route as Route
+from relprop.rules.general import SignalTakesAll as SignalTakesAll
 from relprop.rules.general import Stop as Stop
 from relprop.rules.general import Uniform as Uniform
 from relprop.rules.linear import AlphaBeta as AlphaBeta
@@ -39,6 +40,7 @@ __all__ = [
     "Relevance",
     "Route",
     "Rule",
+    "SignalTakesAll",
     "Site",
     "Stabilizer",
     "Stop",

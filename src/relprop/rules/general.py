@@ -90,6 +90,30 @@ class Uniform(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
+class SignalTakesAll(Rule):
+    r"""Relevance of a gated signal goes to the signal; the gate gets nothing.
+
+    .. math:: R_{signal} = R, \qquad R_{gate} = 0
+
+    Source: Arras et al. 2017, section 3 (LSTM); Ali et al. 2022 (gates as constants).
+    """
+
+    def problem(self, operation, active):
+        if operation.propagator.structure(operation, active) == "gate":
+            return None
+        return "SignalTakesAll needs a gate: the product of an activation and something else"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        gate, _ = site.inputs
+        share, multiplier = relevance.share, relevance.multiplier
+        if multiplier is not None:
+            multiplier = multiplier * gate
+        return [None, Relevance(share, multiplier)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Stop(Rule):
     r"""Relevance ends here.
 
