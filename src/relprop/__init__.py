@@ -10,6 +10,7 @@ Everything public is in this module, `relprop.rules`, `relprop.presets`, `relpro
 """
 
 from relprop import chefer as chefer
+from relprop import interop as interop
 from relprop import presets as presets
 from relprop import propagators as propagators
 from relprop import rules as rules
@@ -52,6 +53,7 @@ __all__ = [
     "Where",
     "chefer",
     "inspect",
+    "interop",
     "ledger",
     "presets",
     "propagators",

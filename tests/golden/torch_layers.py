@@ -45,9 +45,7 @@ def max_pool(x, size, stride=None, padding=0):
     stride = stride or size
     pads = [(0, 0), (0, 0)] + [(padding, padding)] * (x.ndim - 2)
     window = (1, 1) + (size,) * (x.ndim - 2)
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, window, (1, 1) + (stride,) * (x.ndim - 2), pads
-    )
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, (1, 1) + (stride,) * (x.ndim - 2), pads)
 
 
 def avg_pool(x, size, stride=None, padding=0):

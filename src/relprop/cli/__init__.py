@@ -53,7 +53,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "alpha_beta",
         "epsilon_gamma_box",
     ),
-    "digits-vit": ("gradient_times_input", "zero", "epsilon", "gamma", "stop_attention"),
+    "digits-vit": ("gradient_times_input", "epsilon", "gamma", "attn_lrp", "cp_lrp"),
 }
 OTHER_RULES = ("gradient_times_input", "epsilon", "gamma", "epsilon_plus")
 
@@ -184,8 +184,9 @@ def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) ->
     """Does the work, prints the tables, writes the files and says where."""
     explanations, balances, left_out = [], {}, {}
     with tables.progress() as bar:
-        tasks = [bar.add_task(job.model.name, total=job.steps) for job in jobs]
+        tasks = [bar.add_task(job.model.name, start=False, total=job.steps) for job in jobs]
         for job, task in zip(jobs, tasks, strict=True):
+            bar.start_task(task)
             found, of_model = job.run(functools.partial(tables.step, bar, task, job.model.name))
             explanations += found
             balances |= {(job.model.name, name): balance for name, balance in of_model.items()}

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relprop import presets, zoo
-from relprop._errors import InputError, RelpropError, unknown_name
+from relprop._errors import InputError, RelpropError, UnknownNameError, unknown_name
 from relprop.composites import Composite
 
 
@@ -67,14 +67,15 @@ def load_model(name: str) -> Model:
     """A bundled model, or what ``package.module:function`` returns.
 
     Raises:
-        InputError: there is no such model, or it is not ``(fn, params, preprocess)``.
+        UnknownNameError: there is no such model; names the near matches.
+        InputError: it cannot be loaded, or is not ``(fn, params, preprocess)``.
     """
     if ":" not in name:
         try:
             return Model(name.replace("_", "-"), *zoo.load(name), bundled=True)
-        except InputError as error:
+        except UnknownNameError as error:
             hint = "A model of your own is named as package.module:function."
-            raise InputError(f"{error} {hint}") from error
+            raise UnknownNameError(f"{error} {hint}") from error
     module, _, function = name.partition(":")
     found = _attribute(module, function)
     try:

@@ -132,10 +132,9 @@ class Job:
 
     def _sums(self, composite: Composite, image: int, relevance: np.ndarray) -> dict[str, float]:
         score = float(self.scores[image, self.targets[image]])
-        return {
-            "handed out": score if composite.seed == "score" else 1.0,
-            "explained": float(relevance.sum(dtype=np.float64)),
-        }
+        with np.errstate(invalid="ignore"):  # the sum of two infinities may be NaN
+            explained = float(relevance.sum(dtype=np.float64))
+        return {"handed out": score if composite.seed == "score" else 1.0, "explained": explained}
 
     def _balance(self, composite: Composite, relevance: np.ndarray) -> Balance:
         # One ledger of the sum over a batch: it compiles each time it is called.
@@ -144,7 +143,8 @@ class Job:
         ledger = relprop.ledger(_total(self.model), composite, argnums=1)
         for start in range(0, count, BATCH):
             part = slice(start, start + BATCH)
-            book = ledger(self.model.params, self.images.pixels[part], self.targets[part])
+            with np.errstate(invalid="ignore"):
+                book = ledger(self.model.params, self.images.pixels[part], self.targets[part])
             for name in absorbed:
                 absorbed[name] += getattr(book, name)
             fault = fault or str(book.fault or "")

@@ -38,7 +38,7 @@ def overlay(relevance: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 4"
     picture can be compared with one another, but not with those of another picture.
 
     >>> overlay(np.array([[0.0, 2.0, -2.0]]))[0].tolist()
-    [[255, 255, 255, 0], [255, 0, 0, 230], [0, 0, 255, 230]]
+    [[255, 254, 254, 0], [255, 0, 0, 230], [0, 0, 255, 230]]
     """
     strength = normalised(relevance)
     # Weak relevance is clear, not white, which would look like a bright part of the image: of the
