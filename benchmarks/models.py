@@ -43,9 +43,7 @@ def cnn(size: int = 64, channels: int = 32, batch: int = 4):
             )
             x = jax.nn.relu(x + jnp.broadcast_to(bias, x.shape))
             if number % 2:
-                x = lax.reduce_window(
-                    x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
-                )
+                x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         return (x.mean(axis=(1, 2)) @ head)[:, 0].sum()
 
     x = jax.random.normal(jax.random.key(1), (batch, size, size, 3))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from relprop._core.plan import Plan, Step
@@ -25,8 +26,6 @@ class LedgerRow:
         bias: absorbed by a bias or another constant that was added.
         epsilon: absorbed by a stabiliser, or by a denominator of exactly zero.
         stopped: ended by a rule that stops relevance, or at a weight of zero.
-        bad_values: how many entries of its results are NaN or infinite.
-        bad_left: how many entries of the relevance of its operands are.
     """
 
     operation: PlannedOperation
@@ -35,8 +34,6 @@ class LedgerRow:
     bias: float
     epsilon: float
     stopped: float
-    bad_values: int
-    bad_left: int
 
     @property
     def gap(self) -> float:
@@ -63,11 +60,10 @@ class Fault:
             return "An input or the score itself is NaN or infinite."
         op = self.operation
         what = "result" if self.where == "forward" else "relevance of the operands"
-        place = " ".join(part for part in (op.scope, op.path) if part)
+        place = " ".join(part for part in (op.scope, op.path, f"at {op.source}") if part)
         return (
             f"First NaN or infinity in the {self.where} pass: operation {op.number}, "
-            f"{op.structure} ({op.primitive}) {place}at {op.source}: {self.entries} entries of the "
-            f"{what}."
+            f"{op.structure} ({op.primitive}) {place}: {self.entries} entries of the {what}."
         )
 
 
@@ -88,9 +84,8 @@ class Ledger(Table, Sequence[LedgerRow]):
         self.seed = seed
         self.relevance = relevance
         self.fault = fault
-        import jax
-
-        self.left = sum(float(np.sum(np.asarray(r))) for r in jax.tree.leaves(relevance))
+        with np.errstate(invalid="ignore"):  # Infinities of both signs sum to NaN, as they should.
+            self.left = sum(float(np.sum(np.asarray(r))) for r in jax.tree.leaves(relevance))
 
     def __getitem__(self, index):
         return self._rows[index]
@@ -162,7 +157,7 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     rows = [
         _row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts
     ]
-    return Ledger(rows, score, seed, relevance, _fault(rows, accounts, score, relevance))
+    return Ledger(rows, score, seed, relevance, _fault(rows, accounts))
 
 
 def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
@@ -179,8 +174,6 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
         arrived=arrived,
         left=left,
         **amounts,
-        bad_values=int(account["bad_values"]),
-        bad_left=int(account["bad_left"]),
     )
 
 
@@ -191,21 +184,21 @@ def _walk(plan: Plan, depth: int):
             yield from _walk(body, depth + 1)
 
 
-def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score, relevance) -> Fault | None:
-    import jax
+def _fault(rows: Sequence[LedgerRow], accounts: Accounts) -> Fault | None:
+    """The first operation that made NaN or infinity; accounts count those only if there are any."""
 
-    finite = all(np.isfinite(np.asarray(r)).all() for r in jax.tree.leaves(relevance))
-    if finite and np.isfinite(score).all():
+    def count(row: LedgerRow, name: str) -> int:
+        return int(accounts[row.operation.number].get(name, 0))
+
+    if not any("bad_values" in account for account in accounts.values()):
         return None
     leaves = [row for row in rows if row.operation.rule is not None]
-    if not np.isfinite(score).all():
-        for row in leaves:
-            if row.bad_values:
-                return Fault("forward", row.operation, row.bad_values)
-        return Fault("inputs", None, 0)
+    for row in leaves:
+        if count(row, "bad_values"):
+            return Fault("forward", row.operation, count(row, "bad_values"))
     for row in reversed(leaves):
-        if row.bad_left and not int(accounts[row.operation.number]["bad_arrived"]):
-            return Fault("backward", row.operation, row.bad_left)
+        if count(row, "bad_left") and not count(row, "bad_arrived"):
+            return Fault("backward", row.operation, count(row, "bad_left"))
     return Fault("inputs", None, 0)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from relprop._assign import assign
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
-from relprop._core.run import Accounts, Tape, backward, forward
+from relprop._core.run import Accounts, Keep, Tape, backward, forward
 from relprop._core.trace import Trace, trace
 from relprop._errors import InputError
 from relprop._inspect import Inspection, inspection
@@ -260,13 +260,16 @@ def ledger(
     def ledger_of_f(*args: Any) -> Ledger:
         run = _Run.start(f, args, argnums, composite, on_missing, has_aux)
 
-        @jax.jit
-        def compute(arrays: tuple[Any, ...]) -> tuple[Any, Any, Any, Accounts]:
+        @functools.partial(jax.jit, static_argnums=1)
+        def compute(arrays: tuple[Any, ...], keep: Keep) -> tuple[Any, Any, Any, Accounts]:
             outputs, tape = forward(run.plan, arrays)
-            leaving, accounts = backward(run.plan, tape, run.seed(outputs[0]), keep_account=True)
+            leaving, accounts = backward(run.plan, tape, run.seed(outputs[0]), keep)
             return outputs[0], run.initial(outputs[0]), run.totals(leaving, tape), accounts
 
-        score, seed, found, accounts = compute(run.trace.arrays)
+        score, seed, found, accounts = compute(run.trace.arrays, "sums")
+        if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found))):
+            # Looking at every number is worth its while only now.
+            score, seed, found, accounts = compute(run.trace.arrays, "faults")
         result = run.unflatten(found, argnums)
         return ledger_of(run.plan, accounts, np.asarray(score), np.asarray(seed), result)
 

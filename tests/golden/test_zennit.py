@@ -31,6 +31,7 @@ from relprop.rules import (
 
 from . import torch_layers as tl
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 DATA = pathlib.Path(__file__).parents[1] / "data"
 LAYERS = dict(np.load(DATA / "zennit.npz"))
 NETWORKS = dict(np.load(DATA / "zennit_networks.npz"))
@@ -122,9 +123,15 @@ def test_single_layer(layer, rule, kind):
         composite = Composite().at(structure=structures).use(chosen)
         x = jnp.asarray(LAYERS[f"{base}/x"], dtype)
         seed = jnp.asarray(LAYERS[f"{base}/R_{kind}"], dtype)
-        y, back = relprop.vrp(lambda x: forward(x, parameters), x, rules=composite)
+
+        @jax.jit
+        def explain(x, parameters, seed):
+            y, back = relprop.vrp(lambda x: forward(x, parameters), x, rules=composite)
+            return y, back(seed)[0]
+
+        y, relevance = explain(x, parameters, seed)
         np.testing.assert_allclose(y, LAYERS[f"{base}/y"], atol=1e-5)
-        return np.asarray(back(seed)[0])
+        return np.asarray(relevance)
 
     # Where the reference divides by an exact zero it has NaN, which spreads; we lose that share.
     defined = np.isfinite(expected)
@@ -288,9 +295,14 @@ def _names(prefix):
 
 
 def _explain(function, sd, x, rules, target):
-    logits, back = relprop.vrp(lambda x: function(x, sd), x, rules=rules)
-    target = np.broadcast_to(np.asarray(target), (len(x),))
-    return np.asarray(back(jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype))[0])
+    target = jnp.asarray(np.broadcast_to(np.asarray(target), (len(x),)))
+
+    @jax.jit
+    def explain(x, sd, target):
+        logits, back = relprop.vrp(lambda x: function(x, sd), x, rules=rules)
+        return back(jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype))[0]
+
+    return np.asarray(explain(x, sd, target))
 
 
 NETWORK_FUNCTIONS = {"mlp": tl.mlp, "cnn": small_cnn, "cnn_bn": small_cnn, "res": residual}

@@ -48,8 +48,8 @@ class Call(Nested):
     def forward(self, step, values):
         return forward(step.bodies[0], values)
 
-    def backward(self, step, values, tape, arriving, keep_account):
-        return backward(step.bodies[0], tape, arriving, keep_account)
+    def backward(self, step, values, tape, arriving, keep: Any):
+        return backward(step.bodies[0], tape, arriving, keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Remat(Call):
     def forward(self, step, values):
         return step.operation.last.evaluate(values), ()
 
-    def backward(self, step, values, tape, arriving, keep_account):
+    def backward(self, step, values, tape, arriving, keep: Any):
         del tape
         if step.operation.last.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
             values, arriving = lax.optimization_barrier((list(values), arriving))
         _, tape = forward(step.bodies[0], values, replay=True)
-        return backward(step.bodies[0], tape, arriving, keep_account)
+        return backward(step.bodies[0], tape, arriving, keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +97,14 @@ class Branch(Nested):
     def forward(self, step, values):
         return step.operation.last.evaluate(values), ()
 
-    def backward(self, step, values, tape, arriving, keep_account):
+    def backward(self, step, values, tape, arriving, keep: Any):
         del tape
         index, *operands = values
 
         def branch(body):
             def run(operands, arriving):
                 _, tape = forward(body, operands, replay=True)
-                return backward(body, tape, arriving, keep_account)
+                return backward(body, tape, arriving, keep)
 
             return run
 
@@ -194,7 +194,7 @@ class Scan(Nested):
         )
         return [*final, *stacked], saved
 
-    def backward(self, step, values, tape, arriving, keep_account):
+    def backward(self, step, values, tape, arriving, keep: Any):
         (plan,) = step.bodies
         params = step.operation.last.params
         consts, carried = _compat.scan_sizes(params)
@@ -215,7 +215,7 @@ class Scan(Nested):
                 again.update(zip(equation.outputs, out, strict=True))
             again.inner.update(zip(_nested(plan), inner, strict=True))
             seeds = [*from_carry, *from_outputs]
-            leaving, accounts = backward(plan, again, seeds, keep_account)
+            leaving, accounts = backward(plan, again, seeds, keep)
             to_consts = [add(a, b) for a, b in zip(total, leaving[:consts], strict=True)]
             to_carry, to_xs = leaving[consts : consts + carried], leaving[consts + carried :]
             return (to_carry, to_consts), (to_xs, accounts)
@@ -275,6 +275,8 @@ def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
         known.update(equation.outputs)
     kept: dict[Value, None] = {}
     for step in plan.steps:
+        if step.detaches:
+            continue
         for atom in (*step.operation.inputs, *step.operation.outputs):
             if isinstance(atom, Value) and atom not in known:
                 kept[atom] = None

@@ -58,6 +58,11 @@ class Step:
         return self.operation.outputs[0]
 
     @property
+    def detaches(self) -> bool:
+        """Whether its results count as constants."""
+        return getattr(self.rule, "detaches", False)
+
+    @property
     def nested(self) -> Nested:
         """The propagator of a step with bodies."""
         assert isinstance(self.operation.propagator, Nested)
@@ -115,7 +120,8 @@ class Planner:
                 continue
             detached = any(a in dependent and a not in active for a in operation.inputs)
             step = self._step(operation, mask, detached)
-            if getattr(step.rule, "detaches", False):
+            if step.detaches:
+                steps.append(step)
                 continue
             outputs = step.operation.outputs
             if step.bodies:
@@ -145,9 +151,13 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
         for atom, on in zip(plan.graph.outputs, outputs, strict=True)
         if on and atom in plan.active
     }
+    read = _read(plan.graph, outputs)
     steps = []
     for step in reversed(plan.steps):
         reached = tuple(out in wanted for out in step.operation.outputs)
+        if step.detaches and any(out in read for out in step.operation.outputs):
+            steps.append(step)  # Relevance won't arrive; it is kept for those who read the plan.
+            continue
         if not any(reached):
             continue
         passing = step.active
@@ -162,6 +172,15 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
         )
     kept = dataclasses.replace(plan, steps=tuple(reversed(steps)))
     return kept, tuple(value in wanted for value in plan.graph.inputs)
+
+
+def _read(graph: Graph, outputs: Sequence[bool]) -> set[Atom]:
+    """All values that the given outputs are computed from."""
+    read: set[Atom] = {a for a, on in zip(graph.outputs, outputs, strict=True) if on}
+    for equation in reversed(graph.equations):
+        if any(out in read for out in equation.outputs):
+            read.update(equation.inputs)
+    return read
 
 
 def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:
@@ -196,7 +215,7 @@ class Nested(registry.Propagator):
         """The outputs and what the backward pass needs besides operands and outputs."""
         raise NotImplementedError
 
-    def backward(self, step: Step, values, tape, arriving, keep_account: bool) -> tuple[list, dict]:
+    def backward(self, step: Step, values, tape, arriving, keep: Any) -> tuple[list, dict]:
         """Relevance of every operand (None for inactive ones), and the accounts of the bodies."""
         raise NotImplementedError
 

@@ -27,9 +27,10 @@ class Propagator:
         inline: a call that only groups equations; it is copied into the caller.
         bodies: the names of the parameters that hold sub-computations.
         native: must be evaluated in the dtype it was traced in, not in higher precision.
-        additive: linear in all active operands together, so that it can be transposed.
-        multiplies: linear in each active operand with the others fixed, so that it can be
-            transposed if there is only one, and is a product of factors if there are more.
+        transposable: linear in the active operands together, if `linear` says so, and JAX can
+            transpose it.
+        multiplies: a product of its active operands, linear in each of them.
+        hides_weights: linear, but by weights that are no operand and cannot be looked at.
         differentiable: JAX has a vector-Jacobian product for it.
     """
 
@@ -40,8 +41,9 @@ class Propagator:
     inline: ClassVar[bool] = False
     bodies: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     native: ClassVar[bool] = True
-    additive: ClassVar[bool] = False
+    transposable: ClassVar[bool] = False
     multiplies: ClassVar[bool] = False
+    hides_weights: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 
     def structure(self, operation: Operation, active: Sequence[bool]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from relprop._core.site import Site
 
 # What the ledger knows of one step: the name of an entry -> a scalar.
 Account = dict[str, Any]
+Keep = Literal["", "sums", "faults"]
 Accounts = dict[int, Account]  # by the number of the step
 
 
@@ -52,7 +53,7 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
 
 
 def backward(
-    plan: Plan, tape: Tape, seeds: Sequence[Relevance | None], keep_account: bool = False
+    plan: Plan, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
 ) -> tuple[list[Relevance | None], Accounts]:
     """Takes relevance from the outputs of a graph to its inputs.
 
@@ -60,7 +61,8 @@ def backward(
         plan: the plan of the graph.
         tape: of the forward pass.
         seeds: relevance of each output; None where there is none.
-        keep_account: whether to sum up, per step, what arrives, leaves and is absorbed.
+        keep: what to sum up per step: ``"sums"`` of what arrives, leaves and is absorbed, or
+            ``"faults"``, the same and how many numbers are NaN or infinite.
 
     Returns:
         Relevance of each input (None where none arrives), and the accounts per step.
@@ -84,16 +86,18 @@ def backward(
         with jax.named_scope(_scope_name(step)):
             if step.bodies:
                 leaving, inner = step.nested.backward(
-                    step, values, tape.inner[step], arriving, keep_account
+                    step, values, tape.inner[step], arriving, keep
                 )
                 accounts.update(inner)
             else:
-                note = _note_into(account) if keep_account else None
+                note = _note_into(account) if keep else None
                 site = Site(operation, step.active, values, outputs, note)
                 active_leaving = iter(step.rule.propagate(site, arriving))
                 leaving = [next(active_leaving) if on else None for on in step.active]
-        if keep_account:
-            account |= _balance(operation, arriving, outputs, leaving, values)
+        if keep:
+            account |= {"arrived": _sum(arriving, outputs), "left": _sum(leaving, values)}
+            if keep == "faults":
+                account |= _faults(operation, arriving, outputs, leaving)
             accounts[step.number] = account
         for atom, relevance in zip(operation.inputs, leaving, strict=True):
             if relevance is not None and atom in plan.active:
@@ -114,11 +118,9 @@ def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
     return note
 
 
-def _balance(operation, arriving, outputs, leaving, values) -> Account:
-    """What entered and left a step, and whether the numbers are still numbers."""
+def _faults(operation, arriving, outputs, leaving) -> Account:
+    """How many numbers of a step are none."""
     return {
-        "arrived": _sum(arriving, outputs),
-        "left": _sum(leaving, values),
         "bad_values": _count_bad(
             v for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
         ),

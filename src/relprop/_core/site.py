@@ -125,7 +125,7 @@ class Site:
         """The vector-Jacobian product with respect to the active operands."""
         kind = self.operation.propagator
         exact = all(jnp.issubdtype(y.dtype, jnp.inexact) for y in self.outputs)
-        if exact and (kind.additive or (kind.multiplies and len(self.inputs) == 1)):
+        if exact and kind.transposable and (kind.structural or self.is_linear):
             # Transposing spares the evaluation that `jax.vjp` would begin with.
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.inputs]
             return jax.linear_transpose(self.function, *shapes)(
@@ -133,6 +133,12 @@ class Site:
             )
         outputs, pull = jax.vjp(self.function, *self.inputs)
         return pull(tuple(_cotangent(c, y) for c, y in zip(cotangents, outputs, strict=True)))
+
+    def absorb_zeros(self, relevance: Relevance, z: Array) -> None:
+        """Notes the share of outputs that are exactly zero, which no proportion can hand on."""
+        share = relevance.share
+        if share is not None:
+            self.absorb("epsilon", lambda: jnp.where(z == 0, share, 0))
 
     def absorb(self, what: str, amount: Callable[[], Array]) -> None:
         """Notes relevance that ends here: ``"bias"``, ``"epsilon"`` or ``"stopped"``.

@@ -69,7 +69,7 @@ def _torchax() -> Any:
 
     try:
         restore_names()
-        import torchax
+        import torchax  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("from_torch needs torchax: pip install relprop[torch]") from error
     return torchax

@@ -18,6 +18,7 @@ from relprop.propagators.general import (
     Extremum,
     Inline,
     Maximum,
+    Rearrangement,
     Selection,
     Structural,
 )
@@ -28,6 +29,7 @@ from relprop.propagators.linear import (
     Linear,
     Multiplication,
     Negation,
+    ScatteredSum,
     Solve,
     Sum,
     WindowSum,
@@ -48,6 +50,7 @@ __all__ = [
     "Multiplication",
     "Negation",
     "Propagator",
+    "Rearrangement",
     "Selection",
     "Structural",
     "Sum",
@@ -61,22 +64,25 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (
         Structural(),
         "reshape transpose broadcast_in_dim squeeze expand_dims rev slice dynamic_slice "
-        "dynamic_update_slice gather scatter concatenate pad split stack unstack tile sort top_k "
-        "approx_top_k optimization_barrier name sharding_constraint reshard device_put "
+        "dynamic_update_slice gather concatenate pad split stack unstack tile "
+        "optimization_barrier name sharding_constraint reshard device_put "
         "pvary mesh_cast all_gather ppermute all_to_all checkpoint_name",
     ),
+    (Rearrangement(), "sort top_k approx_top_k scatter"),
     (Selection(), "select_n"),
     (Conversion(), "convert_element_type copy copy_p reduce_precision"),
     # Sums and other linear maps without weights.
     (Sum(), "reduce_sum psum psum_invariant"),
-    (WindowSum(), "cumsum reduce_window_sum scatter-add scatter-sub add_any add_jaxvals"),
-    (Negation(), "neg real imag conj"),
-    (Linear(), "complex fft select_and_scatter_add"),
+    (WindowSum(), "cumsum reduce_window_sum"),
+    (ScatteredSum(), "scatter-add"),
+    (ScatteredSum(sign=-1), "scatter-sub"),
+    (Negation(), "neg"),
+    (Linear(), "real imag conj complex fft select_and_scatter_add"),
     (Linear(operands=(1,)), "triangular_solve"),
     (Linear(operands=(3,)), "tridiagonal_solve"),
     (Solve(), "custom_linear_solve"),
     # Arithmetic and layers.
-    (Addition(), "add"),
+    (Addition(), "add add_any add_jaxvals"),
     (Addition(sign=-1), "sub"),
     (Multiplication(), "mul"),
     (Division(), "div"),

@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from relprop._core.registry import Propagator
+from relprop._core.relevance import precise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +31,21 @@ class Inline(Propagator):
 
 @dataclasses.dataclass(frozen=True)
 class Structural(Propagator):
-    """Moves or copies numbers: reshape, slice, gather, concatenate, sort."""
+    """Moves or copies numbers: reshape, slice, gather, concatenate."""
 
     structural: ClassVar[bool] = True
     native: ClassVar[bool] = False
-    additive: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return "structural"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rearrangement(Structural):
+    """Moves numbers to where other numbers say: sort, top-k, overwriting."""
+
+    transposable: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Conversion(Structural):
         (out,) = operation.outputs
         if jnp.issubdtype(out.dtype, jnp.complexfloating) or not _real(x):
             return operation.evaluate(values)
-        return [x]
+        return [x.astype(precise(jnp.empty((), out.dtype)).dtype)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,9 @@ def _only(items):
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Propagator):
-    """Linear in some operands and without weights: sums, transforms, solutions.
+    """Linear in some operands, by weights of its own: transforms, solutions.
+
+    Rules that look at weights are refused; those that need only the function are not.
 
     Args:
         operands: positions in which it is linear (jointly); all of them by default.
@@ -29,7 +31,8 @@ class Linear(Propagator):
     name: str = "linear"
 
     native: ClassVar[bool] = False
-    additive: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
+    hides_weights: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return self.name if self.linear(operation, active) else None
@@ -39,7 +42,6 @@ class Linear(Propagator):
         return allowed is None or all(i in allowed for i, on in enumerate(active) if on)
 
     def linear_map(self, site):
-        # Without weights of its own an operation has the weight 1, which rules may square or clip.
         return LinearMap(
             site.inputs,
             site.output,
@@ -50,28 +52,37 @@ class Linear(Propagator):
 
 @dataclasses.dataclass(frozen=True)
 class Sum(Linear):
-    """A sum of some entries of its input."""
+    """A sum of some entries of its input, each with the weight 1."""
 
     name: str = "sum"
     reduces: ClassVar[bool] = True
+    hides_weights: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowSum(Linear):
-    """A running or windowed sum."""
+    """A running or windowed sum, of weights 1."""
 
     name: str = "sum"
+    hides_weights: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Negation(Linear):
-    """`-x`, conjugation and the like: one entry to one entry."""
+class Negation(Propagator):
+    """`-x`: a scale by -1."""
 
-    name: str = "scale"
+    native: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "scale"
+
+    def linear(self, operation, active):
+        return True
 
     def linear_map(self, site):
-        return dataclasses.replace(super().linear_map(site), diagonal=True)
+        return _scale(site, -jnp.ones((), site.output.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +97,16 @@ class Solve(Linear):
 
 @dataclasses.dataclass(frozen=True)
 class Addition(Propagator):
-    """`a + b` or `a - b`: a residual sum, or an offset where one of them is inactive."""
+    """`a + b` or `a - b`: a residual sum, or an offset where one of them is inactive.
+
+    Args:
+        sign: the weight of the second operand.
+    """
 
     sign: int = 1
     native: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
-    additive: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return "sum" if all(active) else "offset"
@@ -100,25 +115,62 @@ class Addition(Propagator):
         return True
 
     def linear_map(self, site):
+        shape = site.output.shape
         if all(site.active):
             return LinearMap(
                 site.inputs,
                 site.output,
-                apply=lambda xs, w: w * (xs[0] + self.sign * xs[1]),
-                weight=jnp.ones((), site.output.dtype),
+                # Each operand has a weight, so that rules see the sign of a difference.
+                apply=lambda xs, w: w[0] * xs[0] + w[1] * xs[1],
+                weight=jnp.array([1, self.sign], site.output.dtype),
             )
         left = site.active[0]
-        sign = 1 if left else self.sign
-        bias = self.sign * site.values[1] if left else site.values[0]
-        shape = site.output.shape
         return LinearMap(
             site.inputs,
             site.output,
-            apply=lambda xs, w: jnp.broadcast_to(sign * w * xs[0], shape),
-            weight=jnp.ones((), site.output.dtype),
-            bias=bias,
+            apply=lambda xs, w: jnp.broadcast_to(w * xs[0], shape),
+            weight=jnp.array(1 if left else self.sign, site.output.dtype),
+            bias=self.sign * site.values[1] if left else site.values[0],
             diagonal=site.inputs[0].shape == shape,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScatteredSum(Propagator):
+    """Updates added to (or subtracted from) some entries of an array.
+
+    Args:
+        sign: the weight of the updates.
+    """
+
+    sign: int = 1
+    native: ClassVar[bool] = False
+    transposable: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "sum"
+
+    def linear(self, operation, active):
+        return True
+
+    def linear_map(self, site):
+        target, indices, updates = site.values
+        on_target, _, on_updates = site.active
+
+        def scattered(target, updates):
+            return _only(site.operation.evaluate([target, indices, self.sign * updates]))
+
+        def apply(xs, w):
+            supply = iter(xs)
+            to = w[0] * next(supply) if on_target else jnp.zeros_like(target)
+            return scattered(to, w[1] * next(supply) if on_updates else jnp.zeros_like(updates))
+
+        weight = jnp.array([1, self.sign], site.output.dtype)
+        bias = None
+        if not (on_target and on_updates):
+            rest = jnp.zeros_like(target) if on_target else target
+            bias = scattered(rest, jnp.zeros_like(updates) if on_updates else self.sign * updates)
+        return LinearMap(site.inputs, site.output, apply, weight, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +179,7 @@ class Multiplication(Propagator):
 
     native: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
     multiplies: ClassVar[bool] = True
 
     def structure(self, operation, active):
@@ -146,6 +199,7 @@ class Division(Propagator):
 
     native: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
 
     def structure(self, operation, active):
         if all(active):
@@ -184,6 +238,7 @@ class Contraction(Propagator):
     name: str = "dense"
     operands: int = 2
     native: ClassVar[bool] = False
+    transposable: ClassVar[bool] = True
     multiplies: ClassVar[bool] = True
 
     def structure(self, operation, active):

@@ -120,17 +120,19 @@ class Average(_Followed):
     """
 
     divides: bool = True
-    additive: ClassVar[bool] = True
+    transposable: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return "average"
 
     def linear_map(self, site):
+        # Its size scales all contributions alike; only its sign is a weight to be looked at.
+        sign = jnp.sign(site.values[-1])
         return LinearMap(
             site.inputs,
             site.output,
-            apply=lambda xs, w: w * site.function(*xs)[0],
-            weight=jnp.ones((), site.output.dtype),
+            apply=lambda xs, w: w * (sign * site.function(*xs)[0]),
+            weight=sign,
         )
 
     def evaluate(self, operation, values):

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core.graph import Value
+from relprop._core.graph import Atom, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Activation
-from relprop.recognise.dataflow import Dataflow, is_elementwise
+from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
 
 
 def activations(flow: Dataflow) -> Iterator[Operation]:
@@ -33,12 +33,18 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
             a = dominator[a]
         return a
 
+    # A choice by comparison, `where(x > 0, x, 0)`, is a function of x like any other: what is
+    # compared is followed as well, although no relevance passes there.
+    tracked: set[Atom] = set(flow.dependent)
     for equation in flow.equations:
-        operands = flow.operands(equation)
-        if not operands or len(equation.outputs) != 1 or not is_elementwise(equation):
+        operands = [a for a in equation.inputs if isinstance(a, Value) and a in tracked]
+        if not operands or len(equation.outputs) != 1:
+            continue
+        if not (is_elementwise(equation) or compares(equation)):
             continue
         (out,) = equation.outputs
-        if out not in flow.dependent or any(a.shape != out.shape for a in operands):
+        tracked.add(out)
+        if any(a.shape != out.shape for a in operands):
             continue
         common: Value | None = operands[0]
         for operand in operands[1:]:
@@ -46,5 +52,5 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
         if common is None:
             continue
         dominator[out], depth[out] = common, depth.get(common, 0) + 1
-        if len(operands) > 1 or equation.bodies:
+        if out in flow.dependent and (len(operands) > 1 or equation.bodies):
             yield flow.region(common, equation, Activation())

@@ -99,16 +99,18 @@ def is_elementwise(equation: Equation) -> bool:
     for inner in body.equations:
         if not any(atom in reading for atom in inner.inputs):
             continue
-        if not (is_elementwise(inner) or _compares(inner)):
+        if not (is_elementwise(inner) or compares(inner)):
             return False
         reading.update(inner.outputs)
     return not _loops(equation)
 
 
-def _compares(equation: Equation) -> bool:
-    kind = registry.lookup(equation.primitive)
+def compares(equation: Equation) -> bool:
+    """Whether an equation looks at numbers entry by entry and lets no relevance through."""
+    if equation.name == "stop_gradient" or not registry.lookup(equation.primitive).cuts:
+        return False
     shapes = {a.shape for a in equation.inputs if a.shape}
-    return kind.cuts and all(out.shape in shapes or not shapes for out in equation.outputs)
+    return all(out.shape in shapes or not shapes for out in equation.outputs)
 
 
 def _loops(equation: Equation) -> bool:

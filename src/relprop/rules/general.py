@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
 from relprop._core.relevance import Relevance
 from relprop._core.site import Site, multipliers, shares
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
@@ -50,6 +54,7 @@ class Route(Rule):
     """
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        site.absorb("bias", lambda: _from_constants(site, arriving))
         share, multiplier = _parts(arriving)
         shares_in = None if share is None else site.vjp(share)
         multipliers_in = None if multiplier is None else site.vjp(multiplier)
@@ -81,6 +86,7 @@ class Uniform(Rule):
         entrywise = all(x.shape == site.output.shape for x in site.inputs)
         if entrywise and site.operation.propagator.elementwise:
             return shares([relevance.total(site.output) / count] * len(site.inputs))
+        site.absorb_zeros(relevance, site.output)
         return multipliers(site.vjp([relevance.over(site.output) / count]))
 
     def problem(self, operation, active):
@@ -169,6 +175,18 @@ class Gradient(Rule):
             for relevance, y in zip(arriving, site.outputs, strict=True)
         ]  # fmt: skip
         return shares(site.vjp(cotangents))
+
+
+def _from_constants(site: Site, arriving: Arriving) -> Array:
+    """Relevance of outputs that are no copy of an active operand: padding, other constants."""
+    ones = [jnp.ones_like(x) for x in site.inputs]
+    _, copied = jax.jvp(site.function, site.inputs, tuple(ones))
+    lost = [
+        jnp.sum(relevance.total(output) * (1 - jnp.real(fraction)))
+        for relevance, output, fraction in zip(arriving, site.outputs, copied, strict=True)
+        if relevance is not None
+    ]
+    return jnp.stack(lost)
 
 
 def _parts(arriving: Arriving):

@@ -7,6 +7,7 @@ of every kind, poolings, sums, scales. They see it as `LinearMap` and know no pr
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -31,10 +32,16 @@ from relprop.rules.base import (
 class LinearRule(Rule):
     """Base of the rules that need a linear operation; for one with a single output."""
 
+    #: Whether the rule looks at weights, and not only at the function.
+    weighs: ClassVar[bool] = True
+
     def problem(self, operation, active):
-        if operation.propagator.linear(operation, active):
-            return None
-        return f"{type(self).__name__} needs an operation that is linear in its active operands"
+        name, kind = type(self).__name__, operation.propagator
+        if not kind.linear(operation, active):
+            return f"{name} needs an operation that is linear in its active operands"
+        if self.weighs and kind.hides_weights:
+            return f"{name} looks at weights, and {operation.last.name} has none to look at"
+        return None
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
@@ -76,7 +83,10 @@ class Zero(Rule):
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         if not site.is_linear or len(site.outputs) > 1:
-            pairs = zip(arriving, site.outputs, strict=True)
+            pairs = list(zip(arriving, site.outputs, strict=True))
+            for relevance, y in pairs:
+                if relevance is not None:
+                    site.absorb_zeros(relevance, y)
             return multipliers(site.vjp([None if r is None else r.over(y) for r, y in pairs]))
         (relevance,) = arriving
         assert relevance is not None
@@ -86,11 +96,11 @@ class Zero(Rule):
         elif linear.bias is not None:
             coefficients = relevance.over(site.output)
             _absorb_bias(site, linear, coefficients)
-            _absorb_zeros(site, relevance, site.output)
+            site.absorb_zeros(relevance, site.output)
             return multipliers(linear.transpose(linear.weight, coefficients))
         if linear.diagonal:
             return self._diagonal(site, linear, relevance)
-        _absorb_zeros(site, relevance, linear.product)
+        site.absorb_zeros(relevance, linear.product)
         coefficients = relevance.over(linear.product)
         return multipliers(linear.transpose(linear.weight, coefficients))
 
@@ -123,6 +133,7 @@ class Epsilon(LinearRule):
 
     epsilon: float | Stabilizer = 1e-6
     bias: Bias = "absorb"
+    weighs: ClassVar[bool] = False
 
     def __post_init__(self):
         check_bias(self.bias)
@@ -411,9 +422,3 @@ def _absorb_bias(site: Site, linear: LinearMap, coefficients: Array) -> None:
     bias = linear.bias
     assert bias is not None
     site.absorb("bias", lambda: coefficients * jnp.broadcast_to(bias, coefficients.shape))
-
-
-def _absorb_zeros(site: Site, relevance: Relevance, z: Array) -> None:
-    share = relevance.share
-    if share is not None:
-        site.absorb("epsilon", lambda: jnp.where(z == 0, share, 0))

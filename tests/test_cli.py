@@ -1,0 +1,448 @@
+"""The command line, on models that compile quickly; `make demo` runs the demo in full."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("flax")
+
+from PIL import Image
+from typer.testing import CliRunner
+
+import relprop
+from relprop import cli, presets, zoo
+from relprop.cli import job, tables
+from relprop.cli.inputs import load_model, read_images, value_range
+
+pytestmark = pytest.mark.frameworks
+
+MODELS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+W = jnp.asarray(np.random.default_rng(0).normal(size=(6 * 5 * 3, 3)), jnp.float32)
+HEAD = jnp.eye(3)
+
+
+def preprocess(image):
+    if image.size != (6, 5):
+        raise ValueError(f"images must be 6x5, got {image.size}")
+    return (np.asarray(image.convert("RGB"), np.float32) / 255 - 0.5) / 0.25
+
+
+def model(params, images):
+    return (images.reshape(len(images), -1) @ params["w"]) @ params["head"]
+
+
+def linear():
+    return model, {"w": W, "head": HEAD}, preprocess
+
+
+def biased():
+    return lambda p, x: model(p, x) + 1.0, {"w": W, "head": HEAD}, preprocess
+
+
+def convolution():
+    kernel = jnp.ones((2, 2, 3, 3))
+    dims = ("NHWC", "HWIO", "NHWC")
+
+    def fn(params, images):
+        y = jax.lax.conv_general_dilated(images, params, (1, 1), "SAME", dimension_numbers=dims)
+        return y.sum((1, 2))
+
+    return fn, kernel, preprocess
+
+
+def nan():
+    return model, {"w": W, "head": HEAD.at[0, 0].set(jnp.nan)}, preprocess
+
+
+def root():
+    # The gradient is infinite where a pixel is black.
+    return lambda p, x: model(p, jnp.sqrt(x)), {"w": W, "head": HEAD}, grey
+
+
+def black_is_nan():
+    total = lambda x: jnp.sum(x, (1, 2, 3), keepdims=True)
+    return lambda p, x: model(p, x / total(x)), {"w": W, "head": HEAD}, grey
+
+
+def grey(image):
+    return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def any_size():
+    return lambda p, x: x.sum((1, 2)), {}, grey
+
+
+def while_loop():
+    grown = lambda y: jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, y)
+    return lambda p, x: grown(model(p, x)), {"w": W, "head": HEAD}, preprocess
+
+
+def one_score():
+    return lambda p, x: x.sum((1, 2, 3)), {}, preprocess
+
+
+def not_jax():
+    return lambda p, x: np.asarray(x), {}, preprocess
+
+
+def pair():
+    return model, {}
+
+
+def no_function():
+    return 3, {}, preprocess
+
+
+def fails():
+    raise RuntimeError("no weights here\\nnor there")
+
+
+def integers():
+    return model, {"w": W, "head": HEAD}, lambda image: np.asarray(image.convert("RGB"))
+
+
+def channels_first():
+    return model, {}, lambda image: np.moveaxis(grey(image), -1, 0)
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    flag = "jax_disable_most_optimizations"
+    before = jax.config.read(flag)
+    jax.config.update(flag, True)
+    yield
+    jax.config.update(flag, before)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with models and images, which is the current one."""
+    (tmp_path / "my_models.py").write_text(MODELS)
+    random = np.random.default_rng(0)
+    for name in "ab":
+        pixels = random.integers(1, 255, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    Image.new("RGB", (6, 5), "black").save(tmp_path / "black.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    return tmp_path
+
+
+def run(*args):
+    return CliRunner().invoke(cli.app, list(map(str, args)))
+
+
+def explain(*args, model="my_models:linear", rules="zero"):
+    return run("explain", "--model", model, "--rules", rules, *args)
+
+
+def refused(result, *parts):
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("relprop: ") and "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+    assert not result.stdout
+    return result.stderr
+
+
+# What works
+
+
+def test_demo(tmp_path, monkeypatch):
+    # Two of its rules, for the time that the others take to compile.
+    rules = {"digits-cnn": ("gradient_times_input",), "digits-vit": ("cp_lrp",)}
+    assert rules.keys() == cli.RULES.keys() == set(zoo.names())
+    monkeypatch.setattr(cli, "RULES", rules)
+    result = run("demo", "--out", tmp_path / "new" / "folder")
+    assert result.exit_code == 0, result.output
+    for path in zoo.samples():
+        shown = re.findall(rf"^ *{path.name} +(\d)", result.stdout, re.MULTILINE)
+        assert shown == [path.name.split("_")[1]] * 2  # both models are right about it
+    folder = (tmp_path / "new" / "folder").resolve()
+    *_, page, picture = result.stdout.splitlines()
+    assert (page, picture) == (str(folder / "report.html"), str(folder / "montage.png"))
+    assert Path(page).read_text().count('<table class="grid') == 2
+    with Image.open(picture) as image:
+        image.load()
+
+
+def test_demo_names_rules_that_exist():
+    names = {name for rules in cli.RULES.values() for name in rules} | set(cli.OTHER_RULES)
+    assert names <= set(presets.names())
+
+
+def test_as_a_program(here):
+    source = str(Path(cli.__file__).parents[2])
+    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-W", "error", "-m", "relprop.cli", "explain", "a.png", "nope.png"]
+    command += ["--model", "my_models:linear", "--rules", "zero", "--rules", "epsilon"]
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.endswith("Left out:\n  nope.png: no such file\n")
+    *_, page, picture = result.stdout.splitlines()
+    assert Path(page) == here / "relprop-report" / "report.html" and Path(page).exists()
+    assert Path(picture) == here / "relprop-report" / "montage.png" and Path(picture).exists()
+    assert re.search(r"a\.png .* 100 % +100 %", result.stdout)  # there is no bias
+
+
+def test_main_exits(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["rules"])
+    assert "attn_lrp" in capsys.readouterr().out
+
+
+def test_a_bundled_model_with_its_own_rules(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "RULES", {"digits-cnn": ("gradient",)})
+    image = zoo.samples()[3]
+    result = run("explain", "--model", "digits_cnn", "--out", tmp_path, image)
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"{image.name} +3 +3 ", result.stdout)
+    assert f"--model digits_cnn --rules gradient --out {tmp_path} {image}" in (
+        (tmp_path / "report.html").read_text()
+    )
+
+
+def test_scores_and_sums(here):
+    found, balances = prepared("my_models:biased", "ab", ["zero", "gradient"]).run(quietly)
+    model = load_model("my_models:biased")
+    for explanation in found:
+        pixels = model.preprocess(Image.open(explanation.name))
+        scores = np.asarray(model.fn(model.params, pixels[None]))[0]
+        w = np.asarray(model.params["w"])[:, scores.argmax()].reshape(5, 6, 3)
+        assert explanation.target == explanation.label == str(scores.argmax())
+        assert explanation.score == pytest.approx(scores.max(), rel=1e-5)
+        np.testing.assert_allclose(explanation.rules["zero"][0], pixels * w, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(explanation.rules["gradient"][0], w, rtol=1e-5)
+        assert explanation.share("zero") == pytest.approx(1 - 1 / scores.max(), rel=1e-4)
+        assert explanation.rules["gradient"][1]["handed out"] == 1
+        assert 0 <= explanation.image.min() and explanation.image.max() <= 1
+    zero = balances["zero"]
+    assert zero.handed_out == pytest.approx(sum(e.score for e in found))
+    assert zero.bias == pytest.approx(2, rel=1e-4)
+    assert zero.explained == pytest.approx(zero.handed_out - 2, rel=1e-4)
+    assert zero.gap == pytest.approx(0, abs=1e-4) and not zero.fault
+    assert balances["gradient"].handed_out == 2
+
+
+def test_more_images_than_a_batch(here, monkeypatch):
+    whole, of_whole = prepared("my_models:biased", ["a", "b", "black"], ["zero"]).run(quietly)
+    monkeypatch.setattr(job, "BATCH", 2)
+    parts, of_parts = prepared("my_models:biased", ["a", "b", "black"], ["zero"]).run(quietly)
+    assert [e.name for e in parts] == [e.name for e in whole] == ["a.png", "b.png", "black.png"]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.rules["zero"][0], other.rules["zero"][0], rtol=1e-5)
+    assert of_parts["zero"].bias == pytest.approx(of_whole["zero"].bias, rel=1e-5) != 0
+
+
+def test_target(here):
+    result = explain("a.png", "--target", "1")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"a\.png +\d +1 ", result.stdout)
+    job = prepared("my_models:linear", "a", ["zero"], target=2)
+    assert job.run(quietly)[0][0].target == "2"
+
+
+def test_resize(here):
+    Image.new("L", (30, 20), 128).save("large.png")
+    assert explain("large.png", "a.png", "--resize", model="my_models:any_size").exit_code == 0
+    refused(explain("large.png", model="digits-cnn", rules="zero"), "8x8", "--resize")
+    pixels = read_images(load_model("digits-cnn"), [Path("large.png")], resize=True).pixels
+    assert pixels.shape == (1, 8, 8, 1)
+
+
+def test_the_same_report_each_time(here):
+    files = []
+    for _ in range(2):
+        assert explain("a.png", "b.png").exit_code == 0
+        folder = here / "relprop-report"
+        files.append([(folder / n).read_bytes() for n in ("report.html", "montage.png")])
+    assert files[0] == files[1]
+
+
+def test_pixel_range(here):
+    model = load_model("my_models:convolution")
+    pixels = read_images(model, [Path("a.png")]).pixels
+    assert value_range(model, pixels) == (-2.0, 2.0)  # of black and white, not of the image
+    rules = prepared("my_models:convolution", "a", ["epsilon-gamma-box"]).rules
+    assert rules == {"epsilon_gamma_box": presets.epsilon_gamma_box(low=-2.0, high=2.0)}
+    assert value_range(load_model("digits-vit"), pixels) == (0.0, 1.0)
+
+
+def test_rules():
+    result = run("rules")
+    assert result.exit_code == 0
+    for name in presets.names():
+        assert re.search(rf"^ *{name} +(preset|rule) +\w", result.stdout, re.MULTILINE)
+    assert "`" not in result.stdout and "\\" not in result.stdout
+    assert tables.summary(presets.gradient_times_input).startswith("x * grad f(x): LRP-0")
+
+
+def test_inspect(here):
+    result = run("inspect", "--model", "my_models:linear", "--rules", "gamma", "--image", "a.png")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"dense +dot_general +Gamma\(gamma=0.25", result.stdout)
+    assert "params/w" in result.stdout and "params/head" in result.stdout
+    bundled = run("inspect", "--model", "digits-cnn", "--rules", "epsilon_gamma_box")
+    assert "ZBox(low=0.0, high=1.0" in bundled.stdout
+
+
+# What does not
+
+
+def test_bad_images_are_named_and_the_others_explained(here):
+    Image.new("RGB", (7, 7)).save("large.png")
+    Path("text.png").write_text("no image")
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:60])
+    Path("folder.png").mkdir()
+    bad = ["large.png", "text.png", "cut.png", "folder.png", "nope.png"]
+    result = explain("a.png", *bad, "b.png")
+    assert result.exit_code == 1
+    listed = result.stderr.partition("Left out:\n")[2].splitlines()
+    assert [line.partition(":")[0].strip() for line in listed] == bad
+    page = Path("relprop-report/report.html").read_text()
+    reasons = [
+        "preprocess failed: ValueError: images must be 6x5, got (7, 7)",
+        "is not an image of a format that Pillow knows",
+        "cannot be read: ",
+        "is a folder: name the images in it",
+        "no such file",
+    ]
+    for line, reason in zip(listed, reasons, strict=True):
+        assert reason in line and reason in page
+    assert re.search("a.png .*\n.*b.png ", result.stdout)
+    refused(explain(*bad), "None of the images can be explained:\n", *bad, *reasons)
+
+
+def test_images_of_another_shape(here):
+    Image.new("RGB", (7, 7)).save("large.png")
+    result = explain("large.png", "a.png", "b.png", model="my_models:any_size")
+    assert result.exit_code == 1
+    assert "large.png: preprocess gave 7x7x3, not 5x6x3 as for most images" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("integers", "must return floating point numbers, gave uint8"),
+        ("channels_first", "must return [height, width, channels], gave 3x5x6"),
+    ],
+)
+def test_bad_arrays(here, model, message):
+    refused(explain("a.png", model=f"my_models:{model}"), "a.png: preprocess", message)
+
+
+def test_images_that_make_nan(here):
+    result = explain("black.png", "a.png", model="my_models:black_is_nan")
+    assert result.exit_code == 1
+    assert "black.png: its scores are NaN or infinite. First NaN or infinity" in result.stderr
+    assert "(div)" in result.stderr and "my_models.py" in result.stderr
+    assert re.search(r"a\.png .*%", result.stdout)
+
+
+def test_nan_in_the_model(here):
+    message = refused(
+        explain("a.png", "b.png", model="my_models:nan"),
+        "my_models:nan cannot explain any image: its scores are NaN or infinite. ",
+        "First NaN or infinity in the forward pass: operation ",
+        "dense (dot_general)",
+        "my_models.py:",
+    )
+    assert "params/head" in message and "params/w" not in message
+
+
+def test_nan_in_the_relevance(here):
+    result = explain("black.png", "a.png", model="my_models:root", rules="gradient")
+    assert result.exit_code == 1
+    assert "gradient: First NaN or infinity in the backward pass: operation" in result.stdout
+    assert re.search(r"black.png .* n/a", result.stdout)
+    page = Path("relprop-report/report.html").read_text()
+    assert "First NaN or infinity in the backward pass" in page
+
+
+def test_rules_that_do_not_fit(here):
+    message = "gradient does not fit my_models:while_loop. 1 operation(s) on the way"
+    refused(explain("a.png", model="my_models:while_loop", rules="gradient"), message, "while")
+
+
+@pytest.mark.parametrize(
+    ("model", "messages"),
+    [
+        ("digits-cn", ["Unknown model 'digits-cn'. Did you mean 'digits-cnn'", "package.module:"]),
+        ("no_models:linear", ["Cannot import 'no_models': ModuleNotFoundError"]),
+        ("my_models:liner", ["Unknown function of my_models 'liner'. Did you mean 'linear'"]),
+        ("my_models:W", ["Unknown function of my_models 'W'."]),
+        ("my_models:pair", ["my_models:pair must return (fn, params, preprocess), got tuple"]),
+        ("my_models:no_function", ["my_models:no_function: fn must be a function, got int"]),
+        ("my_models:fails", ["my_models:fails failed: RuntimeError: no weights here\n"]),
+        ("my_models:one_score", ["must return scores [batch, classes], gave shape (1,)"]),
+        ("my_models:not_jax", ["does not take a batch of images 1x5x6x3: TracerArray"]),
+    ],
+)
+def test_bad_models(here, model, messages):
+    refused(explain("a.png", model=model), *messages)
+
+
+def test_bad_rules(here):
+    hint = "Unknown preset 'epsilonplus'. Did you mean 'epsilon_plus'"
+    refused(explain("a.png", rules="epsilonplus"), hint)
+    refused(run("inspect", "--model", "digits-cnn", "--rules", "epsilonplus"), hint)
+    assert not Path("relprop-report").exists()
+
+
+@pytest.mark.parametrize("target", [3, -1])
+def test_bad_target(here, target):
+    message = f"The model has 3 classes, 0 to 2: there is no class {target}."
+    refused(explain("a.png", "--target", target), message)
+
+
+def test_bad_folder(here):
+    for args in (["demo"], ["explain", "--model", "my_models:linear", "a.png"]):
+        message = "Cannot write to the folder a.png: it is a file."
+        refused(run(*args, "--out", "a.png"), message)
+        refused(run(*args, "--out", "a.png/b"), "Cannot write to the folder a.png/b: Not a dir")
+
+
+def test_missing_samples(monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "samples", list)
+    refused(run("demo", "--out", tmp_path), "The bundled images are missing: reinstall relprop.")
+
+
+def test_usage():
+    for args in (["explain", "a.png"], ["explain", "--model", "digits-cnn"], ["explian"]):
+        result = run(*args)
+        assert result.exit_code == 2 and "Usage: " in result.stderr
+    assert run("explain", "--help").exit_code == 0
+
+
+def test_traceback_on_request(here, capsys):
+    args = ["explain", "--model", "my_models:linear", "--rules", "nothing", "a.png"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(args)
+    assert capsys.readouterr().err.startswith("relprop: Unknown preset 'nothing'.")
+    with pytest.raises(relprop.UnknownNameError):
+        cli.main([*args, "--traceback"])
+
+
+def prepared(model, names, rules, target=None):
+    loaded = load_model(model)
+    images = read_images(loaded, [Path(f"{name}.png") for name in names])
+    return job.Job.prepare(loaded, images, rules, target)
+
+
+def quietly(what):
+    return contextlib.nullcontext()
