@@ -19,6 +19,7 @@ from relprop.propagators.general import (
     Inline,
     Maximum,
     Rearrangement,
+    ScatteredMaximum,
     Selection,
     Structural,
 )
@@ -92,9 +93,10 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Extremum(), "max min"),
     (
         Maximum(),
-        "reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin scatter-min "
-        "scatter-max select_and_gather_add",
+        "reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin "
+        "select_and_gather_add",
     ),
+    (ScatteredMaximum(), "scatter-min scatter-max"),
     # Functions of each entry.
     (
         Elementwise(),

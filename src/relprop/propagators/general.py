@@ -84,6 +84,13 @@ class Maximum(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class ScatteredMaximum(Maximum):
+    """Updates that replace what is smaller; its comparison was traced for one precision."""
+
+    native: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Extremum(Maximum):
     """Largest of two arrays, or of an array and a constant; the latter is an activation."""
 

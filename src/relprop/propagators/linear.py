@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jax import lax
 
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
@@ -158,7 +159,7 @@ class ScatteredSum(Propagator):
         on_target, _, on_updates = site.active
 
         def scattered(target, updates):
-            return _only(site.operation.evaluate([target, indices, self.sign * updates]))
+            return _only(self.evaluate(site.operation, [target, indices, self.sign * updates]))
 
         def apply(xs, w):
             supply = iter(xs)
@@ -171,6 +172,21 @@ class ScatteredSum(Propagator):
             rest = jnp.zeros_like(target) if on_target else target
             bias = scattered(rest, jnp.zeros_like(updates) if on_updates else self.sign * updates)
         return LinearMap(site.inputs, site.output, apply, weight, bias)
+
+    def evaluate(self, operation, values):
+        # Made anew: the traced one holds an addition in the precision of its operands.
+        target, indices, updates = values
+        params = operation.last.params
+        names = ("indices_are_sorted", "unique_indices", "mode")
+        return [
+            lax.scatter_add(
+                target,
+                indices,
+                self.sign * updates,
+                params["dimension_numbers"],
+                **{name: params[name] for name in names},
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

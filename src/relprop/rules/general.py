@@ -48,7 +48,8 @@ class Route(Rule):
 
     .. math:: R = J^\top R_{out}, \qquad J_{ij} \in \{0, 1\}
 
-    Where several inputs tie for a maximum they share it, as in the gradient of JAX.
+    Where several inputs tie for a maximum it goes as in the gradient of JAX: in equal parts, in a
+    max pooling to the first.
 
     Source: Bach et al. 2015, section 2.5 (max pooling, "winner takes all").
     """

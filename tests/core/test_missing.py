@@ -1,0 +1,247 @@
+"""What has no rule is told all at once, and only an explicit policy turns it into the gradient."""
+
+from __future__ import annotations
+
+import inspect
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import relprop
+from relprop import _compat, propagators
+from relprop._core import registry
+from relprop.rules import Epsilon, Gradient, Pass, Zero
+
+from .test_gradient_parity import close
+
+X = jnp.array([[2.0, 0.3, 0.1], [0.2, 3.0, 0.4], [0.1, 0.5, 4.0]])
+EPSILON = Epsilon()
+
+
+def several(x):
+    with jax.named_scope("encoder"):
+        root = lax.linalg.cholesky(x @ x.T)
+    with jax.named_scope("decoder"):
+        angle = jnp.arctan2(root + 1.0, x)
+    return jnp.sum(angle * jnp.linalg.slogdet(x)[1])
+
+
+def line_of(function, text):
+    lines, start = inspect.getsourcelines(function)
+    (found,) = (start + i for i, line in enumerate(lines) if text in line)
+    return found
+
+
+def test_all_of_them_are_listed_with_what_is_needed_to_find_them():
+    with pytest.raises(relprop.MissingRuleError) as caught:
+        relprop.relevance(several, EPSILON)(X)
+    message = str(caught.value)
+    assert message.startswith("3 operation(s)")
+    for primitive, text, scope in (
+        ("cholesky", "cholesky", "encoder"),
+        ("atan2", "arctan2", "decoder"),
+        ("lu", "slogdet", ""),
+    ):
+        (entry,) = (part for part in message.split("\n  ") if part.startswith(f"{primitive}: "))
+        assert "float32[3, 3]" in entry
+        assert scope in entry
+        assert f"test_missing.py:{line_of(several, text)}" in message.split(f"  {primitive}: ")[1]
+    for way_out in ("Composite", "register", 'on_missing="gradient"'):
+        assert way_out in message
+
+
+def test_inactive_operands_are_in_brackets():
+    with pytest.raises(relprop.MissingRuleError) as caught:
+        relprop.relevance(lambda a: jnp.sum(jnp.linalg.solve(a, jnp.ones(3))), EPSILON)(X)
+    assert "(float32[3" in str(caught.value)  # the right-hand side
+    assert "custom_linear_solve: " in str(caught.value)
+
+
+def test_what_relevance_does_not_reach_is_no_matter():
+    def f(x):
+        unused = jnp.linalg.slogdet(x)[1]
+        stopped = lax.stop_gradient(jnp.linalg.slogdet(x)[1])
+        del unused
+        return jnp.sum(x) * stopped, jnp.linalg.eigh(x)[0]
+
+    got, _ = relprop.relevance(f, EPSILON, has_aux=True)(X)
+    close(got, X * jnp.linalg.slogdet(X)[1])
+
+
+@pytest.mark.parametrize("transform", ["relevance", "value_and_relevance", "inspect", "ledger"])
+def test_every_transform_refuses(transform):
+    with pytest.raises(relprop.MissingRuleError, match="cholesky"):
+        getattr(relprop, transform)(several, EPSILON)(X)
+
+
+def test_vrp_refuses_before_anything_runs():
+    with pytest.raises(relprop.MissingRuleError, match="cholesky"):
+        relprop.vrp(several, X, rules=EPSILON)
+
+
+def test_it_is_found_under_jit():
+    with pytest.raises(relprop.MissingRuleError, match="test_missing.py"):
+        jax.jit(relprop.relevance(several, EPSILON))(X)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        jax.jit,
+        jax.checkpoint,
+        lambda f: lambda x: lax.cond(x[0, 0] > 0, f, lambda x: x, x),
+        lambda f: lambda x: lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0],
+    ],
+    ids=["jit", "checkpoint", "cond", "scan"],
+)
+def test_it_is_found_inside(around):
+    f = around(lambda x: lax.linalg.cholesky(x @ x.T))
+    with pytest.raises(relprop.MissingRuleError, match="1 operation.*\n.*cholesky: .*\n.*test_missing.py"):
+        relprop.relevance(lambda x: jnp.sum(f(x)), EPSILON)(X)
+
+
+def test_a_named_rule_is_enough():
+    composite = relprop.Composite().at(primitive="cholesky").use(Zero())
+    got = relprop.relevance(lambda x: jnp.sum(lax.linalg.cholesky(x)), composite)(X + X.T)
+    close(got, (X + X.T) * jax.grad(lambda x: jnp.sum(lax.linalg.cholesky(x)))(X + X.T))
+
+
+# The policy.
+
+
+def f_one(x):
+    return jnp.sum(lax.linalg.cholesky(jnp.tanh(x) + 3.0 * jnp.eye(3)) @ jnp.ones((3, 2)))
+
+
+def test_gradient_policy_is_noted_where_it_was_taken():
+    plan = relprop.inspect(f_one, EPSILON, on_missing="gradient")(X)
+    noted = {op.primitive: op for op in plan if op.note}
+    assert list(noted) == ["cholesky"]
+    assert noted["cholesky"].note == "on_missing"
+    assert noted["cholesky"].rule == Zero()
+    assert "on_missing" in str(plan)
+    assert {op.structure for op in plan} >= {"dense", "offset", "activation", "sum", "unknown"}
+
+
+def test_gradient_policy_is_gradient_times_input_there():
+    got = relprop.relevance(f_one, EPSILON, on_missing="gradient")(X)
+    composite = relprop.Composite().at(primitive="cholesky").use(Zero())
+    composite = composite.at(structure="dense").use(EPSILON)
+    close(got, relprop.relevance(f_one, composite)(X))
+    # The activation before it keeps its own rule: the whole is not gradient times input.
+    assert np.abs(got - X * jax.grad(f_one)(X)).max() > 1e-2
+
+
+def test_a_rule_as_the_policy():
+    def f(x):
+        return jnp.sum(lax.linalg.cholesky(x, symmetrize_input=False))
+
+    got = relprop.relevance(f, EPSILON, on_missing=Pass())(X)
+    close(got, lax.linalg.cholesky(X, symmetrize_input=False))
+    plan = relprop.inspect(f, EPSILON, on_missing=Pass())(X)
+    assert [op.rule for op in plan if op.note] == [Pass()]
+
+
+def test_policy_does_not_excuse_loops_that_cannot_be_reversed():
+    def f(x):
+        return lax.while_loop(lambda v: v.sum() > 1.0, lambda v: v * 0.5, x).sum()
+
+    with pytest.raises(relprop.MissingRuleError, match="while"):
+        relprop.relevance(f, EPSILON, on_missing="gradient")(X)
+
+
+@pytest.mark.parametrize("policy", ["ignore", None, Pass, 0])
+def test_unknown_policy(policy):
+    with pytest.raises(ValueError, match="on_missing must be 'error', 'gradient' or a rule"):
+        relprop.relevance(f_one, EPSILON, on_missing=policy)(X)
+
+
+def test_policies_work_in_every_transform():
+    expected = relprop.relevance(f_one, EPSILON, on_missing="gradient")(X)
+    value, got = relprop.value_and_relevance(f_one, EPSILON, on_missing="gradient")(X)
+    close(got, expected)
+    out, back = relprop.vrp(f_one, X, rules=EPSILON, on_missing="gradient")
+    close(back(out)[0], expected)
+    book = relprop.ledger(f_one, EPSILON, on_missing="gradient")(X)
+    close(jnp.asarray(book.relevance), expected)
+    assert [row.operation.primitive for row in book if row.operation.note] == ["cholesky"]
+    assert float(value) == pytest.approx(float(book.score), rel=1e-6)
+
+
+# Primitives of one's own.
+
+
+@pytest.fixture
+def double():
+    """A primitive that nobody knows, with a derivative; its registration is undone afterwards."""
+    from jax.interpreters import ad, mlir
+
+    primitive = jax.extend.core.Primitive("double_of_the_test")
+    primitive.def_impl(lambda x: x * 2.0)
+    primitive.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(primitive, mlir.lower_fun(lambda x: x * 2.0, multiple_results=False))
+    ad.deflinear2(primitive, lambda cotangent, x: (cotangent * 2.0,))
+    before = dict(registry._table)
+    yield primitive
+    registry._table.clear()
+    registry._table.update(before)
+
+
+def test_unknown_primitive_is_refused(double):
+    with pytest.raises(relprop.MissingRuleError, match="double_of_the_test: float32.3, 3"):
+        relprop.relevance(lambda x: jnp.sum(double.bind(x)), EPSILON)(X)
+
+
+def test_unknown_primitive_off_the_way(double):
+    got = relprop.relevance(lambda x: jnp.sum(x) * jnp.sum(double.bind(jnp.ones(2))), EPSILON)(X)
+    close(got, 4.0 * X)
+
+
+def test_unknown_primitive_with_the_gradient_policy(double):
+    def f(x):
+        return jnp.sum(double.bind(jnp.tanh(x)))
+
+    got = relprop.relevance(f, EPSILON, on_missing="gradient")(X)
+    close(got, 2.0 * jnp.tanh(X))
+    (op,) = (op for op in relprop.inspect(f, EPSILON, on_missing="gradient")(X) if op.note)
+    assert op.primitive == "double_of_the_test"
+    assert op.structure == "unknown"
+
+
+def test_unknown_primitive_with_the_gradient_rule(double):
+    close(relprop.relevance(lambda x: jnp.sum(double.bind(x)), Gradient())(X), jnp.full((3, 3), 2.0))
+
+
+def test_registered_primitive(double):
+    propagators.register(double, propagators.Linear())
+    plan = relprop.inspect(lambda x: jnp.sum(double.bind(x)), EPSILON)(X)
+    assert [op.structure for op in plan] == ["linear", "sum"]
+    got = jax.jit(relprop.relevance(lambda x: jnp.sum(double.bind(x)), EPSILON))(X)
+    close(got, 2.0 * X)
+    assert propagators.registered()["double_of_the_test"] == propagators.Linear()
+
+
+def test_registered_elementwise_becomes_part_of_an_activation(double):
+    propagators.register(double, propagators.Elementwise())
+    plan = relprop.inspect(lambda x: jnp.sum(x * jnp.tanh(double.bind(x))), EPSILON)(X)
+    assert [op.structure for op in plan] == ["activation", "sum"]
+
+
+def test_registered_cut(double):
+    propagators.register(double, propagators.Cut())
+    close(relprop.relevance(lambda x: jnp.sum(double.bind(x) * x), EPSILON)(X), 2.0 * X * X)
+
+
+def test_registration_by_name(double):
+    propagators.register("double_of_the_test", propagators.Structural())
+    plan = relprop.inspect(lambda x: jnp.sum(double.bind(x)), EPSILON)(X)
+    assert [op.structure for op in plan] == ["structural", "sum"]
+
+
+def test_a_name_that_this_jax_does_not_have_is_ignored():
+    assert _compat.primitive("no_such_primitive") is None
+    assert _compat.primitive("add") is not None
