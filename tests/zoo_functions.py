@@ -12,7 +12,7 @@ import functools
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when keras is imported
@@ -97,7 +97,7 @@ def case(
     def add(make: Callable[..., Any]) -> Callable[..., Any]:
         name = make.__name__
 
-        @functools.lru_cache(maxsize=None)
+        @functools.cache
         def build() -> Any:
             with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
                 if framework:
@@ -166,7 +166,9 @@ def score(f: Callable[..., Any]) -> Callable[..., jax.Array]:
 
 def _conv(x, kernel, **options):
     options = {"window_strides": (1, 1), "padding": "SAME"} | options
-    return lax.conv_general_dilated(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+    return lax.conv_general_dilated(
+        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+    )
 
 
 def _max_pool(x):
@@ -243,7 +245,7 @@ def convolution_1d_and_its_kernel(draw):
     return f, (kernel,)
 
 
-@case(tags="layers second")
+@case(tags="layers")
 def residual_block(draw):
     w1, w2 = draw.dense(4, 8), draw.dense(8, 4)
     return lambda x: x + jax.nn.gelu(x @ w1) @ w2, (draw(3, 4),)
@@ -521,7 +523,9 @@ def scan_of_pytrees_unrolled(draw):
 @case()
 def scan_of_custom_jvp_with_matmul(draw):
     w = draw.dense(3, 3)
-    return lambda x: lax.scan(lambda c, _: (_bilinear(c, w), None), x, None, length=3)[0], (draw(3),)
+    return lambda x: lax.scan(lambda c, _: (_bilinear(c, w), None), x, None, length=3)[0], (
+        draw(3),
+    )
 
 
 @case()
@@ -813,7 +817,7 @@ def standardize(draw):
     return lambda x: jax.nn.standardize(x), (draw(2, 5),)
 
 
-@case(argnums=(0, 1, 2), tags="attention second")
+@case(argnums=(0, 1, 2), tags="attention")
 def causal_attention(draw):
     def f(q, k, v):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
@@ -832,7 +836,7 @@ def grouped_query_attention(draw):
     return f, (draw(1, 3, 6),)
 
 
-@case(tags="attention vmap")
+@case(tags="attention")
 def multi_head_attention(draw):
     wq, wk, wv, wo = (draw.dense(6, 6) for _ in range(4))
 
@@ -881,7 +885,9 @@ def transformer_block(draw):
 @case(tags="moves vmap")
 def gather_rows(draw):
     indices = draw.integers(5, below=4)
-    return lambda x: (x[indices], jnp.take(x, indices[:2], axis=1, mode="clip"), x[-1]), (draw(4, 4),)
+    return lambda x: (x[indices], jnp.take(x, indices[:2], axis=1, mode="clip"), x[-1]), (
+        draw(4, 4),
+    )
 
 
 @case(tags="moves")
@@ -904,7 +910,13 @@ def scatters(draw):
     i = jnp.array([3, 0, 1])
 
     def f(x, u):
-        return x.at[i].set(u), x.at[i].add(u), x.at[i].mul(u, unique_indices=True), x.at[i].max(u), x.at[i].min(u)
+        return (
+            x.at[i].set(u),
+            x.at[i].add(u),
+            x.at[i].mul(u, unique_indices=True),
+            x.at[i].max(u),
+            x.at[i].min(u),
+        )
 
     return f, (draw.distinct(5), draw.distinct(3, scale=0.4))
 
@@ -963,7 +975,9 @@ def where(draw):
 
 @case()
 def clips(draw):
-    return lambda x: (jnp.clip(x, -0.5, 0.5), lax.clamp(-0.5, x, 1.0), jnp.minimum(x, 0.3)), (draw(8),)
+    return lambda x: (jnp.clip(x, -0.5, 0.5), lax.clamp(-0.5, x, 1.0), jnp.minimum(x, 0.3)), (
+        draw(8),
+    )
 
 
 @case(argnums=(0, 1))
@@ -975,7 +989,7 @@ def maxima(draw):
     return f, (draw.distinct(4), draw.distinct(4, scale=0.3))
 
 
-@case(tags="vmap")
+@case()
 def running(draw):
     def f(x):
         return (
@@ -992,7 +1006,9 @@ def running(draw):
 
 @case(tags="second vmap")
 def products(draw):
-    return lambda x: (jnp.prod(x, axis=1), jnp.prod(x), lax.cumprod(x, 1, reverse=True)), (draw(2, 3),)
+    return lambda x: (jnp.prod(x, axis=1), jnp.prod(x), lax.cumprod(x, 1, reverse=True)), (
+        draw(2, 3),
+    )
 
 
 @case()
@@ -1022,8 +1038,10 @@ def ragged_dot(draw):
 @case()
 def poolings(draw):
     def f(x):
-        return _max_pool(x), _avg_pool(x), lax.reduce_window(
-            x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+        return (
+            _max_pool(x),
+            _avg_pool(x),
+            lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"),
         )
 
     return f, (draw.distinct(1, 4, 4, 2),)
@@ -1143,7 +1161,7 @@ def mixed_precision_accumulation(draw):
 # Recurrent cells.
 
 
-@case(tags="second")
+@case()
 def lstm(draw):
     wx, wh, b = draw.dense(3, 16), draw.dense(4, 16), draw(16, scale=0.1)
 
@@ -1160,7 +1178,7 @@ def lstm(draw):
     return f, (draw(5, 3),)
 
 
-@case(tags="vmap")
+@case()
 def gru(draw):
     wz, wr, wh = (draw.dense(7, 4) for _ in range(3))
 
@@ -1268,7 +1286,10 @@ def jacobian_inside(draw):
 @case()
 def vmap_with_axes(draw):
     w = draw.dense(3, 2)
-    return jax.vmap(lambda x, s: jnp.tanh(x @ w) * s, in_axes=(1, None), out_axes=1), (draw(3, 4), 2.0)
+    return jax.vmap(lambda x, s: jnp.tanh(x @ w) * s, in_axes=(1, None), out_axes=1), (
+        draw(3, 4),
+        2.0,
+    )
 
 
 @case()
@@ -1298,7 +1319,14 @@ def special_functions(draw):
 @case(argnums=(0, 1))
 def functions_of_two(draw):
     def f(x, y):
-        return jnp.arctan2(x, y), jnp.power(x, y), jnp.logaddexp(x, y), jnp.hypot(x, y), x % y, x / y
+        return (
+            jnp.arctan2(x, y),
+            jnp.power(x, y),
+            jnp.logaddexp(x, y),
+            jnp.hypot(x, y),
+            x % y,
+            x / y,
+        )
 
     return f, (draw.positive(4), draw.positive(4))
 

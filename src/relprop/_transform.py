@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,8 +78,8 @@ def relevance(
     explain = value_and_relevance(f, rules, argnums, has_aux, on_missing=on_missing)
 
     @functools.wraps(f)
-    def relevance_of(*args: Any) -> Any:
-        value, result = explain(*args)
+    def relevance_of(*args: Any, **kwargs: Any) -> Any:
+        value, result = explain(*args, **kwargs)
         return (result, value[1]) if has_aux else result
 
     return relevance_of
@@ -115,8 +116,8 @@ def value_and_relevance(
     composite = composite_of(rules)
 
     @functools.wraps(f)
-    def value_and_relevance_of(*args: Any) -> Any:
-        run = _Run.start(f, args, argnums, composite, on_missing, has_aux)
+    def value_and_relevance_of(*args: Any, **kwargs: Any) -> Any:
+        run = _Run.start(_closed(f, kwargs), args, argnums, composite, on_missing, has_aux)
         outputs, tape = forward(run.plan, run.trace.arrays)
         leaving, _ = backward(run.plan, tape, run.seed(outputs[0]))
         out = jtu.tree_unflatten(run.trace.out_tree, outputs)
@@ -210,8 +211,10 @@ def inspect(
     composite = composite_of(rules)
 
     @functools.wraps(f)
-    def inspect_of(*args: Any) -> Inspection:
-        run = _Run.start(f, args, argnums, composite, on_missing, has_aux, scalar=False)
+    def inspect_of(*args: Any, **kwargs: Any) -> Inspection:
+        run = _Run.start(
+            _closed(f, kwargs), args, argnums, composite, on_missing, has_aux, scalar=False
+        )
         return inspection(run.plan, composite.name)
 
     return inspect_of
@@ -257,8 +260,8 @@ def ledger(
     composite = composite_of(rules)
 
     @functools.wraps(f)
-    def ledger_of_f(*args: Any) -> Ledger:
-        run = _Run.start(f, args, argnums, composite, on_missing, has_aux)
+    def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
+        run = _Run.start(_closed(f, kwargs), args, argnums, composite, on_missing, has_aux)
 
         @functools.partial(jax.jit, static_argnums=1)
         def compute(arrays: tuple[Any, ...], keep: Keep) -> tuple[Any, Any, Any, Accounts]:
@@ -328,14 +331,25 @@ class _Run:
             jtu.tree_unflatten(tree, leaves)
             for tree, leaves in zip(self.trace.in_trees, totals, strict=True)
         ]
-        return trees[0] if isinstance(argnums, int) else tuple(trees)
+        return tuple(trees) if isinstance(argnums, Sequence) else trees[0]
 
     def result(self, leaving, tape: Tape, argnums: int | Sequence[int]) -> Any:
         return self.unflatten(self.totals(leaving, tape), argnums)
 
 
+def _closed(f: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """The function of its positional arguments alone; as in `jax.grad` the others are constant."""
+    return functools.partial(f, **kwargs) if kwargs else f
+
+
 def _numbers(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    try:
+        single = not isinstance(argnums, Sequence)
+        numbers = tuple(map(operator.index, (argnums,) if single else argnums))
+    except TypeError:
+        raise InputError(
+            f"`argnums` must be an integer or a sequence of integers, got {argnums!r}."
+        ) from None
     if not numbers:
         raise InputError("`argnums` is empty: name at least one argument to be explained.")
     for number in numbers:
@@ -353,8 +367,8 @@ def _numbers(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
 def _explained_outputs(traced: Trace, has_aux: bool) -> int:
     if not has_aux:
         return traced.out_tree.num_leaves
-    children = traced.out_tree.children()
-    if traced.out_tree.node_data() is None or len(children) != 2:
+    children, node = traced.out_tree.children(), traced.out_tree.node_data()
+    if node is None or node[0] is not tuple or len(children) != 2:
         raise InputError(
             "With has_aux=True the function must return a pair (explained, aux); it returned "
             f"{traced.out_tree}."

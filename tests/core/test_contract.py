@@ -39,7 +39,10 @@ def test_private_names_of_jax_are_not_used(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
 def test_only_one_module_uses_what_has_no_guarantee(path):
-    found = _imports(path, r"(import|from)\s+jax\.(extend|core|interpreters)|from jax import .*\b(extend|core|interpreters)\b|\bjax\.(extend|core|interpreters)\.")
+    found = _imports(
+        path,
+        r"(import|from)\s+jax\.(extend|core|interpreters)|from jax import .*\b(extend|core|interpreters)\b|\bjax\.(extend|core|interpreters)\.",
+    )
     assert found == [] or path.name == "_compat.py"
 
 
@@ -53,7 +56,9 @@ def equations(f, *args):
 
 def the_equation(f, *args, name):
     found = [eqn for eqn in equations(f, *args) if eqn.primitive.name == name]
-    assert len(found) == 1, f"JAX changed what this traces to: {[str(e.primitive) for e in equations(f, *args)]}"
+    assert len(found) == 1, (
+        f"JAX changed what this traces to: {[str(e.primitive) for e in equations(f, *args)]}"
+    )
     return found[0]
 
 
@@ -227,7 +232,9 @@ def test_softmax_is_recognised_either_way():
     for flag in (True, False):
         with jax.softmax_custom_jvp(flag):
             plan = relprop.inspect(f, relprop.rules.Epsilon())(X)
-            plans.append(([op.structure for op in plan], relprop.relevance(f, relprop.rules.Epsilon())(X)))
+            plans.append(
+                ([op.structure for op in plan], relprop.relevance(f, relprop.rules.Epsilon())(X))
+            )
     assert plans[0][0] == plans[1][0]
     assert plans[0][0][0] == "softmax"
     assert jnp.allclose(plans[0][1], plans[1][1], atol=1e-6)
@@ -243,7 +250,10 @@ MODELS = {
         lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "VALID"),
         {"reduce_window_max"},
     ),
-    "sum_pool": (lambda x: lax.reduce_window(x, 0.0, lax.add, (2,), (1,), "VALID"), {"reduce_window_sum"}),
+    "sum_pool": (
+        lambda x: lax.reduce_window(x, 0.0, lax.add, (2,), (1,), "VALID"),
+        {"reduce_window_sum"},
+    ),
     "normalise": (lambda x: x * lax.rsqrt(jnp.mean(x**2)), {"rsqrt", "reduce_sum", "mul"}),
     "fori_loop": (lambda x: lax.fori_loop(0, 2, lambda i, c: c * 2.0, x), {"scan"}),
     "dynamic_loop": (lambda x: lax.fori_loop(0, jnp.int32(2), lambda i, c: c * 2.0, x), {"while"}),
@@ -294,5 +304,17 @@ def test_context_survives_evaluation_again():
 
 def test_primitives_that_the_table_names_exist_or_are_known_not_to():
     names = relprop.propagators.registered()
-    for essential in ("dot_general", "conv_general_dilated", "scan", "cond", "jit", "custom_jvp_call", "custom_vjp_call", "remat2", "while", "stop_gradient", "scatter-add"):
+    for essential in (
+        "dot_general",
+        "conv_general_dilated",
+        "scan",
+        "cond",
+        "jit",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "remat2",
+        "while",
+        "stop_gradient",
+        "scatter-add",
+    ):
         assert essential in names, f"JAX renamed {essential}"

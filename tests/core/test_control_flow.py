@@ -310,17 +310,13 @@ def _as_custom_vjp(f):
 @pair(X)
 def custom_jvp():
     wrapped_layer = _as_custom_jvp(layer)
-    return by_name("jit").plain, lambda x: wrapped_layer(
-        wrapped_layer(x, W, B), WS[0], BS[0]
-    )
+    return by_name("jit").plain, lambda x: wrapped_layer(wrapped_layer(x, W, B), WS[0], BS[0])
 
 
 @pair(X)
 def custom_vjp():
     wrapped_layer = _as_custom_vjp(layer)
-    return by_name("jit").plain, lambda x: wrapped_layer(
-        wrapped_layer(x, W, B), WS[0], BS[0]
-    )
+    return by_name("jit").plain, lambda x: wrapped_layer(wrapped_layer(x, W, B), WS[0], BS[0])
 
 
 @pair(X, without="first_layer")
@@ -363,7 +359,7 @@ def explanations(f, args, rules):
     return all_of_them(*args)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def plain_explanations(plain, args_of, without):
     found = by_name(args_of)
     return explanations(plain, found.args, found.rules)
@@ -388,7 +384,9 @@ def test_wrapped_as_plain(each):
 def test_wrapped_as_plain_without_jit(name):
     each = by_name(name)
     for rule in (RULES["gamma"], RULES["flat"]):
-        explain = [relprop.relevance(zoo.score(f), rule)(*each.args) for f in (each.wrapped, each.plain)]
+        explain = [
+            relprop.relevance(zoo.score(f), rule)(*each.args) for f in (each.wrapped, each.plain)
+        ]
         close(*explain, 3e-5)
 
 
@@ -532,14 +530,38 @@ def test_composite_reaches_inside_by_position_and_scope():
 def test_ledger_adds_up_inside(name):
     each = by_name(name)
     books = [
-        relprop.ledger(zoo.score(f), RULES["epsilon"])(*each.args) for f in (each.plain, each.wrapped)
+        relprop.ledger(zoo.score(f), RULES["epsilon"])(*each.args)
+        for f in (each.plain, each.wrapped)
     ]
-    for plain, wrapped in zip(*[(b.left, b.bias, b.epsilon, b.stopped) for b in books], strict=True):
+    for plain, wrapped in zip(
+        *[(b.left, b.bias, b.epsilon, b.stopped) for b in books], strict=True
+    ):
         assert wrapped == pytest.approx(plain, abs=1e-4)
     for book in books:
         assert abs(book.gap) < 1e-4
         for row in book:
             assert abs(row.gap) < 1e-4, str(row)
+
+
+def _constant_start(x):
+    def body(carry, _):
+        a, b = carry
+        return (a + jnp.sin(b), x + 0.1 * a), None
+
+    return lax.scan(body, (jnp.ones(4), jnp.ones(4)), None, length=3)[0]
+
+
+def _constant_branch(x):
+    return lax.cond(x[0] > 99.0, lambda x: x * 3.0, lambda x: jnp.ones(4), x) + x
+
+
+@pytest.mark.parametrize("f", [_constant_start, _constant_branch])
+def test_ledger_tells_what_constants_inside_took(f):
+    """A constant first state, or the constant of a branch, takes relevance as a bias does."""
+    book = relprop.ledger(zoo.score(f), Epsilon())(X)
+    assert abs(float(book.score) - book.left) > 0.1  # there is something to account for
+    assert abs(book.gap) < 1e-4
+    assert book.bias + book.stopped == pytest.approx(float(book.score) - book.left, abs=1e-4)
 
 
 # While loops.
@@ -637,7 +659,9 @@ def _noisy(note):
         "remat_of_custom_jvp": (jax.checkpoint(_as_custom_jvp(noisy_layer)), 1),
         "custom_jvp": (_as_custom_jvp(noisy_layer), 1),
         "scan_of_remat": (
-            lambda x: lax.scan(lambda c, _: (jax.checkpoint(noisy_layer)(c), None), x, None, length=3)[0],
+            lambda x: lax.scan(
+                lambda c, _: (jax.checkpoint(noisy_layer)(c), None), x, None, length=3
+            )[0],
             3,
         ),
         "scan_of_cond": (

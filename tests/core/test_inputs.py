@@ -196,7 +196,9 @@ def test_seeds_of_another_structure(seed):
 
 def test_seeds_of_another_shape_are_all_named():
     _, back = relprop.vrp(outputs, X, rules=RULE)
-    with refused("shapes of the outputs", "['hidden'][0]: (2,), seed ()", "['logits']: (3,), seed (1,)"):
+    with refused(
+        "shapes of the outputs", "['hidden'][0]: (2,), seed ()", "['logits']: (3,), seed (1,)"
+    ):
         back({"logits": X[:1], "hidden": (1.0,)})
     _, back = relprop.vrp(total, X, rules=RULE)
     with refused("the output: (), seed (3,)"):

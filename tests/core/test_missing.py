@@ -100,8 +100,44 @@ def test_it_is_found_under_jit():
 )
 def test_it_is_found_inside(around):
     f = around(lambda x: lax.linalg.cholesky(x @ x.T))
-    with pytest.raises(relprop.MissingRuleError, match="1 operation.*\n.*cholesky: .*\n.*test_missing.py"):
+    with pytest.raises(
+        relprop.MissingRuleError, match="1 operation.*\n.*cholesky: .*\n.*test_missing.py"
+    ):
         relprop.relevance(lambda x: jnp.sum(f(x)), EPSILON)(X)
+
+
+def _through_a_ref(x):
+    ref = jax.new_ref(jnp.zeros((3, 3)))
+    ref[...] = x * 2.0
+    return jnp.sum(ref[...])
+
+
+def _from_a_ref(x):
+    return jnp.sum(jax.new_ref(x)[...])
+
+
+def _scan_into_a_ref(x):
+    ref = jax.new_ref(jnp.zeros(3))
+
+    def body(c, row):
+        ref[...] = ref[...] + row
+        return c, None
+
+    lax.scan(body, 0.0, x)
+    return jnp.sum(ref[...])
+
+
+@pytest.mark.parametrize("f", [_through_a_ref, _from_a_ref, _scan_into_a_ref])
+@pytest.mark.parametrize("rule", [EPSILON, Gradient()], ids=["epsilon", "gradient"])
+def test_mutable_arrays_are_refused_or_right(f, rule):
+    """What goes through a mutable array must not be lost without a word."""
+    try:
+        got = relprop.relevance(f, rule)(X)
+    except relprop.MissingRuleError as error:
+        assert "test_missing.py" in str(error)
+    else:
+        gradient = jax.grad(f)(X)
+        close(got, gradient if rule == Gradient() else X * gradient)
 
 
 def test_a_named_rule_is_enough():
@@ -213,7 +249,9 @@ def test_unknown_primitive_with_the_gradient_policy(double):
 
 
 def test_unknown_primitive_with_the_gradient_rule(double):
-    close(relprop.relevance(lambda x: jnp.sum(double.bind(x)), Gradient())(X), jnp.full((3, 3), 2.0))
+    close(
+        relprop.relevance(lambda x: jnp.sum(double.bind(x)), Gradient())(X), jnp.full((3, 3), 2.0)
+    )
 
 
 def test_registered_primitive(double):

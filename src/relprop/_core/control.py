@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence, Set
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,7 @@ from jax import lax
 
 from relprop import _compat
 from relprop._core.graph import Value
-from relprop._core.plan import Nested, Plan, Step, reach
+from relprop._core.plan import Nested, Plan, reach
 from relprop._core.relevance import Relevance, add
 from relprop._core.run import Tape, backward, forward
 
@@ -45,11 +46,20 @@ class Call(Nested):
         body, inputs = reach(step.bodies[0], outputs)
         return (body,), inputs
 
-    def forward(self, step, values):
-        return forward(step.bodies[0], values)
+    def forward(self, step, values, replay):
+        (body,) = step.bodies
+        if replay:
+            outputs, tape = forward(body, values, replay)
+            return outputs, _packed(body, tape, _mentioned(body))
+        # The value comes from the call itself and keeps the derivative that its author wrote;
+        # compiled, the evaluation of the body is the same one again.
+        outputs = step.operation.last.evaluate(values)
+        _, tape = forward(body, values, replay=True)
+        return outputs, _packed(body, tape, _mentioned(body))
 
     def backward(self, step, values, tape, arriving, keep: Any):
-        return backward(step.bodies[0], tape, arriving, keep)
+        (body,) = step.bodies
+        return backward(body, _unpacked(body, tape, _mentioned(body)), arriving, keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +68,9 @@ class Remat(Call):
 
     name: str = "remat"
 
-    def forward(self, step, values):
+    def forward(self, step, values, replay):
+        if replay:
+            return forward(step.bodies[0], values, replay)[0], ()
         return step.operation.last.evaluate(values), ()
 
     def backward(self, step, values, tape, arriving, keep: Any):
@@ -94,8 +106,12 @@ class Branch(Nested):
         inputs = tuple(any(column) for column in zip(*masks, strict=True))
         return tuple(body for body, _ in reached), (False, *inputs)
 
-    def forward(self, step, values):
-        return step.operation.last.evaluate(values), ()
+    def forward(self, step, values, replay):
+        if not replay:
+            return step.operation.last.evaluate(values), ()
+        index, *operands = values
+        runs = [lambda *args, b=body: forward(b, args, replay)[0] for body in step.bodies]
+        return lax.switch(index, runs, *operands), ()
 
     def backward(self, step, values, tape, arriving, keep: Any):
         del tape
@@ -172,7 +188,7 @@ class Scan(Nested):
                 return (plan,), inputs
             wanted = wider
 
-    def forward(self, step, values):
+    def forward(self, step, values, replay):
         (plan,) = step.bodies
         params = step.operation.last.params
         consts, carried = _compat.scan_sizes(params)
@@ -180,9 +196,8 @@ class Scan(Nested):
         kept = _kept_values(plan, consts, carried)
 
         def body(carry, xs):
-            outputs, tape = forward(plan, [*fixed, *carry, *xs])
-            saved = ([tape[value] for value in kept], [tape.inner[s] for s in _nested(plan)])
-            return outputs[:carried], (outputs[carried:], saved)
+            outputs, tape = forward(plan, [*fixed, *carry, *xs], replay)
+            return outputs[:carried], (outputs[carried:], _packed(plan, tape, kept))
 
         final, (stacked, saved) = lax.scan(
             body,
@@ -204,16 +219,13 @@ class Scan(Nested):
 
         def body(carry, slices):
             from_carry, total = carry
-            xs, (saved, inner), from_outputs = slices
-            again = Tape()
-            again.update(plan.graph.constants)
+            xs, saved, from_outputs = slices
+            again = _unpacked(plan, saved, kept)
             again.update(zip(plan.graph.inputs[:consts], fixed, strict=True))
             again.update(zip(plan.graph.inputs[consts + carried :], xs, strict=True))
-            again.update(zip(kept, saved, strict=True))
             for equation in invariant:
                 out = equation.evaluate(again.read_all(equation.inputs))
                 again.update(zip(equation.outputs, out, strict=True))
-            again.inner.update(zip(_nested(plan), inner, strict=True))
             seeds = [*from_carry, *from_outputs]
             leaving, accounts = backward(plan, again, seeds, keep)
             to_consts = [add(a, b) for a, b in zip(total, leaving[:consts], strict=True)]
@@ -261,18 +273,20 @@ class While(Nested):
         del operation, active, planner
         return ()
 
+    def forward(self, step, values, replay):
+        condition, body = step.bodies
+        first, second = (step.operation.last.params[f"{n}_nconsts"] for n in ("cond", "body"))
+        for_condition, for_body = values[:first], values[first : first + second]
+        final = lax.while_loop(
+            lambda carry: forward(condition, [*for_condition, *carry], replay)[0][0],
+            lambda carry: forward(body, [*for_body, *carry], replay)[0],
+            list(values[first + second :]),
+        )
+        return final, ()
 
-def _nested(plan: Plan) -> list[Step]:
-    return [step for step in plan.steps if step.bodies]
 
-
-def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
-    """The values of a step of a loop that the way back reads and cannot get more cheaply."""
-    known = set(plan.graph.constants)
-    known.update(plan.graph.inputs[:consts])
-    known.update(plan.graph.inputs[consts + carried :])
-    for equation in _invariant_equations(plan, consts):
-        known.update(equation.outputs)
+def _mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
+    """The values that the way back reads, without those that are known anyway."""
     kept: dict[Value, None] = {}
     for step in plan.steps:
         if step.detaches:
@@ -280,7 +294,30 @@ def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
         for atom in (*step.operation.inputs, *step.operation.outputs):
             if isinstance(atom, Value) and atom not in known:
                 kept[atom] = None
-    return list(kept)
+    return [value for value in kept if value not in plan.graph.constants]
+
+
+def _packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:
+    """A tape as a tree of arrays, for loops to stack."""
+    inner = [tape.inner[step] for step in plan.steps if step.bodies]
+    return tape.read_all(values), inner
+
+
+def _unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[Value]) -> Tape:
+    tape = Tape()
+    tape.update(plan.graph.constants)
+    arrays, inner = packed
+    tape.update(zip(values, arrays, strict=True))
+    tape.inner.update(zip((s for s in plan.steps if s.bodies), inner, strict=True))
+    return tape
+
+
+def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
+    """The values of a step of a loop that the way back cannot get more cheaply."""
+    known = {*plan.graph.inputs[:consts], *plan.graph.inputs[consts + carried :]}
+    for equation in _invariant_equations(plan, consts):
+        known.update(equation.outputs)
+    return _mentioned(plan, known)
 
 
 def _invariant_equations(plan: Plan, consts: int):

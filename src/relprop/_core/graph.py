@@ -92,6 +92,11 @@ class Equation:
         return self.traced.params
 
     @property
+    def has_effects(self) -> bool:
+        """Whether it prints, logs or calls back, itself or in a body."""
+        return bool(getattr(self.traced, "effects", ()))
+
+    @property
     def source(self) -> str:
         """The user's line; of a call, where the equation lies in a library function."""
         lines = (_compat.source_of(eqn) for eqn in (self.traced, *self.callers))

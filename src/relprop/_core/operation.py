@@ -42,7 +42,7 @@ class Operation:
 
     def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
         """The outputs, from the values of the inputs."""
-        if len(self.equations) == 1:
+        if self.inputs is self.last.inputs:
             return self.last.evaluate(values, **overrides)
         environment = Environment(
             {a: v for a, v in zip(self.inputs, values, strict=True) if isinstance(a, Value)}

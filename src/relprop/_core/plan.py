@@ -211,8 +211,11 @@ class Nested(registry.Propagator):
         """The plans of the bodies without unreached steps, and the operands that are reached."""
         raise NotImplementedError
 
-    def forward(self, step: Step, values: Sequence[Any]) -> tuple[list[Any], Any]:
-        """The outputs and what the backward pass needs besides operands and outputs."""
+    def forward(self, step: Step, values: Sequence[Any], replay: bool) -> tuple[list[Any], Any]:
+        """The outputs and what the backward pass needs besides operands and outputs.
+
+        In a replay nothing is printed, logged or called back: that has been done.
+        """
         raise NotImplementedError
 
     def backward(self, step: Step, values, tape, arriving, keep: Any) -> tuple[list, dict]:

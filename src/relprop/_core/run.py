@@ -8,7 +8,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from relprop._core.graph import Environment, Value
+from relprop._core.graph import Environment, Equation, Value
+from relprop._core.operation import Operation
 from relprop._core.plan import Plan, Step
 from relprop._core.relevance import Relevance, add
 from relprop._core.site import Site
@@ -44,12 +45,20 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
             continue
         values = tape.read_all(equation.inputs)
         step = nested.get(equation)
-        if step is None:
-            outputs = equation.evaluate(values)
+        if step is not None:
+            outputs, tape.inner[step] = step.nested.forward(step, values, replay)
+        elif replay and equation.bodies and equation.has_effects:
+            outputs, _ = (quiet := _unplanned(equation)).nested.forward(quiet, values, replay)
         else:
-            outputs, tape.inner[step] = step.nested.forward(step, values)
+            outputs = equation.evaluate(values)
         tape.update(zip(equation.outputs, outputs, strict=True))
     return tape.read_all(plan.graph.outputs), tape
+
+
+def _unplanned(equation: Equation) -> Step:
+    """A step without rules, to evaluate the bodies of an equation by hand."""
+    bodies = tuple(Plan(body, (), frozenset()) for body in equation.bodies)
+    return Step(Operation.of(equation), (), None, bodies=bodies)
 
 
 def backward(

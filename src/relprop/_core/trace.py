@@ -64,7 +64,8 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             elif not _is_array(leaf):
                 continue
             dynamic.append((number, position))
-            arrays.append(leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf))
+            ready = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+            arrays.append(leaf if ready else jnp.asarray(leaf))
             paths.append(label)
     for number, group in explained.items():
         if not group:
@@ -176,11 +177,11 @@ def _value(var: Any, path: str = "") -> Value:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
 
 
 def _explainable(leaf: Any, label: str) -> Any:
-    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex, bool)):
+    if not (_is_array(leaf) or isinstance(leaf, (float, int, complex))):
         raise InputError(
             f"Only arrays can be explained, but {label!r} is a {type(leaf).__name__}. "
             "Explain another argument with `argnums`, or split the tree into arrays and the rest."

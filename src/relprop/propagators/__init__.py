@@ -66,10 +66,10 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         Structural(),
         "reshape transpose broadcast_in_dim squeeze expand_dims rev slice dynamic_slice "
         "dynamic_update_slice gather concatenate pad split stack unstack tile "
-        "optimization_barrier name sharding_constraint reshard device_put "
+        "optimization_barrier sharding_constraint reshard device_put "
         "pvary mesh_cast all_gather ppermute all_to_all checkpoint_name",
     ),
-    (Rearrangement(), "sort top_k approx_top_k scatter"),
+    (Rearrangement(), "sort top_k approx_top_k scatter name"),
     (Selection(), "select_n"),
     (Conversion(), "convert_element_type copy copy_p reduce_precision"),
     # Sums and other linear maps without weights.
@@ -78,7 +78,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (ScatteredSum(), "scatter-add"),
     (ScatteredSum(sign=-1), "scatter-sub"),
     (Negation(), "neg"),
-    (Linear(), "real imag conj complex fft select_and_scatter_add"),
+    (Linear(), "real imag conj complex fft"),
+    (Linear(operands=(0,)), "select_and_scatter_add"),
     (Linear(operands=(1,)), "triangular_solve"),
     (Linear(operands=(3,)), "tridiagonal_solve"),
     (Solve(), "custom_linear_solve"),
@@ -100,10 +101,10 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # Functions of each entry.
     (
         Elementwise(),
-        "exp exp2 expm1 log log1p logistic tanh tan sin cos sinh cosh asin acos atan asinh acosh "
+        "exp exp2 expm1 log log2 log1p logistic tanh tan sin cos sinh cosh asin acos atan asinh acosh "
         "atanh atan2 sqrt rsqrt cbrt square integer_pow pow abs erf erfc erf_inv lgamma digamma "
         "polygamma igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta zeta "
-        "bessel_i0e bessel_i1e clamp rem nextafter",
+        "bessel_i0e bessel_i1e clamp rem nextafter polynomial one_minus_square",
     ),
     # Products and soft maxima along axes.
     (Product(), "reduce_prod"),
@@ -114,7 +115,7 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Remat(bodies=("jaxpr",)), "remat remat2 checkpoint"),
     (Branch(bodies=("branches",)), "cond"),
     (Scan(bodies=("jaxpr",)), "scan"),
-    (While(), "while"),
+    (While(bodies=("cond_jaxpr", "body_jaxpr")), "while"),
     # Known, differentiable, and without a rule that everybody would expect.
     (
         Differentiable(),
