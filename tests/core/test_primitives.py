@@ -60,7 +60,7 @@ P, Q = draw.positive(4), draw.positive(4)
 U = draw.positive(4, low=0.1, high=0.9)  # where inverse functions are defined
 S = draw(3, 3) + 3.0 * jnp.eye(3)
 IMAGE, KERNEL = draw.distinct(1, 6, 6, 2, scale=0.07), draw(3, 3, 2, 3, scale=0.3)
-I = jnp.array([2, 0])
+INDICES = jnp.array([2, 0])
 
 WINDOW = dict(window_dimensions=(1, 2, 2, 1), window_strides=(1, 2, 2, 1), padding="VALID")
 
@@ -127,10 +127,10 @@ ROWS = [
         (W[:2],),
         "into-constant",
     ),
-    Row("gather", "linear", lambda x: x[I], (M,)),
-    Row("scatter", "linear", lambda x, u: x.at[I].set(u), (V, W[:2])),
-    Row("scatter", "linear", lambda u: jnp.zeros(4).at[I].set(u), (W[:2],), "into-constant"),
-    Row("scatter", "linear", lambda x: x.at[I].set(0.0), (V,), "of-constant"),
+    Row("gather", "linear", lambda x: x[INDICES], (M,)),
+    Row("scatter", "linear", lambda x, u: x.at[INDICES].set(u), (V, W[:2])),
+    Row("scatter", "linear", lambda u: jnp.zeros(4).at[INDICES].set(u), (W[:2],), "into-constant"),
+    Row("scatter", "linear", lambda x: x.at[INDICES].set(0.0), (V,), "of-constant"),
     Row("concatenate", "linear", lambda x, y: jnp.concatenate([x, y, x]), (V, W)),
     Row("concatenate", "linear", lambda x: jnp.concatenate([x, jnp.zeros(2)]), (V,), "constant"),
     Row("pad", "linear", lambda x: lax.pad(x, 0.0, ((1, 2, 1),)), (V,)),
@@ -171,8 +171,8 @@ ROWS = [
         lambda x: lax.reduce_window(x, 0.0, lax.add, **WINDOW),
         (IMAGE,),
     ),
-    Row("scatter-add", "linear", lambda x, u: x.at[I].add(u), (V, W[:2])),
-    Row("scatter-sub", "linear", lambda x, u: x.at[I].subtract(u), (V, W[:2])),
+    Row("scatter-add", "linear", lambda x, u: x.at[INDICES].add(u), (V, W[:2])),
+    Row("scatter-sub", "linear", lambda x, u: x.at[INDICES].subtract(u), (V, W[:2])),
     Row(
         "add_any",
         "linear",
@@ -280,8 +280,8 @@ ROWS = [
     ),
     Row("cummax", "linear", lambda x: lax.cummax(x), (V,)),
     Row("cummin", "linear", lambda x: lax.cummin(x, reverse=True), (V,)),
-    Row("scatter-max", "linear", lambda x, u: x.at[I].max(u), (V, W[:2])),
-    Row("scatter-min", "linear", lambda x, u: x.at[I].min(u), (V, W[:2])),
+    Row("scatter-max", "linear", lambda x, u: x.at[INDICES].max(u), (V, W[:2])),
+    Row("scatter-min", "linear", lambda x, u: x.at[INDICES].min(u), (V, W[:2])),
     Row(
         "select_and_gather_add",
         "linear",
@@ -368,7 +368,7 @@ ROWS = [
     Row("lu", "none", lambda x: lax.linalg.lu(x)[0], (S,)),
     Row("linear_call", "none", _linear_call, (V,)),
     Row("reduce", "none", lambda x: lax.reduce(x, 0.0, lambda a, b: a + b * 1.0, (0,)), (M,)),
-    Row("scatter-mul", "none", lambda x, u: x.at[I].mul(u, unique_indices=True), (V, W[:2])),
+    Row("scatter-mul", "none", lambda x, u: x.at[INDICES].mul(u, unique_indices=True), (V, W[:2])),
     Row("atan2", "none", lambda x, y: lax.atan2(x, y), (P, Q), "both"),
     Row("pow", "none", lambda x, y: lax.pow(x, y), (P, Q), "both"),
     Row(
