@@ -101,10 +101,11 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # Functions of each entry.
     (
         Elementwise(),
-        "exp exp2 expm1 log log2 log1p logistic tanh tan sin cos sinh cosh asin acos atan asinh "
-        "acosh atanh atan2 sqrt rsqrt cbrt square integer_pow pow abs erf erfc erf_inv lgamma "
-        "digamma polygamma igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta zeta "
-        "bessel_i0e bessel_i1e clamp rem nextafter polynomial one_minus_square",
+        "exp exp2 expm1 log log2 log1p logistic tanh tan sin cos sinh cosh asin acos atan "
+        "asinh acosh atanh atan2 sqrt rsqrt cbrt square integer_pow pow abs erf erfc erf_inv "
+        "lgamma digamma polygamma igamma igammac igamma_grad_a random_gamma_grad "
+        "regularized_incomplete_beta zeta bessel_i0e bessel_i1e clamp rem nextafter polynomial "
+        "one_minus_square",
     ),
     # Products and soft maxima along axes.
     (Product(), "reduce_prod"),
