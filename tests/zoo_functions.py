@@ -206,7 +206,7 @@ def mlp_inputs_and_parameters(draw):
     return f, ({"layers": layers}, draw(3, 4))
 
 
-@case(tags="layers second")
+@case(tags="layers")
 def cnn(draw):
     k1, b1, k2, b2 = draw(3, 3, 2, 4, scale=0.3), draw(4), draw(3, 3, 4, 4, scale=0.2), draw(4)
     mean, var, scale, bias = draw(4), draw.positive(4), draw.positive(4), draw(4)
@@ -254,7 +254,7 @@ def residual_block(draw):
 # Calls: jit, custom derivatives, rematerialisation.
 
 
-@case(tags="vmap")
+@case()
 def jit_with_closed_over_constants(draw):
     w, b = draw.dense(4, 3), draw(3)
     inner = jax.jit(lambda x: x @ w + b)
@@ -289,7 +289,7 @@ def _straight_through(x):
 _straight_through.defjvp(lambda primals, tangents: (_straight_through(*primals), 0.5 * tangents[0]))
 
 
-@case(tags="vmap")
+@case()
 def custom_jvp_unlike_its_body(draw):
     return lambda x: _straight_through(3.0 * x) ** 2, (draw(5),)
 
@@ -321,7 +321,7 @@ def _applied_jvp(function, primals, tangents):
     return jax.jvp(function, primals, tangents)
 
 
-@case(tags="second")
+@case()
 def custom_jvp_with_function_argument(draw):
     return lambda x: _applied(jnp.sin, x) + _applied(jnp.exp, x), (draw(4),)
 
@@ -415,7 +415,7 @@ def named_checkpoint(draw):
 # Loops and branches.
 
 
-@case(tags="second vmap")
+@case()
 def scan_over_layers(draw):
     ws, bs = draw.dense(4, 4, 3), draw(3, 4)
 
@@ -488,7 +488,7 @@ def scan_of_length_zero(draw):
     return f, (draw(3), jnp.zeros((0, 3)))
 
 
-@case(argnums=(0, 1), tags="second")
+@case(argnums=(0, 1))
 def scan_with_active_constants(draw):
     def f(x, w):
         return lax.scan(lambda c, _: (jnp.tanh(c @ w + x), None), jnp.zeros(3), None, length=3)[0]
@@ -556,7 +556,7 @@ def scan_with_random_keys(draw):
     return f, (draw(3),)
 
 
-@case(tags="second vmap")
+@case(tags="vmap")
 def fori_loop_static(draw):
     w = draw.dense(3, 3)
     return lambda x: lax.fori_loop(0, 3, lambda i, c: jnp.sin(c @ w) + i, x), (draw(3),)
@@ -570,7 +570,7 @@ def fori_loop_updates_in_place(draw):
     return f, (draw(4),)
 
 
-@case(tags="vmap")
+@case()
 def associative_scan(draw):
     return lambda x: lax.associative_scan(lambda a, b: a * b + a, x), (draw(5),)
 
@@ -739,7 +739,7 @@ def softmax_with_temperature(draw):
     return lambda x, t: jax.nn.softmax(x / t), (draw(2, 4), 0.5)
 
 
-@case(tags="softmax second")
+@case(tags="softmax")
 def log_softmax(draw):
     return lambda x: jax.nn.log_softmax(x), (draw(2, 4),)
 
@@ -783,7 +783,7 @@ def layer_norm_var(draw):
     return f, (draw(2, 6),)
 
 
-@case(tags="norm second")
+@case(tags="norm")
 def rms_norm(draw):
     scale = draw(6)
     return lambda x: x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * scale, (draw(2, 6),)
@@ -941,7 +941,7 @@ def top_k(draw):
     return lambda x: lax.top_k(x, 2), (draw.distinct(3, 5),)
 
 
-@case(tags="moves vmap")
+@case(tags="moves")
 def gather_by_argsort(draw):
     return lambda x: x[jnp.argsort(-x)] * jnp.arange(1.0, 6.0), (draw.distinct(5),)
 
@@ -951,7 +951,7 @@ def one_hot_by_data(draw):
     return lambda x: jax.nn.one_hot(jnp.argmax(x, -1), 4) * x, (draw.distinct(2, 4),)
 
 
-@case(argnums=(0, 1), tags="moves vmap")
+@case(argnums=(0, 1), tags="moves")
 def shapes(draw):
     def f(x, y):
         joined = jnp.concatenate([x, jnp.zeros((1, 3)), y, x], axis=0)
@@ -1004,7 +1004,7 @@ def running(draw):
     return f, (draw.distinct(4),)
 
 
-@case(tags="second vmap")
+@case(tags="second")
 def products(draw):
     return lambda x: (jnp.prod(x, axis=1), jnp.prod(x), lax.cumprod(x, 1, reverse=True)), (
         draw(2, 3),
@@ -1016,7 +1016,7 @@ def product_with_zero(draw):
     return lambda x: jnp.prod(x), (jnp.array([2.0, 0.0, 3.0]),)
 
 
-@case(argnums=(0, 1), tags="second vmap")
+@case(argnums=(0, 1), tags="vmap")
 def einsums(draw):
     def f(x, y):
         return (
@@ -1216,7 +1216,7 @@ def argument_not_used(draw):
     return lambda x, n, y: x * n, (draw(3), 2, draw(2))
 
 
-@case(tags="vmap second")
+@case()
 def input_used_twice(draw):
     return lambda x: x * x + x / (x * x + 1.0) - x, (draw(4),)
 
@@ -1252,7 +1252,7 @@ def numpy_array(draw):
     return lambda x: jnp.sin(x) @ jnp.ones(3), (np.asarray(draw(3)),)
 
 
-@case(tags="vmap")
+@case()
 def gradient_stopped(draw):
     def f(x):
         return x * lax.stop_gradient(jnp.exp(x)) + lax.stop_gradient(x)
@@ -1278,7 +1278,7 @@ def gradient_inside(draw):
     return lambda x: x - 0.1 * inner(x), (draw(3),)
 
 
-@case(tags="vmap")
+@case()
 def jacobian_inside(draw):
     return lambda x: jax.jacfwd(lambda x: jnp.sin(x) * x.sum())(x) @ x, (draw(3),)
 

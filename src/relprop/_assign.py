@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from relprop._core import registry
+from relprop._core.graph import Equation, Graph
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
@@ -37,8 +40,10 @@ def assign(
         NothingMatchedError: a selection matches nothing.
     """
     fallback = _fallback(on_missing)
+    _check_mutation(trace.graph)
     chosen = _positions(trace, composite, outputs, fallback)
     plan = _plan(trace, composite, outputs, chosen, fallback)
+    _check_constants(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
@@ -64,6 +69,42 @@ def assign(
         )
     _check_selections(composite, used, plan)
     return plan
+
+
+def _check_mutation(graph: Graph) -> None:
+    """Refuses arrays that are changed in place, wherever they are."""
+    found = [f"  {e.name}\n      at {e.source}" for e in _all_equations(graph) if _mutates(e)]
+    if found:
+        raise MissingRuleError(
+            "The function changes arrays in place, so that what depends on what cannot be seen:\n"
+            + "\n".join(found)
+            + "\nReturn new arrays instead, as `x.at[...].set(...)` does."
+        )
+
+
+def _all_equations(graph: Graph) -> Iterator[Equation]:
+    for equation in graph.equations:
+        yield equation
+        for body in equation.bodies:
+            yield from _all_equations(body)
+
+
+def _mutates(equation: Equation) -> bool:
+    return registry.lookup(equation.primitive).mutates
+
+
+def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
+    """Refuses rules that leave nothing to explain."""
+    explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on]
+    detached = [_describe(s) + f"\n      {s.rule}" for s in plan.walk() if s.detaches]
+    if not detached or any(out in plan.active for out in explained):
+        return
+    raise RuleError(
+        "Rules take as constants all that connects the inputs with the score:\n"
+        + "\n".join(detached)
+        + "\nGive them another rule, or explain what goes into them: logits rather than "
+        "probabilities."
+    )
 
 
 def _plan(trace: Trace, composite: Composite, outputs, chosen, fallback: Rule | None) -> Plan:

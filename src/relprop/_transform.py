@@ -160,6 +160,8 @@ def vrp(
     (Array([1., 0.], dtype=float32),)
     """
     composite = composite_of(rules)
+    if not primals:
+        raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
     argnums = tuple(range(len(primals)))
     run = _Run.start(f, primals, argnums, composite, on_missing, has_aux, scalar=False)
     outputs, tape = forward(run.plan, run.trace.arrays)

@@ -58,7 +58,7 @@ class Where:
 
     Args:
         structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`.
-        primitive: name of the primitive, or a glob.
+        primitive: name of the primitive, or a glob; of several equations any may have it.
         path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
         scope: glob on the named scopes around it.
         position: of all operations that match the rest, the one at this position in order of
@@ -90,7 +90,7 @@ class Where:
             return False  # What is inside has rules of its own, unless it is asked for by name.
         return (
             (not self.structures or step.structure in self.structures)
-            and _glob(step.primitive, self.primitive)
+            and any(_glob(e.name, self.primitive) for e in step.operation.equations)
             and _glob(step.path, self.path)
             and _glob(step.scope, self.scope)
             and (self.predicate is None or bool(self.predicate(step)))

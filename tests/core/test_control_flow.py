@@ -34,7 +34,7 @@ RULES["first_layer"] = FIRST.at(structure="dense").use(RULES["gamma"])
 
 draw = zoo.Draw("control flow")
 WS, BS, W, B = draw.dense(4, 4, 3), draw(3, 4), draw.dense(4, 4), draw(4)
-X, XS = draw(4), draw(5, 4)
+X, XS = draw(4), draw(3, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +109,16 @@ def scan_reversed():
 @pair(X, without="first_layer")
 def scan_nested():
     def plain(x):
-        for w in WS:
-            for b in BS:
+        for w in WS[:2]:
+            for b in BS[:2]:
                 x = layer(x, w, b)
         return x
 
     def wrapped(x):
         def outer(x, w):
-            return lax.scan(lambda x, b: (layer(x, w, b), None), x, BS)
+            return lax.scan(lambda x, b: (layer(x, w, b), None), x, BS[:2])
 
-        return lax.scan(outer, x, WS)[0]
+        return lax.scan(outer, x, WS[:2])[0]
 
     return plain, wrapped
 
@@ -444,7 +444,7 @@ def test_relevance_of_each_step():
 
     for rule in (Epsilon(), RULES["gamma"], RULES["flat"]):
         value, got = jax.jit(relprop.value_and_relevance(f, rule))(XS)
-        expected = jax.jit(relprop.relevance(unrolled, rule, tuple(range(5))))(*XS)
+        expected = jax.jit(relprop.relevance(unrolled, rule, tuple(range(len(XS)))))(*XS)
         close(got, jnp.stack(expected))
         if rule == Epsilon():
             assert abs(float(got.sum() - value)) < 1e-4

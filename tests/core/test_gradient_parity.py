@@ -252,7 +252,7 @@ def test_half_precision_gives_float32(dtype):
 # Other rules, on everything: nothing is computed, so this takes little time.
 
 
-@pytest.mark.parametrize("case", zoo.params())
+@pytest.mark.parametrize("case", [p for p in zoo.params() if not p.marks])
 def test_every_rule_can_be_traced_everywhere(case):
     f, args = case.explained()
     numbers = tuple(range(len(args)))

@@ -108,12 +108,13 @@ class Equation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A function as equations in order of evaluation."""
+    """A function as equations in order of evaluation; `inner` if it is the body of an equation."""
 
     inputs: tuple[Value, ...]
     constants: Mapping[Value, Any]
     equations: tuple[Equation, ...]
     outputs: tuple[Atom, ...]
+    inner: bool = False
 
 
 class Environment(dict):

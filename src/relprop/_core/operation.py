@@ -40,6 +40,11 @@ class Operation:
     def last(self) -> Equation:
         return self.equations[-1]
 
+    @property
+    def primitive(self) -> str:
+        """The primitive it is named by: the product of a layer with a bias, else the last one."""
+        return self.equations[0 if self.propagator.first_is_main else -1].name
+
     def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
         """The outputs, from the values of the inputs."""
         if self.inputs is self.last.inputs:

@@ -36,7 +36,7 @@ class Step:
 
     @property
     def primitive(self) -> str:
-        return self.operation.equations[0].name
+        return self.operation.primitive
 
     @property
     def scope(self) -> str:
@@ -93,14 +93,14 @@ class Plan:
 
 
 Choose = Callable[[Step], tuple[Any, str]]
-Recognise = Callable[[Sequence[Equation], set[Value]], Sequence[Operation]]
+Recognise = Callable[[Graph, set[Value], set[Value]], Sequence[Operation]]
 
 
 class Planner:
     """Assigns rules to the operations of a graph and of all graphs inside it.
 
     Args:
-        recognise: turns the equations of a graph into operations.
+        recognise: turns a graph, its dependent and its explained values into operations.
         choose: the rule for a step, or None if it has none, and a note. A step with bodies is
             asked for as well: a rule then applies to it as a whole instead of inside.
     """
@@ -114,7 +114,7 @@ class Planner:
         dependent = depends_on(graph.equations, explained, _cuts)
         active = set(explained)
         steps = []
-        for operation in self.recognise(graph.equations, dependent):
+        for operation in self.recognise(graph, dependent, explained):
             mask = tuple(atom in active for atom in operation.inputs)
             if not any(mask) or operation.propagator.cuts:
                 continue

@@ -31,6 +31,8 @@ class Propagator:
             transpose it.
         multiplies: a product of its active operands, linear in each of them.
         hides_weights: linear, but by weights that are no operand and cannot be looked at.
+        first_is_main: of several equations, the first does the work.
+        mutates: changes arrays in place, which no data flow shows.
         differentiable: JAX has a vector-Jacobian product for it.
     """
 
@@ -44,6 +46,8 @@ class Propagator:
     transposable: ClassVar[bool] = False
     multiplies: ClassVar[bool] = False
     hides_weights: ClassVar[bool] = False
+    first_is_main: ClassVar[bool] = False
+    mutates: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 
     def structure(self, operation: Operation, active: Sequence[bool]) -> str | None:

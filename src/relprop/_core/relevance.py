@@ -24,6 +24,18 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, jnp.zeros_like(a), a) / jnp.where(zero, jnp.ones_like(b), b)
 
 
+def scaled(x: Array, multiplier: Array) -> Array:
+    """Their product, in which a multiplier of zero wins over infinity, as at masked scores."""
+    return jnp.where((multiplier == 0) & jnp.isinf(x), jnp.zeros_like(x), x) * multiplier
+
+
+def summed_to(shape: tuple[int, ...], x: Array) -> Array:
+    """Sums over what was broadcast from a shape."""
+    x = jnp.sum(x, axis=tuple(range(x.ndim - len(shape))))
+    axes = tuple(i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1)
+    return jnp.sum(x, axis=axes, keepdims=True)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Relevance:
@@ -45,7 +57,7 @@ class Relevance:
         if self.share is not None:
             parts.append(self.share)
         if self.multiplier is not None:
-            parts.append(jnp.real(x * self.multiplier))
+            parts.append(jnp.real(scaled(x, self.multiplier)))
         return sum(parts[1:], parts[0]) if parts else jnp.zeros(x.shape, jnp.real(x).dtype)
 
     def over(self, z: Array) -> Array:

@@ -114,6 +114,7 @@ def graph_of(
         constants=constants,
         equations=tuple(equations),
         outputs=tuple(outputs),
+        inner=bool(callers),
     )
 
 

@@ -18,6 +18,7 @@ from relprop.propagators.general import (
     Extremum,
     Inline,
     Maximum,
+    Mutation,
     Rearrangement,
     ScatteredMaximum,
     Selection,
@@ -123,6 +124,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "cholesky eigh eig svd qr lu householder_product hessenberg schur tridiagonal "
         "linear_call reduce_window reduce scatter-mul select_and_scatter",
     ),
+    # Refused: what passes here is seen by no analysis of values.
+    (Mutation(), "new_ref mutable_array get swap addupdate freeze ref_addupdate"),
     # No relevance passes.
     (
         Cut(),

@@ -111,6 +111,16 @@ class Elementwise(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mutation(Propagator):
+    """Makes, reads or writes an array that can be changed in place."""
+
+    mutates: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
 class Differentiable(Propagator):
     """Nothing better is known than the derivative, which nobody takes unasked.
 

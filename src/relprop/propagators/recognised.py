@@ -33,6 +33,14 @@ class Softmax(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftMaximum(Propagator):
+    """The logarithm of a sum of exponentials of its first operand."""
+
+    def structure(self, operation, active):
+        return "soft maximum"
+
+
+@dataclasses.dataclass(frozen=True)
 class Gate(Multiplication):
     """A gate times a signal, in this order."""
 
@@ -56,6 +64,7 @@ class _Followed(Propagator):
     """
 
     native: ClassVar[bool] = False
+    first_is_main: ClassVar[bool] = True
 
     def first(self, operation: Operation) -> Operation:
         """The linear operation alone."""

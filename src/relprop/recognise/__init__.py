@@ -9,31 +9,31 @@ precedence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Equation, Graph, Value
 from relprop._core.operation import Operation
 from relprop.recognise.activation import activations
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.gate import gates
+from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.softmax import softmaxes
 from relprop.recognise.statistic import statistics
 
-STRUCTURES = (softmaxes, statistics, biased_layers, averages, activations, gates)
+STRUCTURES = (softmaxes, soft_maxima, statistics, biased_layers, averages, activations, gates)
 
 
-def recognise(equations: Sequence[Equation], dependent: set[Value]) -> list[Operation]:
+def recognise(graph: Graph, dependent: set[Value], explained: set[Value]) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
 
     Args:
-        equations: in order of evaluation.
+        graph: the graph.
         dependent: the values that depend on the explained inputs.
+        explained: those inputs.
     """
-    flow = Dataflow(equations, dependent)
+    flow = Dataflow(graph, dependent, explained)
     found: dict[Equation, Operation] = {}
     for structure in STRUCTURES:
         for operation in structure(flow):
             found.setdefault(operation.last, operation)
-    return [found.get(e) or Operation.of(e) for e in equations if e.outputs]
+    return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]

@@ -28,6 +28,8 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
         if layer is None or not _is_layer(flow, layer) or operands[0].shape != _shape(equation):
             continue
         bias = equation.inputs[1] if left else equation.inputs[0]
+        if bias in flow.touched:
+            continue  # Such as the maximum of the product itself, its gradient stopped.
         yield Operation(
             Biased(kind.sign),
             (layer, *moves, equation),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Equation, Graph, Value
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop.propagators.general import Conversion
@@ -17,13 +18,38 @@ class Dataflow:
     Attributes:
         equations: in order of evaluation.
         dependent: values that depend on the explained inputs.
+        graph: the graph.
     """
 
-    def __init__(self, equations: Sequence[Equation], dependent: set[Value]):
+    def __init__(self, graph: Graph, dependent: set[Value], explained: set[Value]):
+        equations = graph.equations
+        self.graph = graph
         self.equations = equations
         self.dependent = dependent
+        self._explained = explained
         self._producer = {out: equation for equation in equations for out in equation.outputs}
         self._position = {equation: i for i, equation in enumerate(equations)}
+
+    @functools.cached_property
+    def touched(self) -> set[Value]:
+        """Values computed from the explained inputs at all, also where no relevance passes."""
+        found = set(self._explained)
+        for equation in self.equations:
+            if any(atom in found for atom in equation.inputs):
+                found.update(equation.outputs)
+        return found
+
+    @functools.cached_property
+    def _consumers(self) -> dict[Atom, list[Equation]]:
+        found: dict[Atom, list[Equation]] = {}
+        for equation in self.equations:
+            for atom in dict.fromkeys(equation.inputs):
+                found.setdefault(atom, []).append(equation)
+        return found
+
+    def consumers(self, value: Value) -> list[Equation]:
+        """The equations that read a value."""
+        return self._consumers.get(value, [])
 
     def producer(self, atom: Atom) -> Equation | None:
         return self._producer.get(atom)  # type: ignore[arg-type]
@@ -44,7 +70,9 @@ class Dataflow:
             equation = self.producer(atom)
             if equation is None or len(self.operands(equation)) != 1:
                 break
-            moves = is_move(equation) or (through is not None and through(equation))
+            # Padding, gathering and the like bring numbers of their own into the result.
+            moves = is_move(equation) and len(equation.inputs) == 1
+            moves = moves or (through is not None and through(equation))
             if not moves or len(equation.outputs) != 1:
                 break
             passed.append(equation)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation
 from relprop._core.operation import Operation
-from relprop.propagators.general import Elementwise
 from relprop.propagators.linear import Multiplication
 from relprop.propagators.recognised import Gate
 from relprop.recognise.activation import activations
@@ -15,6 +14,8 @@ from relprop.recognise.dataflow import Dataflow
 
 # Between 0 and 1: of two activations, the one that opens and closes.
 _SIGMOIDS = ("logistic",)
+# Activations of one equation; a square or an exponential is no gate.
+_ACTIVATIONS = ("tanh", "erf", "max", "min", "clamp")
 
 
 def gates(flow: Dataflow) -> Iterator[Operation]:
@@ -41,6 +42,5 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
         return 0
     if equation.name in _SIGMOIDS:
         return 2
-    unary = isinstance(registry.lookup(equation.primitive), Elementwise)
-    nonlinear = unary and len(flow.operands(equation)) == 1
-    return 1 if nonlinear or equation in ends else 0
+    plain = equation.name in _ACTIVATIONS and len(flow.operands(equation)) == 1
+    return 1 if plain or equation in ends else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relprop import _compat
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
 from relprop.recognise.dataflow import Dataflow, is_move
@@ -41,16 +41,21 @@ def _argument(flow: Dataflow, division: Equation) -> Value | None:
     exponential = flow.producer(above)
     if summed is not above or exponential is None or exponential.name not in ("exp", "exp2"):
         return None
-    (shifted,) = exponential.inputs
+    start = unshifted(flow, exponential.inputs[0])
+    return start if isinstance(start, Value) else None
+
+
+def unshifted(flow: Dataflow, shifted: Atom) -> Atom:
+    """The x of `x - max(x)`, or the value itself if it is not that."""
     subtraction = flow.producer(shifted)
     if subtraction is not None and subtraction.name == "sub":
         argument, maximum = subtraction.inputs
-        if argument in flow.dependent and _is_maximum_of(flow, maximum, argument):
-            shifted = argument
-    return shifted if isinstance(shifted, Value) else None
+        if argument in flow.dependent and is_maximum_of(flow, maximum, argument):
+            return argument
+    return shifted
 
 
-def _is_maximum_of(flow: Dataflow, atom, argument) -> bool:
+def is_maximum_of(flow: Dataflow, atom, argument) -> bool:
     """Whether a value is the maximum of another one along some axes, gradient stopped or not."""
     while True:
         equation = flow.producer(atom)

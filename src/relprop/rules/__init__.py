@@ -65,6 +65,10 @@ _NAMES = {
     "gradient": Gradient,
     "pass": Pass,
     "stop": Stop,
+    "route": Route,
+    "uniform": Uniform,
+    "constant": Constant,
+    "signal_takes_all": SignalTakesAll,
 }
 
 

@@ -74,7 +74,8 @@ class Stabilizer:
         epsilon: distance kept from zero, in units of z.
         clip: raise to epsilon only what is nearer to zero than that, instead of adding it to all.
         norm_scale: take epsilon in units of the root mean square of z.
-        axes: axes of that mean; the default is all but the first (the batch).
+        axes: axes of that mean; the default is all but the first (the batch), and
+            the only one of a vector.
 
     Source: Bach et al. 2015, eq. 58 (epsilon rule); the variants are those of zennit 0.5.
     """
@@ -88,9 +89,12 @@ class Stabilizer:
         sign = jnp.where(z < 0, -1.0, 1.0).astype(z.dtype)
         epsilon: float | Array = self.epsilon
         if self.norm_scale:
-            axes = tuple(range(1, z.ndim)) if self.axes is None else self.axes
+            default = tuple(range(min(1, z.ndim - 1), z.ndim))
+            axes = default if self.axes is None else self.axes
             square = jnp.mean(z * z, axis=axes, keepdims=True)
-            epsilon = jnp.broadcast_to(self.epsilon * jnp.sqrt(square), z.shape)
+            # The slope of the root at zero is infinite, and of no use.
+            root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+            epsilon = jnp.broadcast_to(self.epsilon * root, z.shape)
         if self.clip:
             return sign * jnp.maximum(jnp.abs(z), epsilon)
         return z + epsilon * sign

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance
+from relprop._core.relevance import Relevance, summed_to
 from relprop._core.site import Site, multipliers, shares
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
 
@@ -84,9 +84,9 @@ class Uniform(Rule):
         (relevance,) = arriving
         assert relevance is not None
         count = site.operation.propagator.factors(site)
-        entrywise = all(x.shape == site.output.shape for x in site.inputs)
-        if entrywise and site.operation.propagator.elementwise:
-            return shares([relevance.total(site.output) / count] * len(site.inputs))
+        if site.operation.propagator.elementwise:
+            part = relevance.total(site.output) / count
+            return shares([summed_to(x.shape, part) for x in site.inputs])
         site.absorb_zeros(relevance, site.output)
         return multipliers(site.vjp([relevance.over(site.output) / count]))
 
@@ -113,10 +113,12 @@ class SignalTakesAll(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        gate, _ = site.inputs
+        gate, signal = site.inputs
         share, multiplier = relevance.share, relevance.multiplier
+        if share is not None:
+            share = summed_to(signal.shape, share)
         if multiplier is not None:
-            multiplier = multiplier * gate
+            multiplier = summed_to(signal.shape, multiplier * gate)
         return [None, Relevance(share, multiplier)]
 
 

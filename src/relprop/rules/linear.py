@@ -7,12 +7,14 @@ of every kind, poolings, sums, scales. They see it as `LinearMap` and know no pr
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, safe_divide
+from relprop._core.relevance import Relevance, safe_divide, scaled
 from relprop._core.site import LinearMap, Site, multipliers, shares
 from relprop.rules.base import (
     Arriving,
@@ -176,7 +178,8 @@ class Gamma(LinearRule):
     exactly zero no relevance passes.
 
     Args:
-        gamma: strength; 0 is the epsilon rule, infinity the z+ rule on positive outputs.
+        gamma: strength, not negative; 0 is the epsilon rule, and as it grows the rule becomes z+
+            on positive outputs.
         epsilon: stabiliser, in units of z.
         bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``); the sign of
             the output is that of the real one, with b, either way.
@@ -193,6 +196,8 @@ class Gamma(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
+        if not 0 <= self.gamma < float("inf"):
+            raise ValueError(f"gamma must be a finite number from 0, got {self.gamma!r}.")
 
     def through(self, site, linear, relevance):
         weight, inputs = linear.weight, site.inputs
@@ -314,7 +319,7 @@ class ZBox(LinearRule):
 
     Args:
         low: smallest value an input can take; a number or array that broadcasts to the input.
-            Nested tuples of numbers keep the rule hashable.
+            Arrays are kept as nested tuples of numbers, so that rules can be compared.
         high: largest value, likewise.
         epsilon: stabiliser, in units of z.
 
@@ -324,6 +329,10 @@ class ZBox(LinearRule):
     low: float | tuple | Array = 0.0
     high: float | tuple | Array = 1.0
     epsilon: float | Stabilizer = 1e-6
+
+    def __post_init__(self):
+        object.__setattr__(self, "low", _hashable(self.low))
+        object.__setattr__(self, "high", _hashable(self.high))
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
@@ -414,6 +423,17 @@ def _by_weight(
     return shares(linear.transpose(weight, coefficients))
 
 
+def _hashable(bound: Any) -> Any:
+    if isinstance(bound, jax.Array):
+        try:
+            bound = np.asarray(bound)
+        except jax.errors.TracerArrayConversionError:
+            return bound  # Not known yet, inside of a jitted function.
+    if isinstance(bound, (np.ndarray, np.generic)):
+        bound = bound.tolist()
+    return tuple(map(_hashable, bound)) if isinstance(bound, (list, tuple)) else bound
+
+
 def _filled(bound: float | tuple | Array, x: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
 
@@ -421,4 +441,5 @@ def _filled(bound: float | tuple | Array, x: Array) -> Array:
 def _absorb_bias(site: Site, linear: LinearMap, coefficients: Array) -> None:
     bias = linear.bias
     assert bias is not None
-    site.absorb("bias", lambda: coefficients * jnp.broadcast_to(bias, coefficients.shape))
+    shape = coefficients.shape
+    site.absorb("bias", lambda: scaled(jnp.broadcast_to(bias, shape), coefficients))
