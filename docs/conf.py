@@ -27,6 +27,7 @@ coverage_check_modules = [
     "relprop.presets",
     "relprop.propagators",
     "relprop.chefer",
+    "relprop.interop",
     "relprop.zoo",
 ]
 
