@@ -15,7 +15,7 @@ import re
 
 def restore_names() -> None:
     """Makes the import of torchax possible."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     spec = importlib.util.find_spec("torchax")
     if spec is None or spec.origin is None:

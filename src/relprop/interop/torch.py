@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relprop._errors import InputError
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
 
 def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -34,7 +34,7 @@ def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
     (1, 2)
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("from_torch needs PyTorch: pip install relprop[torch]") from error
     if module.training:
@@ -77,7 +77,7 @@ def _torchax() -> Any:
 
 def _tensors(output: Any) -> Any:
     """The tensors of an output; caches and other objects in it are left out."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     if isinstance(output, torch.Tensor):
         return output
