@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,8 +78,17 @@ class Ledger(Table, Sequence[LedgerRow]):
         fault: where NaN or infinity came from, or None if every number is finite.
     """
 
-    def __init__(self, rows: Sequence[LedgerRow], score, seed, relevance: Any, fault: Fault | None):
+    def __init__(
+        self,
+        rows: Sequence[LedgerRow],
+        totals: Mapping[str, float],
+        score: Any,
+        seed: Any,
+        relevance: Any,
+        fault: Fault | None,
+    ):
         self._rows = tuple(rows)
+        self._totals = dict(totals)
         self.score = score
         self.seed = seed
         self.relevance = relevance
@@ -93,24 +102,20 @@ class Ledger(Table, Sequence[LedgerRow]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def _total(self, name: str) -> float:
-        # Rows of loops, branches and calls sum up what the rows of their bodies say.
-        return sum(getattr(row, name) for row in self if row.operation.rule is not None)
-
     @property
     def bias(self) -> float:
         """All that biases absorbed."""
-        return self._total("bias")
+        return self._totals["bias"]
 
     @property
     def epsilon(self) -> float:
         """All that stabilisers absorbed."""
-        return self._total("epsilon")
+        return self._totals["epsilon"]
 
     @property
     def stopped(self) -> float:
         """All that was stopped."""
-        return self._total("stopped")
+        return self._totals["stopped"]
 
     @property
     def gap(self) -> float:
@@ -157,7 +162,9 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     rows = [
         _row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts
     ]
-    return Ledger(rows, score, seed, relevance, _fault(rows, accounts))
+    names = ("bias", "epsilon", "stopped")
+    totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
+    return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts))
 
 
 def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
@@ -166,9 +173,9 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
     amounts = {name: float(account.get(name, 0.0)) for name in ("bias", "epsilon", "stopped")}
     arrived = float(account["arrived"])
     if step.bodies:
-        # Their own rows say what was absorbed inside; here it is only the difference.
-        inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk() if s.rule]
-        amounts = {k: float(sum(float(a.get(k, 0.0)) for a in inner)) for k in amounts}
+        # Its own part is what constants took; what was absorbed inside has rows of its own, too.
+        inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk()]
+        amounts = {k: own + sum(float(a.get(k, 0.0)) for a in inner) for k, own in amounts.items()}
     return LedgerRow(
         operation=planned(step, depth),
         arrived=arrived,

@@ -370,7 +370,7 @@ def _explained_outputs(traced: Trace, has_aux: bool) -> int:
     if not has_aux:
         return traced.out_tree.num_leaves
     children, node = traced.out_tree.children(), traced.out_tree.node_data()
-    if node is None or node[0] is not tuple or len(children) != 2:
+    if node is None or node[0] not in (tuple, list) or len(children) != 2:
         raise InputError(
             "With has_aux=True the function must return a pair (explained, aux); it returned "
             f"{traced.out_tree}."

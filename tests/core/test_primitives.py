@@ -487,7 +487,15 @@ COLLECTIVES = {
 OTHER_RELEASE = "another name that some JAX release has for it, or only a Python function"
 INNER = "made by JAX inside its own transformations, in no traced function"
 MULTI = "only inside of shard_map, which is refused as a whole"
+REFUSED = "changes an array in place: test_missing.py shows that it is refused"
 WITHOUT = {
+    "new_ref": REFUSED,
+    "mutable_array": REFUSED,
+    "get": REFUSED,
+    "swap": REFUSED,
+    "addupdate": REFUSED,
+    "ref_addupdate": REFUSED,
+    "freeze": REFUSED,
     "pjit": OTHER_RELEASE,
     "core_call": OTHER_RELEASE,
     "call": OTHER_RELEASE,

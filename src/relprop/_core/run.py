@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from relprop._core.graph import Environment, Equation, Value
+from relprop._core.graph import Atom, Environment, Equation, Value
 from relprop._core.operation import Operation
 from relprop._core.plan import Plan, Step
-from relprop._core.relevance import Relevance, add
+from relprop._core.relevance import Relevance, add, precise
 from relprop._core.site import Site
 
 # What the ledger knows of one step: the name of an entry -> a scalar.
 Account = dict[str, Any]
 Keep = Literal["", "sums", "faults"]
 Accounts = dict[int, Account]  # by the number of the step
+CONSTANT = -1  # in place of a number: relevance that a graph was given for its constant outputs
 
 
 class Tape(Environment):
@@ -83,6 +84,12 @@ def backward(
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
         if seed is not None and atom in plan.active:
             found[atom] = add(found.get(atom), seed)  # type: ignore[index]
+    if keep:
+        outside = [
+            None if atom in plan.active or not jnp.issubdtype(atom.dtype, jnp.inexact) else seed
+            for atom, seed in zip(plan.graph.outputs, seeds, strict=True)
+        ]
+        accounts[CONSTANT] = {"bias": _sum(outside, tape.read_all(plan.graph.outputs))}
 
     for step in reversed(plan.steps):
         operation = step.operation
@@ -97,6 +104,12 @@ def backward(
                 leaving, inner = step.nested.backward(
                     step, values, tape.inner[step], arriving, keep
                 )
+                if keep:
+                    # To a constant that a loop starts from, or that a branch returns.
+                    constant = [None if a in plan.active else r for a, r in _pairs(step, leaving)]
+                    lost = inner.pop(CONSTANT)["bias"]
+                    account["bias"] = lost + _sum(constant, values)
+                leaving = [r if a in plan.active else None for a, r in _pairs(step, leaving)]
                 accounts.update(inner)
             else:
                 note = _note_into(account) if keep else None
@@ -112,6 +125,10 @@ def backward(
             if relevance is not None and atom in plan.active:
                 found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
     return [found.get(value) for value in plan.graph.inputs], accounts
+
+
+def _pairs(step: Step, leaving: Sequence[Any]) -> Iterator[tuple[Atom, Any]]:
+    return zip(step.operation.inputs, leaving, strict=True)
 
 
 def _scope_name(step: Step) -> str:
@@ -142,7 +159,7 @@ def _sum(relevances, values) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + jnp.sum(relevance.total(value))
+            total = total + jnp.sum(relevance.total(precise(value)))
     return total
 
 
