@@ -61,7 +61,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             if number in explained:
                 leaf = _explainable(leaf, label)
                 explained[number].append(len(arrays))
-            elif not _is_array(leaf):
+            elif not _is_array(leaf) or _is_numpy_mask(leaf):
                 continue
             dynamic.append((number, position))
             ready = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
@@ -179,6 +179,11 @@ def _value(var: Any, path: str = "") -> Value:
 
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def _is_numpy_mask(leaf: Any) -> bool:
+    # NumPy masks and indices select with a shape that must be known while tracing.
+    return isinstance(leaf, np.ndarray) and not jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _explainable(leaf: Any, label: str) -> Any:

@@ -17,6 +17,7 @@ from relprop.propagators.general import (
     Elementwise,
     Extremum,
     Inline,
+    Irreversible,
     Maximum,
     Mutation,
     Rearrangement,
@@ -121,9 +122,9 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # Known, differentiable, and without a rule that everybody would expect.
     (
         Differentiable(),
-        "cholesky eigh eig svd qr lu householder_product hessenberg schur tridiagonal "
-        "linear_call reduce_window reduce scatter-mul select_and_scatter",
+        "cholesky eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
     ),
+    (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal"),
     # Refused: what passes here is seen by no analysis of values.
     (Mutation(), "new_ref mutable_array get swap addupdate freeze ref_addupdate"),
     # No relevance passes.

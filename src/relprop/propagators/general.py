@@ -131,5 +131,12 @@ class Differentiable(Propagator):
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Irreversible(Differentiable):
+    """Not even a derivative is known to JAX."""
+
+    differentiable: ClassVar[bool] = False
+
+
 def _real(x) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
