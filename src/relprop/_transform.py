@@ -70,8 +70,8 @@ def relevance(
     >>> from relprop.rules import Epsilon
     >>> W = jnp.array([[1.0, -1.0], [2.0, 0.5]])
     >>> f = lambda x: jnp.sum(jax.nn.relu(x @ W))
-    >>> print(relevance(f, Epsilon(1e-6))(jnp.array([1.0, 2.0])))
-    [1. 4.]
+    >>> relevance(f, Epsilon(1e-6))(jnp.array([1.0, 2.0])).round(3).tolist()
+    [1.0, 4.0]
 
     Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
     """

@@ -58,8 +58,8 @@ def gradient() -> Composite:
     r"""The plain gradient, through every operation: ``relevance(f, gradient())`` is `jax.grad`.
 
     >>> import jax.numpy as jnp, relprop
-    >>> relprop.relevance(jnp.sin, gradient())(0.0)
-    Array(1., dtype=float32)
+    >>> float(relprop.relevance(jnp.sin, gradient())(0.0))
+    1.0
 
     Source: Simonyan et al. 2014.
     """
@@ -70,8 +70,8 @@ def gradient_times_input() -> Composite:
     r""":math:`x \odot \nabla f(x)`: LRP-0 through every operation, non-linear ones included.
 
     >>> import jax.numpy as jnp, relprop
-    >>> relprop.relevance(lambda x: x**3, gradient_times_input())(2.0)
-    Array(24., dtype=float32)
+    >>> float(relprop.relevance(lambda x: x**3, gradient_times_input())(2.0))
+    24.0
 
     Source: Shrikumar et al. 2017, section 2.
     """

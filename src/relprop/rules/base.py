@@ -32,8 +32,8 @@ class Rule:
     ...         (relevance,) = arriving
     ...         return [relprop.rules.Relevance(share=2.0 * relevance.total(site.output))]
     >>> composite = relprop.Composite().at(primitive="tanh").use(Double())
-    >>> relprop.relevance(jax.numpy.tanh, composite)(0.5) == 2 * jax.numpy.tanh(0.5)
-    Array(True, dtype=bool)
+    >>> bool(relprop.relevance(jax.numpy.tanh, composite)(0.5) == 2 * jax.numpy.tanh(0.5))
+    True
     """
 
     #: A bare rule stands for itself on every linear layer; this one for every operation there is.
