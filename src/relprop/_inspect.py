@@ -84,7 +84,7 @@ class Inspection(Table, Sequence[PlannedOperation]):
 
 def inspection(plan: Plan, name: str) -> Inspection:
     """The rows of a plan."""
-    return Inspection([planned(step, depth) for step, depth in _walk(plan, 0)], name)
+    return Inspection([planned(step, depth) for step, depth in walk(plan)], name)
 
 
 def planned(step: Step, depth: int = 0) -> PlannedOperation:
@@ -107,11 +107,12 @@ def planned(step: Step, depth: int = 0) -> PlannedOperation:
     )
 
 
-def _walk(plan: Plan, depth: int) -> Iterator[tuple[Step, int]]:
+def walk(plan: Plan, depth: int = 0) -> Iterator[tuple[Step, int]]:
+    """All steps with the number of loops, branches or calls around them."""
     for step in plan.steps:
         yield step, depth
         for body in step.bodies:
-            yield from _walk(body, depth + 1)
+            yield from walk(body, depth + 1)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

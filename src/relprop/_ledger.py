@@ -11,7 +11,7 @@ import numpy as np
 
 from relprop._core.plan import Plan, Step
 from relprop._core.run import Accounts
-from relprop._inspect import PlannedOperation, planned
+from relprop._inspect import PlannedOperation, planned, walk
 from relprop._table import Table
 
 
@@ -159,9 +159,7 @@ class Ledger(Table, Sequence[LedgerRow]):
 
 def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
     """A ledger from the accounts of a backward pass."""
-    rows = [
-        _row(step, depth, accounts) for step, depth in _walk(plan, 0) if step.number in accounts
-    ]
+    rows = [_row(step, depth, accounts) for step, depth in walk(plan) if step.number in accounts]
     names = ("bias", "epsilon", "stopped")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts))
@@ -182,13 +180,6 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
         left=left,
         **amounts,
     )
-
-
-def _walk(plan: Plan, depth: int):
-    for step in plan.steps:
-        yield step, depth
-        for body in step.bodies:
-            yield from _walk(body, depth + 1)
 
 
 def _fault(rows: Sequence[LedgerRow], accounts: Accounts) -> Fault | None:
