@@ -162,7 +162,7 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     rows = [_row(step, depth, accounts) for step, depth in walk(plan) if step.number in accounts]
     names = ("bias", "epsilon", "stopped")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
-    return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts))
+    return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
 
 
 def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
@@ -182,7 +182,7 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
     )
 
 
-def _fault(rows: Sequence[LedgerRow], accounts: Accounts) -> Fault | None:
+def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score: Any) -> Fault | None:
     """The first operation that made NaN or infinity; accounts count those only if there are any."""
 
     def count(row: LedgerRow, name: str) -> int:
@@ -191,7 +191,8 @@ def _fault(rows: Sequence[LedgerRow], accounts: Accounts) -> Fault | None:
     if not any("bad_values" in account for account in accounts.values()):
         return None
     leaves = [row for row in rows if row.operation.rule is not None]
-    for row in leaves:
+    # While the score is finite, infinities on the way to it are masks and do no harm.
+    for row in leaves if not np.isfinite(score).all() else ():
         if count(row, "bad_values"):
             return Fault("forward", row.operation, count(row, "bad_values"))
     for row in reversed(leaves):
