@@ -11,9 +11,11 @@ Everything public is in this module, `relprop.rules`, `relprop.presets`, `relpro
 
 from relprop import chefer as chefer
 from relprop import interop as interop
+from relprop import places as places
 from relprop import presets as presets
 from relprop import propagators as propagators
 from relprop import rules as rules
+from relprop._core.region import region as region
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
 from relprop._errors import NothingMatchedError as NothingMatchedError
@@ -33,6 +35,7 @@ from relprop._transform import vrp as vrp
 from relprop.composites import DEFAULTS as DEFAULTS
 from relprop.composites import Composite as Composite
 from relprop.composites import Where as Where
+from relprop.places import named as named
 
 __version__ = "0.1.0"
 
@@ -55,8 +58,11 @@ __all__ = [
     "inspect",
     "interop",
     "ledger",
+    "named",
+    "places",
     "presets",
     "propagators",
+    "region",
     "relevance",
     "rules",
     "value_and_relevance",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from relprop._core import registry
@@ -11,6 +12,7 @@ from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
 from relprop.composites import Composite
+from relprop.places import Place, sources, watched
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
 
@@ -24,7 +26,11 @@ _HINTS = {
 
 
 def assign(
-    trace: Trace, composite: Composite, outputs: list[bool], on_missing: Any = "error"
+    trace: Trace,
+    composite: Composite,
+    outputs: list[bool],
+    on_missing: Any = "error",
+    places: Sequence[Place] = (),
 ) -> Plan:
     """The plan for a traced function.
 
@@ -33,16 +39,20 @@ def assign(
         composite: the rules.
         outputs: per output of the graph, whether it is explained.
         on_missing: ``"error"``, ``"gradient"`` or a rule, for operations without one.
+        places: where inside relevance is asked for.
 
     Raises:
         MissingRuleError: operations without a rule can be reached; all are listed.
         RuleError: rules cannot be applied where the composite puts them; all are listed.
-        NothingMatchedError: a selection matches nothing.
+        NothingMatchedError: a selection matches nothing, or a place isn't there.
+        InputError: a place has no relevance of its own.
     """
     fallback = _fallback(on_missing)
     _check_mutation(trace.graph)
-    chosen = _positions(trace, composite, outputs, fallback)
-    plan = _plan(trace, composite, outputs, chosen, fallback)
+    extra = sources(trace.graph, places, trace.explained_values)
+    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, extra.keys())
+    chosen = _positions(composite, plan_with)
+    plan = plan_with(chosen)
     _check_constants(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
@@ -68,7 +78,7 @@ def assign(
             + "\nGive them another rule with `composite.at(...).use(...)`; the first match wins."
         )
     _check_selections(composite, used, plan)
-    return plan
+    return watched(plan, places, extra) if places else plan
 
 
 def _check_mutation(graph: Graph) -> None:
@@ -107,25 +117,29 @@ def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     )
 
 
-def _plan(trace: Trace, composite: Composite, outputs, chosen, fallback: Rule | None) -> Plan:
+def _plan(
+    trace: Trace, composite: Composite, outputs, fallback: Rule | None, extra, chosen
+) -> Plan:
     def choose(step: Step) -> tuple[Rule | None, str]:
         _, rule = composite.find(step, chosen)
         if rule is None and step.structure is None and fallback is not None:
             return fallback, "on_missing"
         return rule, ""
 
-    plan = Planner(recognise, choose).assign(trace.graph, trace.explained_values)
+    plan = Planner(recognise, choose, extra).assign(trace.graph, trace.explained_values)
     plan, _ = reach(plan, outputs)
     plan, _ = numbered(plan)
     return plan
 
 
-def _positions(trace, composite, outputs, fallback) -> list[set[Any] | None]:
+def _positions(
+    composite: Composite, plan_with: Callable[[Sequence[set[Any] | None]], Plan]
+) -> list[set[Any] | None]:
     """Per entry with a position, the operation that it means."""
     none: list[set[Any] | None] = [None] * len(composite.entries)
     if all(entry.where.position is None for entry in composite.entries):
         return none
-    steps = list(_plan(trace, composite, outputs, none, fallback).walk())
+    steps = list(plan_with(none).walk())
     chosen = list(none)
     for number, entry in enumerate(composite.entries):
         position = entry.where.position

@@ -24,6 +24,7 @@ class PlannedOperation:
         shapes_in: shapes of the operands that depend on the explained inputs.
         shapes_out: shapes of the results.
         scope: named scopes around it.
+        region: the name that its author marked it with, by `relprop.region`.
         path: path of its weight in the parameters, where they were an argument.
         source: the line of the user's code.
         equations: how many equations of the jaxpr it comprises.
@@ -38,6 +39,7 @@ class PlannedOperation:
     shapes_in: tuple[tuple[int, ...], ...]
     shapes_out: tuple[tuple[int, ...], ...]
     scope: str
+    region: str
     path: str
     source: str
     equations: int
@@ -67,7 +69,7 @@ class Inspection(Table, Sequence[PlannedOperation]):
         return [
             [
                 str(op.number),
-                "  " * op.depth + op.structure,
+                "  " * op.depth + op.structure + (f" {op.region!r}" if op.region else ""),
                 op.primitive,
                 ("inside" if op.rule is None else str(op.rule)) + (f" ({op.note})" * bool(op.note)),
                 " ".join(map(_shape, op.shapes_in)),
@@ -100,6 +102,7 @@ def planned(step: Step, depth: int = 0) -> PlannedOperation:
         shapes_in=tuple(a.shape for a in active if isinstance(a, Value)),
         shapes_out=tuple(out.shape for out in operation.outputs),
         scope=step.scope,
+        region=step.region,
         path=step.path,
         source=step.source,
         equations=len(operation.equations),

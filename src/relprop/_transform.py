@@ -23,6 +23,7 @@ from relprop._errors import InputError
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
 from relprop.composites import Composite, composite_of
+from relprop.places import Place, places_of
 
 
 def relevance(
@@ -31,6 +32,7 @@ def relevance(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
+    places: Any = (),
     on_missing: Any = "error",
 ) -> Callable[..., Any]:
     r"""A function that computes how much each entry of an input contributes to a score.
@@ -52,6 +54,9 @@ def relevance(
             `relprop.Composite`, such as the value of a preset.
         argnums: which argument or arguments are explained; the rest are constants.
         has_aux: whether f returns a pair; then so does the result.
+        places: places inside f whose relevance is wanted as well: names or scopes as strings,
+            `relprop.Where` for the outputs of operations, or `relprop.places`. Then the place of
+            the relevance is taken by a pair of it and a dict of `relprop.places.Inside`.
         on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
             gradient times input; or a rule.
 
@@ -63,8 +68,10 @@ def relevance(
     Raises:
         MissingRuleError: operations on the way have no rule. All are listed, with their source.
         RuleError: a rule cannot be applied where the composite puts it.
-        NothingMatchedError: a selection of the composite matches no operation.
-        InputError: an explained argument is not real, or the score is not a real scalar.
+        NothingMatchedError: a selection of the composite matches no operation, or a place is not
+            there.
+        InputError: an explained argument is not real, the score is not a real scalar, or a place
+            lies inside of what was recognised as one operation.
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Epsilon
@@ -75,7 +82,7 @@ def relevance(
 
     Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
     """
-    explain = value_and_relevance(f, rules, argnums, has_aux, on_missing=on_missing)
+    explain = value_and_relevance(f, rules, argnums, has_aux, places=places, on_missing=on_missing)
 
     @functools.wraps(f)
     def relevance_of(*args: Any, **kwargs: Any) -> Any:
@@ -91,6 +98,7 @@ def value_and_relevance(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
+    places: Any = (),
     on_missing: Any = "error",
 ) -> Callable[..., Any]:
     r"""As `relevance`, and the value of the function with it, from one evaluation.
@@ -100,10 +108,12 @@ def value_and_relevance(
         rules: as for `relevance`.
         argnums: as for `relevance`.
         has_aux: as for `relevance`.
+        places: as for `relevance`.
         on_missing: as for `relevance`.
 
     Returns:
-        A function that returns ``(value, relevance)``, or ``((value, aux), relevance)``.
+        A function that returns ``(value, relevance)``, or ``((value, aux), relevance)``; with
+        `places` the relevance is a pair ``(relevance, inside)``.
 
     Raises:
         MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
@@ -113,15 +123,18 @@ def value_and_relevance(
     >>> value_and_relevance(lambda x: 2 * x[0] + x[1], Epsilon())(jnp.array([1.0, 3.0]))
     (Array(5., dtype=float32), Array([2., 3.], dtype=float32))
     """
-    composite = composite_of(rules)
+    composite, wanted = composite_of(rules), places_of(places)
 
     @functools.wraps(f)
     def value_and_relevance_of(*args: Any, **kwargs: Any) -> Any:
-        run = _Run.start(_closed(f, kwargs), args, argnums, composite, on_missing, has_aux)
+        run = _Run.start(
+            _closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=wanted
+        )
         outputs, tape = forward(run.plan, run.trace.arrays)
-        leaving, _ = backward(run.plan, tape, run.seed(outputs[0]))
+        leaving, record = backward(run.plan, tape, run.seed(outputs[0]))
         out = jtu.tree_unflatten(run.trace.out_tree, outputs)
-        return out, run.result(leaving, tape, argnums)
+        result = run.result(leaving, tape, argnums)
+        return out, (result, dict(sorted(record.inside.items()))) if wanted else result
 
     return value_and_relevance_of
 
@@ -131,6 +144,7 @@ def vrp(
     *primals: Any,
     rules: Any,
     has_aux: bool = False,
+    places: Any = (),
     on_missing: Any = "error",
 ) -> tuple[Any, ...]:
     r"""Evaluates a function and returns a second one that takes relevance back through it.
@@ -143,11 +157,13 @@ def vrp(
         *primals: its arguments; all of them are explained. Close over what is not to be.
         rules: as for `relevance`.
         has_aux: whether f returns a pair of the outputs and anything else.
+        places: as for `relevance`.
         on_missing: as for `relevance`.
 
     Returns:
         ``(outputs, back)``, or ``(outputs, back, aux)``: ``back(R)`` takes relevance of the
-        structure of the outputs and returns a tuple of relevances, one per argument.
+        structure of the outputs and returns a tuple of relevances, one per argument; with
+        `places`, a pair of this and a dict of `relprop.places.Inside`.
 
     Raises:
         MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
@@ -159,11 +175,13 @@ def vrp(
     >>> back(jnp.array([1.0, 0.0]))
     (Array([1., 0.], dtype=float32),)
     """
-    composite = composite_of(rules)
+    composite, wanted = composite_of(rules), places_of(places)
     if not primals:
         raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
     argnums = tuple(range(len(primals)))
-    run = _Run.start(f, primals, argnums, composite, on_missing, has_aux, scalar=False)
+    run = _Run.start(
+        f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
+    )
     outputs, tape = forward(run.plan, run.trace.arrays)
     out = jtu.tree_unflatten(run.trace.out_tree, outputs)
     explained, *aux = out if has_aux else (out,)
@@ -171,8 +189,9 @@ def vrp(
     def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:
         seeds = _checked_seed(seed, explained)
         rest = [None] * (len(outputs) - len(seeds))
-        leaving, _ = backward(run.plan, tape, [*seeds, *rest])
-        return run.result(leaving, tape, argnums)
+        leaving, record = backward(run.plan, tape, [*seeds, *rest])
+        result = run.result(leaving, tape, argnums)
+        return (result, dict(sorted(record.inside.items()))) if wanted else result
 
     return (explained, back, *aux)
 
@@ -268,8 +287,9 @@ def ledger(
         @functools.partial(jax.jit, static_argnums=1)
         def compute(arrays: tuple[Any, ...], keep: Keep) -> tuple[Any, Any, Any, Accounts]:
             outputs, tape = forward(run.plan, arrays)
-            leaving, accounts = backward(run.plan, tape, run.seed(outputs[0]), keep)
-            return outputs[0], run.initial(outputs[0]), run.totals(leaving, tape), accounts
+            leaving, record = backward(run.plan, tape, run.seed(outputs[0]), keep)
+            totals = run.totals(leaving, tape)
+            return outputs[0], run.initial(outputs[0]), totals, record.accounts
 
         score, seed, found, accounts = compute(run.trace.arrays, "sums")
         if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found))):
@@ -299,13 +319,14 @@ class _Run:
         on_missing: Any,
         has_aux: bool,
         scalar: bool = True,
+        places: Sequence[Place] = (),
     ) -> _Run:
         traced = trace(f, args, _numbers(argnums, len(args)))
         count = _explained_outputs(traced, has_aux)
         if scalar:
             _check_score(traced, count, has_aux)
         mask = [i < count for i in range(len(traced.graph.outputs))]
-        return cls(traced, assign(traced, composite, mask, on_missing), composite)
+        return cls(traced, assign(traced, composite, mask, on_missing, places), composite)
 
     def initial(self, score: Array) -> Array:
         """The relevance of the score."""

@@ -41,6 +41,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
         "softmax": Zero(),
         "statistic": Constant(),
         "custom_derivative": None,
+        "region": None,
         "remat": None,
         "cond": None,
         "scan": None,
@@ -49,7 +50,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
 )
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
-_WITH_BODIES = ("custom_derivative", "remat", "cond", "scan", "while")
+_WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "while")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Where:
         primitive: name of the primitive, or a glob; of several equations any may have it.
         path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
         scope: glob on the named scopes around it.
+        region: glob on the name that it was marked with by `relprop.region`.
         position: of all operations that match the rest, the one at this position in order of
             evaluation; negative positions count from the end.
         predicate: any function of the operation, as listed by `relprop.inspect`.
@@ -70,6 +72,7 @@ class Where:
     primitive: str | None = None
     path: str | None = None
     scope: str | None = None
+    region: str | None = None
     position: int | None = None
     predicate: Callable[[Step], bool] | None = None
 
@@ -86,13 +89,15 @@ class Where:
 
     def matches(self, step: Step) -> bool:
         """Whether an operation is among those selected, whatever its position."""
-        if step.structure in _WITH_BODIES and not (self.structures or self.primitive):
+        named = self.structures or self.primitive or self.region
+        if step.structure in _WITH_BODIES and not named:
             return False  # What is inside has rules of its own, unless it is asked for by name.
         return (
             (not self.structures or step.structure in self.structures)
             and any(_glob(e.name, self.primitive) for e in step.operation.equations)
             and _glob(step.path, self.path)
             and _glob(step.scope, self.scope)
+            and (self.region is None or bool(step.region and _glob(step.region, self.region)))
             and (self.predicate is None or bool(self.predicate(step)))
         )
 

@@ -195,6 +195,8 @@ READ = {
         ("preferred_element_type",),
     ),
     "reduce_prod": (lambda x: jnp.prod(x), ("axes",)),
+    "jit": (lambda x: jax.jit(lambda y: y + 1)(x), ("name",)),  # a region is a call with a name
+    "name": (lambda x: relprop.named(x, "x"), ("name",)),
 }
 
 

@@ -14,7 +14,7 @@ from relprop import _compat
 from relprop._core.graph import Value
 from relprop._core.plan import Nested, Plan, reach
 from relprop._core.relevance import Relevance, add
-from relprop._core.run import Tape, backward, forward
+from relprop._core.run import Record, Tape, backward, forward
 
 
 def _plan_body(planner, graph, mask) -> Plan:
@@ -83,6 +83,18 @@ class Remat(Call):
 
 
 @dataclasses.dataclass(frozen=True)
+class Region(Call):
+    """A part that its author has marked as one thing; without a rule, a call like any other."""
+
+    name: str = "region"
+
+    def forward(self, step, values, replay):
+        (body,) = step.bodies
+        outputs, tape = forward(body, values, replay)
+        return outputs, _packed(body, tape, _mentioned(body))
+
+
+@dataclasses.dataclass(frozen=True)
 class Branch(Nested):
     """`cond` and `switch`: the rules inside the branch that was taken.
 
@@ -128,19 +140,22 @@ class Branch(Nested):
         # Branches may hand on different forms of relevance; the taken one has to fill in all.
         shapes = [jax.eval_shape(run, operands, arriving) for run in runs]
         forms = [_union(column) for column in zip(*(s[0] for s in shapes), strict=True)]
-        accounts: dict = {}
-        for _, account in shapes:
-            accounts |= account
-        filled = [_filled(run, forms, accounts) for run in runs]
-        leaving, accounts = lax.switch(index, filled, operands, arriving)
-        return [None, *leaving], accounts
+        records = Record({}, {})
+        for _, (accounts, inside) in shapes:
+            records.accounts.update(accounts)
+            records.inside.update(inside)
+        filled = [_filled(run, forms, records) for run in runs]
+        leaving, record = lax.switch(index, filled, operands, arriving)
+        return [None, *leaving], record
 
 
-def _filled(run, forms, accounts):
+def _filled(run, forms, records: Record):
     def filled(operands, arriving):
-        leaving, account = run(operands, arriving)
+        leaving, (accounts, inside) = run(operands, arriving)
         leaving = [_in_form(r, form) for r, form in zip(leaving, forms, strict=True)]
-        return leaving, _zeros(accounts) | account
+        # A branch that wasn't taken had no relevance.
+        rest = _zeros(records)
+        return leaving, Record(rest.accounts | accounts, rest.inside | inside)
 
     return filled
 
@@ -227,10 +242,10 @@ class Scan(Nested):
                 out = equation.evaluate(again.read_all(equation.inputs))
                 again.update(zip(equation.outputs, out, strict=True))
             seeds = [*from_carry, *from_outputs]
-            leaving, accounts = backward(plan, again, seeds, keep)
+            leaving, record = backward(plan, again, seeds, keep)
             to_consts = [add(a, b) for a, b in zip(total, leaving[:consts], strict=True)]
             to_carry, to_xs = leaving[consts : consts + carried], leaving[consts + carried :]
-            return (to_carry, to_consts), (to_xs, accounts)
+            return (to_carry, to_consts), (to_xs, record)
 
         slices = (per_step, tape, arriving[carried:])
         first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), slices)
@@ -248,7 +263,7 @@ class Scan(Nested):
             after, out = body(carry, slices)
             return jax.tree.map(_in_form, after, forms, is_leaf=_is_relevance), out
 
-        (to_carry, to_consts), (to_xs, accounts) = lax.scan(
+        (to_carry, to_consts), (to_xs, record) = lax.scan(
             filled,
             carry,
             slices,
@@ -256,8 +271,8 @@ class Scan(Nested):
             reverse=not params["reverse"],
             unroll=params["unroll"],
         )
-        accounts = jax.tree.map(lambda a: jnp.sum(a, axis=0), accounts)
-        return [*to_consts, *to_carry, *to_xs], accounts
+        accounts = jax.tree.map(lambda a: jnp.sum(a, axis=0), record.accounts)
+        return [*to_consts, *to_carry, *to_xs], Record(accounts, record.inside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +309,7 @@ def _mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
         for atom in (*step.operation.inputs, *step.operation.outputs):
             if isinstance(atom, Value) and atom not in known:
                 kept[atom] = None
+    kept.update((value, None) for value in plan.watched if value not in known)
     return [value for value in kept if value not in plan.graph.constants]
 
 
@@ -323,7 +339,7 @@ def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
 def _invariant_equations(plan: Plan, consts: int):
     """Equations of a loop body that give the same in each step: evaluated again, not stacked."""
     same: set[Any] = {*plan.graph.constants, *plan.graph.inputs[:consts]}
-    used = {a for step in plan.steps for a in step.operation.inputs}
+    used = {a for step in plan.steps for a in step.operation.inputs} | set(plan.watched)
     found = []
     for equation in plan.graph.equations:
         values = [atom for atom in equation.inputs if isinstance(atom, Value)]

@@ -59,6 +59,16 @@ class Constant:
 Atom = Value | Constant
 
 
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """In place of a primitive: a call that its user has marked as one thing."""
+
+    name: str = "region"
+
+
+REGION = _Region()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
     """One application of a primitive, as traced.
@@ -70,6 +80,7 @@ class Equation:
         scope: named scopes and jitted functions around it, as ``outer/inner``.
         bodies: the graphs of its sub-computations, for loops, branches and the like.
         callers: the jaxpr equations of the calls it was inlined from, the innermost first.
+        region: the name that its user gave to it, for a call marked with `relprop.region`.
     """
 
     traced: Any
@@ -78,14 +89,15 @@ class Equation:
     scope: str = ""
     bodies: tuple[Graph, ...] = ()
     callers: tuple[Any, ...] = ()
+    region: str = ""
 
     @property
     def primitive(self) -> Any:
-        return self.traced.primitive
+        return REGION if self.region else self.traced.primitive
 
     @property
     def name(self) -> str:
-        return self.traced.primitive.name
+        return self.primitive.name
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -108,13 +120,23 @@ class Equation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A function as equations in order of evaluation; `inner` if it is the body of an equation."""
+    """A function as equations in order of evaluation.
+
+    Attributes:
+        inputs: its arguments.
+        constants: arrays that it closes over.
+        equations: in order of evaluation.
+        outputs: its results.
+        inner: whether it is the body of an equation.
+        scope: of a body, the named scopes around its equation.
+    """
 
     inputs: tuple[Value, ...]
     constants: Mapping[Value, Any]
     equations: tuple[Equation, ...]
     outputs: tuple[Atom, ...]
     inner: bool = False
+    scope: str = ""
 
 
 class Environment(dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
@@ -47,6 +47,11 @@ class Step:
         return self.operation.last.source
 
     @property
+    def region(self) -> str:
+        """The name its author marked it with, or an empty string."""
+        return self.operation.last.region
+
+    @property
     def path(self) -> str:
         """The path of its weight in the parameters; empty where it has none or is unknown."""
         paths = (a.path for a, on in zip(self.operation.inputs, self.active, strict=True) if not on)
@@ -75,11 +80,19 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps of a graph, in order of evaluation, with its active values."""
+    """The steps of a graph, in order of evaluation.
+
+    Attributes:
+        graph: the graph.
+        steps: what relevance passes.
+        active: the values that depend on the explained ones.
+        watched: the values whose relevance is asked for, with the names of their places.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     active: frozenset[Value]
+    watched: Mapping[Value, str] = dataclasses.field(default_factory=dict)
 
     def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
         return tuple(atom in self.active for atom in atoms)
@@ -103,14 +116,17 @@ class Planner:
         recognise: turns a graph, its dependent and its explained values into operations.
         choose: the rule for a step, or None if it has none, and a note. A step with bodies is
             asked for as well: a rule then applies to it as a whole instead of inside.
+        sources: values that are explained beside the inputs, in whatever graph they are.
     """
 
-    def __init__(self, recognise: Recognise, choose: Choose):
+    def __init__(self, recognise: Recognise, choose: Choose, sources: Set[Value] = frozenset()):
         self.recognise = recognise
         self.choose = choose
+        self.sources = sources
 
     def assign(self, graph: Graph, explained: set[Value]) -> Plan:
         """A plan with all steps that depend on the explained values."""
+        explained = explained | self.sources
         dependent = depends_on(graph.equations, explained, _cuts)
         active = set(explained)
         steps = []

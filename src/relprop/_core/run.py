@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Inexact
 
 from relprop._core.graph import Atom, Environment, Equation, Value
 from relprop._core.operation import Operation
@@ -19,6 +20,30 @@ Account = dict[str, Any]
 Keep = Literal["", "sums", "faults"]
 Accounts = dict[int, Account]  # by the number of the step
 CONSTANT = -1  # in place of a number: relevance that a graph was given for its constant outputs
+
+
+class Inside(NamedTuple):
+    """A place inside a function.
+
+    Attributes:
+        relevance: of the value; inside of a scan, with one entry per step in front.
+        value: what the forward pass computed there.
+    """
+
+    relevance: Inexact[Array, "*shape"]
+    value: Inexact[Array, "*shape"]
+
+
+class Record(NamedTuple):
+    """What a backward pass leaves behind, beside the relevance of the inputs.
+
+    Attributes:
+        accounts: sums per step, by its number, if somebody keeps the ledger.
+        inside: the watched places, by their names.
+    """
+
+    accounts: Accounts
+    inside: dict[str, Inside]
 
 
 class Tape(Environment):
@@ -64,7 +89,7 @@ def _unplanned(equation: Equation) -> Step:
 
 def backward(
     plan: Plan, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
-) -> tuple[list[Relevance | None], Accounts]:
+) -> tuple[list[Relevance | None], Record]:
     """Takes relevance from the outputs of a graph to its inputs.
 
     Args:
@@ -75,10 +100,17 @@ def backward(
             ``"faults"``, the same and how many numbers are NaN or infinite.
 
     Returns:
-        Relevance of each input (None where none arrives), and the accounts per step.
+        Relevance of each input (None where none arrives), the accounts per step, and the places
+        that are watched.
     """
     found: dict[Value, Relevance | None] = {}
-    accounts: Accounts = {}
+    record = Record({}, {})
+    accounts = record.accounts
+
+    def look(value: Value, relevance: Relevance | None) -> None:
+        array = tape[value]
+        total = (relevance or Relevance()).total(precise(array))
+        record.inside[plan.watched[value]] = Inside(total, array)
 
     # An output may be an input, a constant, or the same value twice: seeds accumulate.
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
@@ -94,6 +126,9 @@ def backward(
     for step in reversed(plan.steps):
         operation = step.operation
         arriving = [found.pop(out, None) for out in operation.outputs]
+        for out, relevance in zip(operation.outputs, arriving, strict=True):
+            if out in plan.watched:
+                look(out, relevance)
         if all(relevance is None for relevance in arriving):
             continue
         values = tape.read_all(operation.inputs)
@@ -107,10 +142,11 @@ def backward(
                 if keep:
                     # To a constant that a loop starts from, or that a branch returns.
                     constant = [None if a in plan.active else r for a, r in _pairs(step, leaving)]
-                    lost = inner.pop(CONSTANT)["bias"]
+                    lost = inner.accounts.pop(CONSTANT)["bias"]
                     account["bias"] = lost + _sum(constant, values)
                 leaving = [r if a in plan.active else None for a, r in _pairs(step, leaving)]
-                accounts.update(inner)
+                accounts.update(inner.accounts)
+                record.inside.update(inner.inside)
             else:
                 note = _note_into(account) if keep else None
                 site = Site(operation, step.active, values, outputs, note)
@@ -124,7 +160,10 @@ def backward(
         for atom, relevance in zip(operation.inputs, leaving, strict=True):
             if relevance is not None and atom in plan.active:
                 found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
-    return [found.get(value) for value in plan.graph.inputs], accounts
+    for value, name in plan.watched.items():
+        if name not in record.inside:
+            look(value, found.get(value))
+    return [found.get(value) for value in plan.graph.inputs], record
 
 
 def _pairs(step: Step, leaving: Sequence[Any]) -> Iterator[tuple[Atom, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value
+from relprop._core.region import region_of
 from relprop._errors import InputError
 
 
@@ -115,6 +116,7 @@ def graph_of(
         equations=tuple(equations),
         outputs=tuple(outputs),
         inner=bool(callers),
+        scope=scope,
     )
 
 
@@ -140,7 +142,8 @@ def _inline(
         inputs = [atom(var) for var in eqn.invars]
         inner_scope = "/".join(part for part in (scope, _compat.scope_of(eqn)) if part)
         kind = registry.lookup(eqn.primitive)
-        if kind.inline:
+        region = region_of(eqn) if kind.inline else ""
+        if kind.inline and not region:
             body, inner_consts = _compat.open_jaxpr(_bodies(eqn, kind)[0])
             inner = dict(zip(body.invars, inputs, strict=True))
             outs = _inline(
@@ -148,9 +151,9 @@ def _inline(
             )
             names.update(zip(eqn.outvars, outs, strict=True))
             continue
-        # `kernel` transposed is still `kernel`, so a rule can be given to it by its path.
-        path = inputs[0].path if kind.structural and len(inputs) == 1 else ""
-        outs = [_value(var, path) for var in eqn.outvars]
+        outs = [_value(var) for var in eqn.outvars]
+        for out in outs:
+            out.path = _inherited_path(inputs, out)
         names.update(zip(eqn.outvars, outs, strict=True))
         bodies = []
         for body in _bodies(eqn, kind):
@@ -159,9 +162,22 @@ def _inline(
             body_paths = [operand.path for operand in inputs[len(inputs) - arity :]]
             bodies.append(graph_of(body, body_paths, inner_scope, (eqn, *callers)))
         equations.append(
-            Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies), callers)
+            Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies), callers, region)
         )
     return [atom(var) for var in jaxpr.outvars]
+
+
+def _inherited_path(inputs: Sequence[Atom], out: Value) -> str:
+    """The path of the parameter that a value was computed from, if it was.
+
+    `kernel` transposed, masked, quantised or normalised is still `kernel`, so that a rule can be
+    given to its layer by that path. Of several parameters the one of the shape of the result.
+    """
+    if not out.inexact:
+        return ""
+    named = [atom for atom in inputs if atom.path]
+    alike = [atom for atom in named if atom.shape == out.shape]
+    return next((atom.path for atom in (*alike, *named)), "")
 
 
 def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:

@@ -6,7 +6,7 @@ To teach relprop a primitive of your own, call `register` with one of the kinds 
 
 from __future__ import annotations
 
-from relprop._core.control import Branch, Call, Remat, Scan, While
+from relprop._core.control import Branch, Call, Region, Remat, Scan, While
 from relprop._core.registry import Propagator as Propagator
 from relprop._core.registry import register as register
 from relprop._core.registry import registered as registered
@@ -71,9 +71,9 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "optimization_barrier sharding_constraint reshard device_put "
         "pvary mesh_cast all_gather ppermute all_to_all checkpoint_name",
     ),
-    (Rearrangement(), "sort top_k approx_top_k scatter name"),
+    (Rearrangement(), "sort top_k approx_top_k scatter"),
     (Selection(), "select_n"),
-    (Conversion(), "convert_element_type copy copy_p reduce_precision"),
+    (Conversion(), "convert_element_type copy copy_p reduce_precision name"),
     # Sums and other linear maps without weights.
     (Sum(), "reduce_sum psum psum_invariant"),
     (WindowSum(), "cumsum reduce_window_sum"),
@@ -115,6 +115,7 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (LogSumExp(), "cumlogsumexp"),
     # Bodies.
     (Call(bodies=("call_jaxpr",)), "custom_jvp_call custom_vjp_call"),
+    (Region(bodies=("jaxpr",)), "region"),
     (Remat(bodies=("jaxpr",)), "remat remat2 checkpoint"),
     (Branch(bodies=("branches",)), "cond"),
     (Scan(bodies=("jaxpr",)), "scan"),

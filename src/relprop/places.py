@@ -1,0 +1,379 @@
+"""Places inside a function whose relevance is asked for, beside that of its inputs.
+
+    explain = relprop.relevance(f, rules, places=["encoder/layer_*", Output(structure="softmax")])
+    R, inside = explain(x)
+    inside["encoder/layer_0"].relevance
+
+A place is said by what is known about it: the scope that its value leaves (`Scope`; Linen,
+Equinox and `relprop.interop.from_torch` name scopes after layers), a name given in the code
+(`Named`, with `relprop.named`), an operation that makes it (`Output`) or reads it (`Input`). A
+string means a name or a scope. Two places are no part of the way from the inputs and start one of
+their own: `Parameter` and `Phases`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Shaped
+
+from relprop._core.graph import Atom, Equation, Graph, Value
+from relprop._core.plan import Plan, Step
+from relprop._core.run import Inside as Inside
+from relprop._errors import InputError, NothingMatchedError
+from relprop.composites import Where
+
+__all__ = ["Inside", "Input", "Named", "Output", "Parameter", "Phases", "Place", "Scope", "named"]
+
+
+def named(x: Shaped[Array, "*shape"], name: str) -> Shaped[Array, "*shape"]:
+    """Names a value, so that `places=["name"]` finds it; it changes nothing.
+
+    This is `jax.ad_checkpoint.checkpoint_name`, whose names are found as well.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.sum(named(2 * x, "doubled") + 1)
+    >>> R, inside = relprop.relevance(f, relprop.rules.Epsilon(), places="doubled")(jnp.ones(2))
+    >>> inside["doubled"].relevance.tolist()
+    [2.0, 2.0]
+    """
+    return checkpoint_name(x, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What all places have in common: see the classes below."""
+
+    def sources(self, graph: Graph) -> Iterator[tuple[str, Value]]:
+        """Values that start a way of their own, with their names."""
+        yield from ()
+
+    def values(self, plan: Plan) -> Iterator[tuple[str, Value]]:
+        """Values on the way from the explained inputs, with their names."""
+        yield from ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Place):
+    """Values that were given a name with `relprop.named`.
+
+    Args:
+        name: the name, or a glob.
+    """
+
+    name: str
+
+    def values(self, plan):
+        for body in _plans(plan):
+            for equation in body.graph.equations:
+                if equation.name == "name" and fnmatch.fnmatchcase(_tag(equation), self.name):
+                    yield _tag(equation), equation.outputs[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope(Place):
+    """Values that leave a named scope: the outputs of a layer.
+
+    Args:
+        scope: the whole scope, as ``model/layers/0/mlp``; each part may be a glob, and ``**``
+            stands for any number of parts.
+    """
+
+    scope: str
+
+    def values(self, plan):
+        pattern = tuple(self.scope.split("/"))
+        for body in _plans(plan):
+            for name, outputs in _leaving(body, pattern):
+                for i, value in enumerate(outputs):
+                    yield (name if len(outputs) == 1 else f"{name}[{i}]"), value
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Output(Place):
+    """Results of operations, such as attention maps: ``Output(structure="softmax")``.
+
+    Args:
+        where: the selection; or give the keywords of `relprop.Where`.
+    """
+
+    where: Where
+
+    def __init__(self, where: Where | None = None, **keywords: Any):
+        object.__setattr__(self, "where", where or Where(**keywords))
+
+    def values(self, plan):
+        for step in _selected(plan, self.where):
+            for out in step.operation.outputs:
+                if out.inexact:
+                    yield _name(step), out
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Input(Output):
+    """What operations read, such as the neurons of an MLP: ``Input(path="*down_proj*")``.
+
+    The relevance is that of the value, from all operations that read it.
+
+    Args:
+        where: the selection; or give the keywords of `relprop.Where`.
+    """
+
+    def values(self, plan):
+        for step in _selected(plan, self.where):
+            for atom, on in zip(step.operation.inputs, step.active, strict=True):
+                if on and isinstance(atom, Value):
+                    yield _name(step), atom
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter(Place):
+    """Parameters that take relevance of their own instead of counting as constants.
+
+    For what is added to the way of the input: position embeddings, class tokens, biases. The
+    parameters must be an argument of the explained function.
+
+    Args:
+        path: the path of the parameter, or a glob.
+
+    Source: Bakish et al. 2025, section 4 (learned positions).
+    """
+
+    path: str
+
+    def sources(self, graph):
+        for value in graph.inputs:
+            if value.inexact and value.path and fnmatch.fnmatchcase(value.path, self.path):
+                yield value.path, value
+
+
+@dataclasses.dataclass(frozen=True)
+class Phases(Place):
+    """The cosines and sines of positions: rotary or sinusoidal position embeddings.
+
+    They take relevance of their own, named ``cos`` and ``sin``. A product with a phase is a
+    product of two things then, and shared by the rule of products.
+
+    Source: Bakish et al. 2025, section 4 (rotary positions).
+    """
+
+    def sources(self, graph):
+        for inner in _graphs(graph):
+            for equation in inner.equations:
+                if equation.name in ("cos", "sin") and equation.outputs[0].inexact:
+                    yield equation.name, equation.outputs[0]
+
+
+def places_of(places: Any) -> tuple[Place, ...]:
+    """A tuple of places from a place, a string, a selection or a sequence of those."""
+    if isinstance(places, (str, Place, Where)):
+        places = (places,)
+    return tuple(map(_place, places))
+
+
+def _place(place: Any) -> Place:
+    if isinstance(place, Place):
+        return place
+    if isinstance(place, Where):
+        return Output(place)
+    if isinstance(place, str):
+        return _NamedOrScope(place)
+    raise InputError(
+        f"A place must be a string, a `relprop.Where` or one of `relprop.places`, got {place!r}."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _NamedOrScope(Place):
+    text: str
+
+    def values(self, plan):
+        yield from Named(self.text).values(plan)
+        yield from Scope(self.text).values(plan)
+
+    def __repr__(self) -> str:
+        return repr(self.text)
+
+
+def sources(graph: Graph, places: Sequence[Place], explained: set[Value]) -> dict[Value, str]:
+    """The values that are to be active although they don't depend on the explained inputs."""
+    found = [pair for place in places for pair in place.sources(graph)]
+    return _unique(pair for pair in found if pair[1] not in explained)
+
+
+def watched(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> Plan:
+    """The plan with the places marked in it.
+
+    Raises:
+        NothingMatchedError: a place isn't there.
+        InputError: a place lies inside of what was recognised as one operation.
+    """
+    found: list[tuple[str, Value]] = [(name, value) for value, name in extra.items()]
+    idle = []
+    for place in places:
+        here = [*place.values(plan)]
+        found.extend(here)
+        if not here and not any(True for _ in place.sources(plan.graph)):
+            idle.append(place)
+    if idle:
+        raise NothingMatchedError(_idle_message(idle, plan))
+    names = _unique(found)
+    _check_visible(plan, names)
+    return _mark(plan, names)
+
+
+def _mark(plan: Plan, names: Mapping[Value, str]) -> Plan:
+    steps = [
+        dataclasses.replace(step, bodies=tuple(_mark(body, names) for body in step.bodies))
+        for step in plan.steps
+    ]
+    own = {value: names[value] for value in _values(plan.graph) if value in names}
+    return dataclasses.replace(plan, steps=tuple(steps), watched=own)
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    yield from graph.inputs
+    for equation in graph.equations:
+        yield from equation.outputs
+
+
+def _unique(pairs: Iterable[tuple[str, Value]]) -> dict[Value, str]:
+    """One name per value; what has a name already taken gets a number behind it."""
+    names: dict[Value, str] = {}
+    taken: dict[str, int] = {}
+    for name, value in pairs:
+        if value in names:
+            continue
+        count = taken.get(name, 0)
+        taken[name] = count + 1
+        names[value] = f"{name}#{count}" if count else name
+    return names
+
+
+def _check_visible(plan: Plan, names: Mapping[Value, str]) -> None:
+    """Refuses values that the backward pass goes around."""
+    hidden = []
+    for step in plan.walk():
+        inputs = set(step.operation.inputs)
+        for equation in step.operation.equations:
+            for atom in equation.inputs:
+                if isinstance(atom, Value) and atom in names and atom not in inputs:
+                    hidden.append(f"  {names[atom]}: inside of {step.structure} at {step.source}")
+    if hidden:
+        raise InputError(
+            f"{len(hidden)} place(s) have no relevance of their own, because they lie inside of "
+            "what was recognised as one operation:\n"
+            + "\n".join(dict.fromkeys(hidden))
+            + "\nName the input or the output of that operation instead."
+        )
+
+
+def _idle_message(idle: Sequence[Place], plan: Plan) -> str:
+    scopes = sorted({"/".join(parts) for body in _plans(plan) for parts in _all_scopes(body)})
+    tags = sorted(
+        {_tag(e) for body in _plans(plan) for e in body.graph.equations if e.name == "name"}
+    )
+    shown = ", ".join(scopes[:40]) + (f" and {len(scopes) - 40} more" if len(scopes) > 40 else "")
+    return (
+        f"{len(idle)} place(s) are not on the way from the explained inputs to the score:\n"
+        + "\n".join(f"  {place!r}" for place in idle)
+        + f"\nNames given with `relprop.named`: {', '.join(tags) or 'none'}. Scopes: "
+        f"{shown or 'none'}. Operations are listed by `relprop.inspect(f, rules)(*args)`; "
+        "parameters must be arguments of the function."
+    )
+
+
+def _plans(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for step in plan.steps:
+        for body in step.bodies:
+            yield from _plans(body)
+
+
+def _graphs(graph: Graph) -> Iterator[Graph]:
+    yield graph
+    for equation in graph.equations:
+        for body in equation.bodies:
+            yield from _graphs(body)
+
+
+def _selected(plan: Plan, where: Where) -> list[Step]:
+    found = [step for step in plan.walk() if where.matches(step)]
+    if where.position is None:
+        return found
+    inside = -len(found) <= where.position < len(found)
+    return [found[where.position]] if inside else []
+
+
+def _name(step: Step) -> str:
+    return step.path or "/".join(part for part in (step.scope, step.structure) if part)
+
+
+def _tag(equation: Equation) -> str:
+    return str(equation.params["name"])
+
+
+def _parts(equation: Equation) -> tuple[str, ...]:
+    return tuple(equation.scope.split("/")) if equation.scope else ()
+
+
+def _base(graph: Graph) -> int:
+    """How many parts of the scope belong to what is around a body, and not to the body."""
+    return len(graph.scope.split("/")) if graph.scope else 0
+
+
+def _all_scopes(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for equation in plan.graph.equations:
+        if any(out in plan.active for out in equation.outputs):
+            parts = _parts(equation)
+            yield from (parts[:n] for n in range(_base(plan.graph) + 1, len(parts) + 1))
+
+
+def _leaving(plan: Plan, pattern: tuple[str, ...]) -> Iterator[tuple[str, list[Value]]]:
+    """Per run of equations in a scope that matches, the active values that others read."""
+    readers: dict[Atom, list[int]] = {}
+    for i, equation in enumerate(plan.graph.equations):
+        for atom in equation.inputs:
+            readers.setdefault(atom, []).append(i)
+    for scope, (begin, end) in _runs(plan, lambda parts: _matches(parts, pattern)):
+        leaving = []
+        for equation in plan.graph.equations[begin:end]:
+            for out in equation.outputs:
+                outside = any(not begin <= i < end for i in readers.get(out, ()))
+                if out in plan.active and (outside or out in plan.graph.outputs):
+                    leaving.append(out)
+        if leaving:
+            yield "/".join(scope), leaving
+
+
+def _runs(
+    plan: Plan, wanted: Callable[[tuple[str, ...]], bool]
+) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
+    """Each wanted scope with the first and the end of a run of equations inside it."""
+    open_since: dict[tuple[str, ...], int] = {}
+    base = _base(plan.graph)
+    count = len(plan.graph.equations)
+    for i in range(count + 1):
+        parts = _parts(plan.graph.equations[i]) if i < count else ()
+        around = {parts[:n] for n in range(base + 1, len(parts) + 1)}
+        for scope in [scope for scope in open_since if scope not in around]:
+            yield scope, (open_since.pop(scope), i)
+        for scope in sorted(around, key=len):
+            if scope not in open_since and wanted(scope):
+                open_since[scope] = i
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts) + 1))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], pattern[0])
+        and _matches(parts[1:], pattern[1:])
+    )
