@@ -51,9 +51,7 @@ def test_relevance_of_embeddings(family, attention, method):
     target = int(golden["target"])
 
     def logits(embeddings):
-        # PyTorch broadcasts arrays of different rank, and so do its models.
-        with jax.numpy_rank_promotion("allow"):
-            return fn(params, inputs_embeds=embeddings)["logits"]
+        return fn(params, inputs_embeds=embeddings)["logits"]
 
     np.testing.assert_allclose(logits(embeddings), golden["logits"], atol=2e-6)
     explain = jax.jit(relprop.relevance(lambda e: logits(e)[0, -1, target], PRESETS[method]))
