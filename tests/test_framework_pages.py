@@ -25,7 +25,7 @@ NEEDS = {
 }
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 
 
 def blocks(page: str) -> list[tuple[int, str, str]]:
