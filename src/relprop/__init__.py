@@ -15,6 +15,7 @@ from relprop import places as places
 from relprop import presets as presets
 from relprop import propagators as propagators
 from relprop import rules as rules
+from relprop import tokens as tokens
 from relprop._core.region import region as region
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
@@ -65,6 +66,7 @@ __all__ = [
     "region",
     "relevance",
     "rules",
+    "tokens",
     "value_and_relevance",
     "vrp",
 ]
