@@ -83,7 +83,7 @@ def test_masked_word():
 def test_class():
     result = tokens.explain(classifier(labels=("bad", "good", "so-so")), TEXT, ClassTarget("good"))
     close(result.relevance, by_hand(class_scores, TEXT, (1,), outputs=3)[1])
-    predicted = tokens.explain(CLASSIFIER, TEXT, ClassTarget())
+    predicted = tokens.explain(CLASSIFIER, TEXT)
     scores = [by_hand(class_scores, TEXT, (i,), outputs=3)[0] for i in range(3)]
     assert predicted.target == np.argmax(scores)
 

@@ -1,4 +1,4 @@
-"""The command line: explain images with a model, list the rules, print a plan.
+"""The command line: explain images or text with a model, list the rules, print a plan.
 
 Whatever can be checked is checked before anything long starts. What is wrong with the call as a
 whole is one message on stderr and exit code 2. Images that cannot be explained are left out,
@@ -37,6 +37,7 @@ try:
         writable,
     )
     from relprop.cli.job import Job, plan
+    from relprop.cli.text import explain_text
 except ImportError as error:
     raise ImportError(
         f"The command line needs {error.name!r}, which cannot be imported. Install what it needs "
@@ -94,7 +95,7 @@ def _relprop(
         bool, typer.Option("--traceback", help="Show where in the code an error arose.")
     ] = False,
 ) -> None:
-    """Layer-wise relevance propagation: what in an image adds to the score of a class."""
+    """Layer-wise relevance propagation: what in an image or text adds to a score of a model."""
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
@@ -178,6 +179,9 @@ def inspect(
     pixels = read_images(loaded, [image or sample_image()]).pixels
     (composite,) = composites([rules], loaded, pixels).values()
     tables.show(plan(loaded, pixels[0], composite))
+
+
+_command(explain_text)
 
 
 def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ from relprop.tokens._text import (
 def explain(
     model: LanguageModel,
     text: Any,
-    target: Target = NextToken(),  # noqa: B008 - targets are frozen values
+    target: Target | None = None,
     *,
     contrast: Any = None,
     rules: Any = None,
@@ -56,7 +55,8 @@ def explain(
         model: made by `from_pretrained`, `from_torch` or as a `LanguageModel`.
         text: a string, token ids ``[tokens]``, what a tokenizer of transformers returns, or a
             batch of these. Lists of ids may differ in length.
-        target: what is explained: `NextToken`, `AtPosition`, `ClassTarget` or `Continuation`.
+        target: what is explained: `NextToken`, `AtPosition`, `ClassTarget` or `Continuation`. By
+            default the next token or the class that the model predicts.
         contrast: a second token or class, whose logit is subtracted: why this rather than that? A
             sequence has one per sample; for a `Continuation`, one per token or one for all.
         rules: as for `relprop.relevance`; by default `relprop.presets.attn_lrp`.
@@ -92,7 +92,7 @@ def explain(
 
     Source: Achtibat et al. 2024, AttnLRP, for the default rules.
     """
-    if not isinstance(target, NextToken | AtPosition | ClassTarget | Continuation):
+    if not isinstance(target, None | NextToken | AtPosition | ClassTarget | Continuation):
         raise InputError(
             f"The target must be NextToken(...), AtPosition(...), ClassTarget(...) or "
             f"Continuation(...), got {target!r}."
@@ -101,7 +101,10 @@ def explain(
         raise InputError(f"`rows_at_once` must be at least 1, got {rows_at_once}.")
     composite = composite_of(presets.attn_lrp() if rules is None else rules)
     texts = read(model, text, mask)
-    query = _query(model, texts, target, contrast)
+    query = _query(model, texts, target)
+    if contrast is not None:
+        outputs = model._shape_of_logits(*query.ids.shape)[-1]
+        query = _contrasted(model, query, contrast, outputs)
     scores, found, inside = model._relevance(
         model.params,
         query.ids,
@@ -122,9 +125,9 @@ def explain(
             "minus infinity) cannot be explained; NaN comes from the weights or from ids without "
             "an embedding."
         )
-    _check_reach(query, found, causal=isinstance(target, Continuation))
+    _check_reach(query, found)
     result = _result(model, texts, query, scores, found, inside, per_dimension, skip_special)
-    if not isinstance(target, Continuation):
+    if not query.is_continuation:
         result = result._without_rows()
     return result[0] if texts.single else result
 
@@ -139,6 +142,7 @@ class _Query:
     targets: Int[np.ndarray, "b n"]
     contrast: Int[np.ndarray, "b n"] | None = None
     labels: tuple[str, ...] | None = None
+    is_continuation: bool = False
 
     @property
     def mask(self) -> Bool[np.ndarray, "b t"]:
@@ -149,33 +153,38 @@ def _mask(ids: np.ndarray, lengths: np.ndarray) -> Bool[np.ndarray, "b t"]:
     return np.arange(ids.shape[1]) < lengths[:, None]
 
 
-def _query(model: LanguageModel, texts: Texts, target: Target, contrast: Any) -> _Query:
+def _query(model: LanguageModel, texts: Texts, target: Target | None) -> _Query:
+    """What is explained; without a target, what the model predicts."""
     ids = texts.packed(model.pad_id or 0).astype(np.int32)
     shape = model._shape_of_logits(*ids.shape)
+    if target is None:
+        target = NextToken() if len(shape) == 3 else ClassTarget()
     _check_kind(target, shape)
     labels = _labels(model, shape)
     if isinstance(target, Continuation):
         query = _continued(model, ids, texts.lengths, target)
     else:
-        wanted = target.token if isinstance(target, NextToken) else target.index
         positions = _positions(texts, target)
+        wanted = target.token if isinstance(target, NextToken) else target.index
         if wanted is None:
             mask = _mask(ids, texts.lengths)
             chosen = np.asarray(model._predict(model.params, ids, mask, positions))
         else:
-            chosen = _column(model, wanted, len(ids), labels, "target")
-        query = _Query(ids, texts.lengths, positions, chosen)
-    query = dataclasses.replace(query, labels=labels)
+            chosen = _numbers(model, wanted, len(ids), "target", labels)[:, None]
+        query = _Query(ids, texts.lengths, positions, chosen, labels=labels)
     _check_exists(query.targets, shape[-1], "target")
-    if contrast is None:
-        return query
-    if isinstance(target, Continuation):
-        each = _per_sample(contrast, query.targets.shape[1], "contrast", "token")
-        row = [single_token(model.tokenizer, c) for c in each]
-        other = np.broadcast_to(np.asarray(row, np.int32), query.targets.shape)
+    return query
+
+
+def _contrasted(model: LanguageModel, query: _Query, contrast: Any, outputs: int) -> _Query:
+    """The same with a second token or class for each target."""
+    batch, rows = query.targets.shape
+    if query.is_continuation:
+        other = _numbers(model, contrast, rows, "contrast", one="token")[None]
     else:
-        other = _column(model, contrast, len(ids), labels, "contrast")
-    _check_exists(other, shape[-1], "contrast")
+        other = _numbers(model, contrast, batch, "contrast", query.labels)[:, None]
+    other = np.broadcast_to(other, query.targets.shape)
+    _check_exists(other, outputs, "contrast")
     same = np.argwhere(other == query.targets).tolist()
     if same:
         sample, row = same[0]
@@ -189,23 +198,30 @@ def _query(model: LanguageModel, texts: Texts, target: Target, contrast: Any) ->
 def _labels(model: LanguageModel, shape: tuple[int, ...]) -> tuple[str, ...] | None:
     """Names of the outputs; None where these are tokens."""
     if model.labels and len(model.labels) == shape[-1]:
-        return tuple(map(repr, model.labels))
+        return model.labels
     return tuple(map(str, range(shape[-1]))) if len(shape) == 2 else None
 
 
-def _column(
-    model: LanguageModel, given: Any, batch: int, labels: tuple[str, ...] | None, what: str
-) -> np.ndarray:
-    """Tokens or classes that were named, one per text."""
-    numbers = []
-    for one in _per_sample(given, batch, what):
-        if labels is not None and isinstance(one, str):
-            if repr(one) not in labels:
-                raise unknown_name("class", one, model.labels or labels)
-            numbers.append(labels.index(repr(one)))
-        else:
-            numbers.append(single_token(model.tokenizer, one))
-    return np.asarray(numbers, np.int64)[:, None]
+def _numbers(
+    model: LanguageModel,
+    given: Any,
+    count: int,
+    what: str,
+    labels: tuple[str, ...] | None = None,
+    one: str = "sample",
+) -> Int[np.ndarray, " n"]:
+    """Tokens or classes that were named, one each."""
+
+    def number(name: Any) -> int:
+        if labels is None or not isinstance(name, str):
+            return single_token(model.tokenizer, name)
+        if name not in labels and name.isdecimal():
+            return int(name)
+        if name not in labels:
+            raise unknown_name("class", name, labels)
+        return labels.index(name)
+
+    return np.asarray([number(name) for name in _per_sample(given, count, what, one)], np.int64)
 
 
 def _check_kind(target: Target, shape: tuple[int, ...]) -> None:
@@ -267,7 +283,8 @@ def _continued(
         ids = np.pad(ids, ((0, 0), (0, count)), constant_values=model.pad_id or 0)
         np.put_along_axis(ids, lengths[:, None] + np.arange(count), added, axis=1)
     after = (lengths[:, None] + np.arange(count)).astype(np.int32)
-    return _Query(ids, lengths + count, after - 1, np.take_along_axis(ids, after, axis=1))
+    targets = np.take_along_axis(ids, after, axis=1)
+    return _Query(ids, lengths + count, after - 1, targets, is_continuation=True)
 
 
 def _given(model: LanguageModel, tokens: Any, batch: int) -> np.ndarray:
@@ -303,7 +320,7 @@ def _generated(
     return ids
 
 
-def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"], causal: bool) -> None:
+def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"]) -> None:
     """Whether tokens have relevance that the prediction must not depend on.
 
     Raises:
@@ -319,7 +336,7 @@ def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"], causal: bo
             "texts of different lengths one by one if it cannot."
         )
     ahead = columns > query.positions[:, :, None]
-    if causal and (np.where(ahead, strength, 0.0) > small).any():
+    if query.is_continuation and (np.where(ahead, strength, 0.0) > small).any():
         raise InputError(
             "The model looks ahead: tokens of the continuation depend on later ones. "
             "A continuation needs a causal model; AtPosition explains single tokens of others."

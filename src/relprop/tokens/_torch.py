@@ -117,7 +117,7 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
     return from_torch(module, folder if has_tokenizer else None)
 
 
-def _embedding_name(module: torch.nn.Module) -> str:
+def _embedding_name(module: Any) -> str:
     import torch  # pyright: ignore[reportMissingImports]
 
     wanted = None
