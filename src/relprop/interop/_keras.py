@@ -34,9 +34,9 @@ def from_keras(model: keras.Model) -> tuple[Callable[..., Any], dict[str, Any]]:
             variables have one path.
 
     >>> import jax, keras, relprop  # doctest: +SKIP
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
-    ... # doctest: +SKIP
-    >>> fn, params = relprop.interop.from_keras(model)  # doctest: +SKIP
+    >>> layer = keras.layers.Dense(2, name="last")  # doctest: +SKIP
+    >>> layer.build((None, 3))  # doctest: +SKIP
+    >>> fn, params = relprop.interop.from_keras(layer)  # doctest: +SKIP
     >>> sorted(params)  # doctest: +SKIP
     ['last/bias', 'last/kernel']
     >>> fn(params, jax.numpy.ones((1, 3))).shape  # doctest: +SKIP
