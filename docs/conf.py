@@ -28,6 +28,7 @@ coverage_check_modules = [
     "relprop.propagators",
     "relprop.chefer",
     "relprop.interop",
+    "relprop.tokens",
     "relprop.zoo",
 ]
 
@@ -41,7 +42,7 @@ maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-bibtex_bibfiles = ["references.bib"]
+bibtex_bibfiles = ["../src/relprop/references.bib"]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 

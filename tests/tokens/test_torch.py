@@ -177,7 +177,10 @@ def test_refused():
         tokens.explain(tokens.from_torch(module("BertModel")), TEXT, ClassTarget(0))
 
 
-def saved_tokenizer(folder, kind):
+SENTENCE = "the cats sat naïvely, the cat sits"
+
+
+def saved_tokenizer(folder, kind, sentence=SENTENCE):
     """A tokenizer of subwords, trained on one sentence; its folder holds `tokenizer.json` only."""
     import tokenizers as library
 
@@ -201,15 +204,12 @@ def saved_tokenizer(folder, kind):
         trainer = library.trainers.UnigramTrainer(
             vocab_size=40, special_tokens=special, unk_token="<unk>"
         )
-    tokenizer.train_from_iterator([SENTENCE] * 4, trainer)
+    tokenizer.train_from_iterator([sentence] * 4, trainer)
     tokenizer.post_processor = library.processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
-
-
-SENTENCE = "the cats sat naïvely, the cat sits"
 
 
 @pytest.mark.parametrize("kind", ["bytes", "wordpiece", "unigram"])
