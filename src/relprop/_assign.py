@@ -11,7 +11,7 @@ from relprop._core.graph import Equation, Graph
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
-from relprop.composites import Composite
+from relprop.composites import DEFAULTS, Composite
 from relprop.places import Place, sources, watched
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
@@ -79,6 +79,12 @@ def assign(
         )
     _check_selections(composite, used, plan)
     return watched(plan, places, extra) if places else plan
+
+
+def anatomy(trace: Trace, outputs: list[bool]) -> Plan:
+    """The plan in which all that depends on the inputs is in its place, whatever the rules."""
+    plan = Planner(recognise, lambda step: (DEFAULTS.get(step.structure or ""), ""))
+    return reach(plan.assign(trace.graph, trace.explained_values), outputs)[0]
 
 
 def _check_mutation(graph: Graph) -> None:

@@ -8,10 +8,12 @@ sees one interface.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jaxlib
 from jax import lax
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, primitives
@@ -20,6 +22,9 @@ __all__ = [
     "Literal",
     "Primitive",
     "bind",
+    "function_name",
+    "is_traced",
+    "make_jaxpr",
     "open_jaxpr",
     "primitive",
     "scan_sizes",
@@ -65,10 +70,32 @@ def _context(eqn: Any) -> Iterator[None]:
         yield
 
 
+def is_traced(array: Any) -> bool:
+    """Whether an array has no value yet, since a function around is being traced."""
+    return isinstance(array, jax.core.Tracer)
+
+
 def source_of(eqn: Any) -> str:
-    """The user's source line behind an equation, as ``file.py:12:3 (function)``, if known."""
+    """The user's source line behind an equation, as ``file.py:12:3 (function)``, if known.
+
+    Of a PyTorch model that is the line of the model, and not that of torchax.
+    """
     line = source_info_util.summarize(eqn.source_info)
-    return "" if line.startswith("<unknown>") else line
+    if line.startswith("<unknown>"):
+        return ""
+    if not any(folder in line for folder in _BRIDGES):
+        return line
+    frames = getattr(eqn.source_info.traceback, "frames", ())
+    outside = (f for f in frames if not any(folder in f.file_name for folder in _LIBRARIES))
+    return next((f"{f.file_name}:{f.line_num} ({f.function_name})" for f in outside), line)
+
+
+# What stands between the user's code and JAX.
+_BRIDGES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "torchax")) + (
+    os.path.join(os.path.dirname(__file__), "_core", ""),
+    os.path.join(os.path.dirname(__file__), "interop", ""),
+)
+_LIBRARIES = (*_BRIDGES, *(os.path.join(os.path.dirname(m.__file__), "") for m in (jax, jaxlib)))
 
 
 def scope_of(eqn: Any) -> str:

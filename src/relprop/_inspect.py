@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop._table import Table
+from relprop.anatomy import (
+    Activation,
+    Attention,
+    Block,
+    Gate,
+    Recurrence,
+    Router,
+    blocks,
+)
 from relprop.rules import Rule
 
 
@@ -47,11 +58,26 @@ class PlannedOperation:
 
 
 class Inspection(Table, Sequence[PlannedOperation]):
-    """The plan of a function: a sequence of `PlannedOperation` that prints as a table."""
+    """The plan of a function: a sequence of `PlannedOperation` that prints as a table.
 
-    def __init__(self, operations: Sequence[PlannedOperation], name: str = ""):
+    Attributes:
+        blocks: what the model is made of: attention, norms, activations, gates, routers,
+            recurrences, residual additions, and suspicions of those.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[PlannedOperation],
+        name: str = "",
+        find: Callable[[], Iterable[Block]] = tuple,
+    ):
         self._operations = tuple(operations)
         self._name = name
+        self._find = find
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(self._find())
 
     def __getitem__(self, index):
         return self._operations[index]
@@ -81,12 +107,25 @@ class Inspection(Table, Sequence[PlannedOperation]):
             for op in self
         ]
 
+    def footer(self) -> str:
+        counts = collections.Counter(map(_described, self.blocks))
+        lines = [f"  {count} x {what}" for what, count in counts.items()]
+        return "\n".join(["made of:", *lines]) if lines else ""
+
     __repr__ = Table.__str__
 
 
-def inspection(plan: Plan, name: str) -> Inspection:
-    """The rows of a plan."""
-    return Inspection([planned(step, depth) for step, depth in walk(plan)], name)
+def inspection(plan: Plan, name: str, anatomy: Callable[[], Plan]) -> Inspection:
+    """The rows of a plan; `anatomy` makes the plan in which blocks are looked for."""
+    rows = [planned(step, depth) for step, depth in walk(plan)]
+    return Inspection(rows, name, lambda: blocks(anatomy()))
+
+
+def _described(block: Block) -> str:
+    # Of most blocks only what they have in common is of interest in a summary.
+    if isinstance(block, (Attention, Activation, Gate, Router, Recurrence)):
+        return str(block)
+    return block.kind
 
 
 def planned(step: Step, depth: int = 0) -> PlannedOperation:

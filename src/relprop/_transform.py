@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from relprop._assign import assign
+from relprop._assign import anatomy, assign
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Accounts, Keep, Tape, backward, forward
@@ -236,7 +236,7 @@ def inspect(
         run = _Run.start(
             _closed(f, kwargs), args, argnums, composite, on_missing, has_aux, scalar=False
         )
-        return inspection(run.plan, composite.name)
+        return inspection(run.plan, composite.name, run.anatomy)
 
     return inspect_of
 
@@ -327,6 +327,10 @@ class _Run:
             _check_score(traced, count, has_aux)
         mask = [i < count for i in range(len(traced.graph.outputs))]
         return cls(traced, assign(traced, composite, mask, on_missing, places), composite)
+
+    def anatomy(self) -> Plan:
+        """The plan without regard to rules."""
+        return anatomy(self.trace, [True] * len(self.trace.graph.outputs))
 
     def initial(self, score: Array) -> Array:
         """The relevance of the score."""

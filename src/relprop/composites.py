@@ -8,8 +8,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from relprop._bibliography import bibtex
 from relprop._core.plan import Step
 from relprop._errors import RuleError, unknown_name
+from relprop._table import Table
 from relprop.rules import (
     Constant,
     Gradient,
@@ -101,6 +103,14 @@ class Where:
             and (self.predicate is None or bool(self.predicate(step)))
         )
 
+    @property
+    def label(self) -> str:
+        """As in the table of a composite: structures are named without saying that they are."""
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del named["structure"]
+        parts = [f"{name}={value!r}" for name, value in named.items() if value is not None]
+        return ", ".join([*self.structures, *parts]) or "everything"
+
     def __str__(self) -> str:
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         parts = [f"{name}={value!r}" for name, value in named.items() if value is not None]
@@ -117,7 +127,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Composite:
+class Composite(Table):
     """A frozen list of selections with their rules; the first that matches an operation wins.
 
     What no selection matches gets the rule in `relprop.DEFAULTS` for its structure.
@@ -127,14 +137,23 @@ class Composite:
         name: what it is called, for printing.
         seed: ``"score"``: the relevance of the score is its value; ``"one"``: it is 1, as for a
             gradient. Only `relprop.relevance` and `relprop.value_and_relevance` ask for it.
-        references: the papers it is from.
+        references: the papers it is from, by their keys in ``references.bib``.
 
     >>> from relprop.rules import Epsilon, Gamma
-    >>> composite = Composite().at(structure="convolution").use(Gamma(0.25))
+    >>> composite = Composite(name="mine").at(structure="convolution").use(Gamma(0.25))
     >>> print(composite.at(structure="dense").use(Epsilon(1e-6)))
-    structure='convolution' -> Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
-    structure='dense' -> Epsilon(epsilon=1e-06, bias='absorb')
-    everything else -> the defaults of its structure
+    mine
+    operations                                    rule
+    --------------------------------------------  -----------------------------------------------
+    convolution                                   Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
+    dense                                         Epsilon(epsilon=1e-06, bias='absorb')
+    linear, sum, average, scale, offset, softmax  Zero(bias='absorb')
+    activation                                    Pass()
+    maximum, structural                           Route()
+    soft maximum                                  Gradient()
+    product, gate, quotient                       Uniform()
+    statistic                                     Constant()
+    calls, branches, loops                        by the rules inside
     """
 
     entries: tuple[Entry, ...] = ()
@@ -156,6 +175,18 @@ class Composite:
         """
         return Selection(self, Where(**where), optional)
 
+    def then(self, other: Composite) -> Composite:
+        """This composite's selections before those of another one, whose name and seed it takes.
+
+        So is a preset refined for some layers: the first match wins.
+
+        >>> import relprop
+        >>> head = Composite().at(path="*head*").use(relprop.rules.Epsilon(0.1))
+        >>> head.then(relprop.presets.attn_lrp()).name
+        'attn_lrp'
+        """
+        return dataclasses.replace(other, entries=(*self.entries, *other.entries))
+
     def find(self, step: Step, chosen: Sequence[set[Any] | None]) -> tuple[int | None, Rule | None]:
         """The first entry that matches, and its rule; None and the default if none does."""
         for number, entry in enumerate(self.entries):
@@ -166,11 +197,36 @@ class Composite:
             return number, entry.rule
         return None, DEFAULTS.get(step.structure or "")
 
-    def __str__(self) -> str:
-        lines = [f"{entry.where} -> {entry.rule}" for entry in self.entries]
-        if self.entries and self.entries[-1].where == Where():
-            return "\n".join(lines)
-        return "\n".join([*lines, "everything else -> the defaults of its structure"])
+    def bibtex(self) -> str:
+        """The papers that it is from, to be cited.
+
+        >>> import relprop
+        >>> print(relprop.presets.attn_lrp().bibtex().splitlines()[0])
+        @inproceedings{achtibat2024,
+        """
+        return bibtex(self.references)
+
+    def title(self) -> str:
+        return self.name
+
+    def columns(self) -> tuple[str, ...]:
+        return ("operations", "rule")
+
+    def cells(self) -> list[list[str]]:
+        rows = [[entry.where.label, str(entry.rule)] for entry in self.entries]
+        return rows + [[", ".join(names), rule] for rule, names in self._defaults().items()]
+
+    def _defaults(self) -> dict[str, list[str]]:
+        """Rules by default, with the structures that no entry covers altogether."""
+        wholly = [e.where for e in self.entries if e.where == Where(structure=e.where.structure)]
+        if Where() in wholly:
+            return {}
+        covered = {name for where in wholly for name in where.structures}
+        found: dict[str, list[str]] = {}
+        for name, rule in DEFAULTS.items():
+            if name not in covered and rule is not None:
+                found.setdefault(str(rule), []).append(name)
+        return found | {"by the rules inside": ["calls, branches, loops"]}
 
 
 @dataclasses.dataclass(frozen=True)

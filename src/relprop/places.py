@@ -27,7 +27,18 @@ from relprop._core.run import Inside as Inside
 from relprop._errors import InputError, NothingMatchedError
 from relprop.composites import Where
 
-__all__ = ["Inside", "Input", "Named", "Output", "Parameter", "Phases", "Place", "Scope", "named"]
+__all__ = [
+    "Inside",
+    "Input",
+    "Named",
+    "Output",
+    "Parameter",
+    "Phases",
+    "Place",
+    "Scope",
+    "named",
+    "positions",
+]
 
 
 def named(x: Shaped[Array, "*shape"], name: str) -> Shaped[Array, "*shape"]:
@@ -166,6 +177,16 @@ class Phases(Place):
             for equation in inner.equations:
                 if equation.name in ("cos", "sin") and equation.outputs[0].inexact:
                     yield equation.name, equation.outputs[0]
+
+
+def positions(parameter: str = "") -> tuple[Place, ...]:
+    """Everything that tells a model where a token is, for `relprop.presets.pa_lrp`.
+
+    Args:
+        parameter: path of the learned position embeddings, or a glob; without it only cosines and
+            sines are looked for.
+    """
+    return (Parameter(parameter),) if parameter else (Phases(),)
 
 
 def places_of(places: Any) -> tuple[Place, ...]:

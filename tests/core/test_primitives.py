@@ -496,6 +496,7 @@ WITHOUT = {
     "addupdate": REFUSED,
     "ref_addupdate": REFUSED,
     "freeze": REFUSED,
+    "region": "a call that its author marked: tests/core/test_regions.py",
     "pjit": OTHER_RELEASE,
     "core_call": OTHER_RELEASE,
     "call": OTHER_RELEASE,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from relprop import _compat
 
 if TYPE_CHECKING:
+    from relprop._core.graph import Atom
     from relprop._core.operation import Operation
     from relprop._core.site import LinearMap, Site
 
@@ -73,6 +74,11 @@ class Propagator:
     def factors(self, site: Site) -> Any:
         """How many factors each output entry is a product of; a number or an array."""
         return len(site.inputs)
+
+    def repeats(self, inputs: Sequence[Atom]) -> Atom | None:
+        """The operand that the only result equals whatever its value, as in a product with 1."""
+        del inputs
+        return None
 
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
         """The outputs, from the values of all operands."""

@@ -62,6 +62,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             if number in explained:
                 leaf = _explainable(leaf, label)
                 explained[number].append(len(arrays))
+                label = ""  # What is computed from it is no parameter.
             elif not _is_array(leaf) or _is_numpy_mask(leaf):
                 continue
             dynamic.append((number, position))
@@ -151,6 +152,10 @@ def _inline(
             )
             names.update(zip(eqn.outvars, outs, strict=True))
             continue
+        same = kind.repeats(inputs)
+        if same is not None and (same.shape, same.dtype) == _type(eqn.outvars[0]):
+            names[eqn.outvars[0]] = same
+            continue
         outs = [_value(var) for var in eqn.outvars]
         for out in outs:
             out.path = _inherited_path(inputs, out)
@@ -188,9 +193,12 @@ def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:
     return found
 
 
+def _type(var: Any) -> tuple[tuple[int, ...], Any]:
+    return tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None)
+
+
 def _value(var: Any, path: str = "") -> Value:
-    aval = var.aval
-    return Value(tuple(getattr(aval, "shape", ())), getattr(aval, "dtype", None), path)
+    return Value(*_type(var), path)
 
 
 def _is_array(leaf: Any) -> bool:

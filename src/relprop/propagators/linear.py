@@ -6,8 +6,10 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from relprop._core.graph import Atom, Constant
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
 
@@ -204,6 +206,10 @@ class Multiplication(Propagator):
     def linear(self, operation, active):
         return not all(active)
 
+    def repeats(self, inputs):
+        a, b = inputs
+        return b if _is_one(a) else a if _is_one(b) else None
+
     def linear_map(self, site):
         (weight,) = (v for v, on in zip(site.values, site.active, strict=True) if not on)
         return _scale(site, weight)
@@ -225,8 +231,16 @@ class Division(Propagator):
     def linear(self, operation, active):
         return not active[1]
 
+    def repeats(self, inputs):
+        return inputs[0] if _is_one(inputs[1]) else None
+
     def linear_map(self, site):
         return _scale(site, 1 / site.values[1])
+
+
+def _is_one(atom: Atom) -> bool:
+    """Whether it is the number 1, written into the function."""
+    return isinstance(atom, Constant) and atom.shape == () and bool(np.asarray(atom.array) == 1)
 
 
 def _scale(site, weight):

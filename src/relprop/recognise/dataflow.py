@@ -41,8 +41,15 @@ class Dataflow:
 
     @functools.cached_property
     def _consumers(self) -> dict[Atom, list[Equation]]:
+        # What nobody reads in the end is no use: updated running means, for example.
+        read = set(self.graph.outputs)
+        live = []
+        for equation in reversed(self.equations):
+            if any(out in read for out in equation.outputs):
+                read.update(equation.inputs)
+                live.append(equation)
         found: dict[Atom, list[Equation]] = {}
-        for equation in self.equations:
+        for equation in reversed(live):
             for atom in dict.fromkeys(equation.inputs):
                 found.setdefault(atom, []).append(equation)
         return found

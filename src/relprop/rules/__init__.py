@@ -13,6 +13,7 @@ from relprop.rules.base import Stabilizer as Stabilizer
 from relprop.rules.general import Constant as Constant
 from relprop.rules.general import Gradient as Gradient
 from relprop.rules.general import Pass as Pass
+from relprop.rules.general import Proportional as Proportional
 from relprop.rules.general import Route as Route
 from relprop.rules.general import SignalTakesAll as SignalTakesAll
 from relprop.rules.general import Stop as Stop
@@ -37,6 +38,7 @@ __all__ = [
     "LinearMap",
     "Norm",
     "Pass",
+    "Proportional",
     "Relevance",
     "Route",
     "Rule",
@@ -69,6 +71,7 @@ _NAMES = {
     "uniform": Uniform,
     "constant": Constant,
     "signal_takes_all": SignalTakesAll,
+    "proportional": Proportional,
 }
 
 

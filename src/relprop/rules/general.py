@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from relprop._core.relevance import Relevance, summed_to
 from relprop._core.site import Site, multipliers, shares
-from relprop.rules.base import Arriving, Leaving, Rule, irreversible
+from relprop.rules.base import Arriving, Leaving, Rule, Stabilizer, irreversible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +120,42 @@ class SignalTakesAll(Rule):
         if multiplier is not None:
             multiplier = summed_to(signal.shape, multiplier * gate)
         return [None, Relevance(share, multiplier)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Proportional(Rule):
+    r"""Relevance of a product to its two factors, in proportion to their values.
+
+    .. math:: R_a = \frac{a}{a + b} R, \qquad
+              \text{or with absolute values}\quad R_a = \frac{|a|}{|a| + |b|} R
+
+    For element-wise products; not one of the rules that go on well, but one that papers compare
+    with.
+
+    Args:
+        absolute: whether the proportions are those of the absolute values.
+        epsilon: stabiliser of the denominator, in units of the factors.
+
+    Source: Arras et al. 2019, section 11.2.2 (LRP-prop and LRP-abs).
+    """
+
+    absolute: bool = False
+    epsilon: float = 1e-6
+
+    def problem(self, operation, active):
+        kind = operation.propagator
+        if kind.multiplies and kind.elementwise and sum(active) == 2:
+            return None
+        return "Proportional needs an element-wise product of two active values"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        total = relevance.total(site.output)
+        a, b = (jnp.abs(x) if self.absolute else x for x in site.inputs)
+        part = total / Stabilizer(self.epsilon)(a + b)
+        site.absorb("epsilon", lambda: total - (a + b) * part)
+        return shares([summed_to(x.shape, jnp.asarray(x * part)) for x in (a, b)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""The anatomy of a model: attention, norms, gates, routers, recurrences, residual streams.
+
+Rules are given to operations; what a model's author calls attention or a norm consists of several.
+Each finder here looks at the steps of a plan, and reads data flow only, so that one finder serves
+every framework. Nothing depends on what is found: it is for people, for selections and for
+methods that need attention maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relprop._core.plan import Plan
+from relprop.anatomy.activation import activations, gates
+from relprop.anatomy.attention import attentions
+from relprop.anatomy.blocks import (
+    Activation,
+    Attention,
+    Block,
+    Gate,
+    Norm,
+    Recurrence,
+    Router,
+    Suspicion,
+)
+from relprop.anatomy.normalisation import norms
+from relprop.anatomy.position import rotations
+from relprop.anatomy.recurrence import recurrences
+from relprop.anatomy.residual import residuals
+from relprop.anatomy.routing import routers
+from relprop.anatomy.suspicion import suspicions
+from relprop.anatomy.wiring import Wiring
+
+__all__ = [
+    "Activation",
+    "Attention",
+    "Block",
+    "Gate",
+    "Norm",
+    "Recurrence",
+    "Router",
+    "Suspicion",
+]
+
+FINDERS = (
+    attentions,
+    norms,
+    activations,
+    gates,
+    rotations,
+    routers,
+    recurrences,
+    residuals,
+    suspicions,
+)
+
+
+def blocks(plan: Plan) -> Iterator[Block]:
+    """All blocks of a plan and of the bodies inside it."""
+    wiring = Wiring(plan)
+    for find in FINDERS:
+        yield from find(wiring)
+    for step in plan.steps:
+        for body in step.bodies:
+            yield from blocks(body)

@@ -1,0 +1,127 @@
+"""Attention: a product of values with a map that was made from queries and keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from relprop._core.graph import Value
+from relprop._core.plan import Step
+from relprop.anatomy.blocks import Attention, place
+from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
+
+# Between a map and the product that uses it: dropout, conversions, scaling of heads.
+_AFTER_MAP = passes("structural", "scale")
+# Between the product of queries and keys and the map: scale, mask, position bias, soft cap.
+_SCORES = passes(*LINEAR_LINKS, "sum", "activation")
+# Between a projection and its use: splitting into heads, norms, rotation, feature maps.
+_PROJECTED = passes(*LINEAR_LINKS, "sum", "activation")
+
+
+def attentions(wiring: Wiring) -> Iterator[Attention]:
+    """Each map that mixes values: a softmax, or another function of a product."""
+    seen: set[Value] = set()
+    for step in wiring.steps:
+        if step.primitive != "dot_general":
+            continue
+        for operand in wiring.active(step):
+            link = next(wiring.back(operand, _AFTER_MAP), None)
+            if link is None or link.step.operation.outputs[0] in seen:
+                continue
+            scores = _scores(wiring, link.step)
+            if link.step.structure == "softmax" or (
+                link.step.structure == "activation" and scores is not None
+            ):
+                seen.add(link.step.operation.outputs[0])
+                others = [a for a in wiring.active(step) if a is not operand]
+                yield _attention(wiring, link.step, scores, others[0] if others else None)
+
+
+def _scores(wiring: Wiring, normaliser: Step) -> Link | None:
+    """The product of queries and keys that a map was made from, and what lies between."""
+    for operand in wiring.active(normaliser):
+        for link in wiring.back(operand, _SCORES):
+            if link.step.primitive == "dot_general" and len(wiring.active(link.step)) == 2:
+                return link
+    return None
+
+
+def _attention(
+    wiring: Wiring, normaliser: Step, scores: Link | None, values: Value | None
+) -> Attention:
+    (out,) = normaliser.operation.outputs
+    kind, heads, key_heads, query, key = "attention", 0, 0, None, None
+    between: tuple[Step, ...] = ()
+    if scores is not None:
+        between = scores.passed
+        operands = wiring.active(scores.step)
+        depth = _contracted(scores.step, operands[0], 0)
+        # Which operand holds the queries: the map has its length second to last.
+        first, second = (_projection(wiring, a) for a in operands)
+        if _is_transposed(scores.step, operands, out):
+            first, second = second, first
+        query, key = first, second
+        heads, key_heads = _heads(wiring, query, depth), _heads(wiring, key, depth)
+        if query and key:
+            source = [_input(wiring, link.step) for link in (query, key)]
+            kind = "self-attention" if source[0] is source[1] else "cross-attention"
+    value = _projection(wiring, values) if values is not None else None
+    return Attention(
+        kind=kind,
+        **place(normaliser),  # type: ignore[arg-type]
+        shape=out.shape,
+        heads=heads,
+        key_heads=key_heads,
+        query=query.step.path if query else "",
+        key=key.step.path if key else "",
+        values=value.step.path if value else "",
+        mask=_mask((*between, normaliser)),
+        normaliser="softmax" if normaliser.structure == "softmax" else normaliser.primitive,
+    )
+
+
+def _projection(wiring: Wiring, value: Value) -> Link | None:
+    links = wiring.back(value, _PROJECTED)
+    return next((link for link in links if link.step.structure == "dense"), None)
+
+
+def _input(wiring: Wiring, dense: Step) -> Value:
+    return wiring.origin(wiring.active(dense)[0], "structural")
+
+
+def _heads(wiring: Wiring, link: Link | None, depth: int) -> int:
+    """The entries per token, over the entries per head."""
+    if link is None:
+        return 0
+    (value,) = wiring.active(link.step)
+    position = link.step.operation.inputs.index(value)
+    rows = math.prod(value.shape) // max(_contracted(link.step, value, position), 1)
+    heads, rest = divmod(link.smallest, max(rows * depth, 1))
+    return 0 if rest else heads
+
+
+def _contracted(step: Step, value: Value, position: int) -> int:
+    """The size of the axes that a product sums over."""
+    equation = step.operation.equations[0]
+    (contracting, _) = equation.params["dimension_numbers"]
+    return math.prod(value.shape[axis] for axis in contracting[position])
+
+
+def _is_transposed(step: Step, operands: list[Value], out: Value) -> bool:
+    """Whether the second operand of a product makes the second to last axis of the map."""
+    lengths = [_free(step, value, i) for i, value in enumerate(operands)]
+    last = [length[-1] if length else 0 for length in lengths]
+    return len(out.shape) > 1 and last[0] != last[1] and last[0] == out.shape[-1]
+
+
+def _free(step: Step, value: Value, position: int) -> list[int]:
+    contracting, batch = step.operation.equations[0].params["dimension_numbers"]
+    used = {*contracting[position], *batch[position]}
+    return [n for axis, n in enumerate(value.shape) if axis not in used]
+
+
+def _mask(steps: tuple[Step, ...]) -> str:
+    equations = [e.name for step in steps for e in step.operation.equations]
+    if "select_n" in equations:
+        return "selected"
+    return "added" if any(step.structure == "offset" for step in steps) else ""

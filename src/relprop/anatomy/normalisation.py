@@ -1,0 +1,139 @@
+"""Normalisations, of which the data flow shows one value: the statistic that divides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop._core.plan import Step
+from relprop.anatomy.blocks import Norm, place
+from relprop.anatomy.wiring import LINEAR_LINKS, Wiring
+
+_ROOTS = ("rsqrt", "sqrt")
+
+
+def norms(wiring: Wiring) -> Iterator[Norm]:
+    """Each statistic of the input, and each scale that was a statistic of the training data."""
+    for step in wiring.steps:
+        if step.structure == "statistic":
+            scale = _scale(wiring, step)
+            yield Norm(
+                kind=_kind(wiring, step, scale),
+                **place(step),  # type: ignore[arg-type]
+                path=scale.path if scale else "",
+            )
+        elif step.structure == "scale" and _is_batch_norm(wiring, step):
+            yield Norm(kind="batch norm", **place(step), path=step.path)  # type: ignore[arg-type]
+
+
+def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
+    nearest, passed = _reductions(wiring, step.operation.inputs[0])
+    reduced = nearest[-1]
+    if len(nearest) == 1 and not _is_centred(wiring, reduced.inputs[0]):
+        averages = any(e.name in ("div", "mul") for e in passed)
+        return "RMS norm" if averages else "L2 norm"
+    axes, shape = reduced.params["axes"], reduced.inputs[0].shape
+    if len(axes) == 1:
+        return "layer norm"
+    kept = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
+    samples = shape[0] if 0 not in axes else 1
+    if kept == samples:
+        return "layer norm"
+    # One statistic per channel, or per group of channels: as many as there are weights, or fewer.
+    weights = _weights(wiring, scale) if scale else []
+    channels = max((math.prod(a.shape) for a in weights), default=0)
+    per_channel = channels > 0 and (kept // samples) % channels == 0
+    return "instance norm" if per_channel else "group norm"
+
+
+def _reductions(wiring: Wiring, atom: Atom) -> tuple[list[Equation], list[Equation]]:
+    """The sums that a value was computed from directly, and the equations on the way to them."""
+    found: list[Equation] = []
+    passed: list[Equation] = []
+    queue = [atom]
+    while queue:
+        equation = wiring.equation(queue.pop())
+        if equation is None or equation in found or equation in passed:
+            continue
+        inner = [e for body in equation.bodies for e in body.equations]
+        sums = [e for e in inner or [equation] if registry.lookup(e.primitive).reduces]
+        if sums:
+            # Those of a body, such as the variance in a loop of one step, are all of them near.
+            found.extend(reversed(sums))
+            passed.extend(e for e in inner if e not in sums)
+            continue
+        passed.append(equation)
+        queue.extend(a for a in equation.inputs if a in wiring.touched)
+    return found, passed
+
+
+def _is_centred(wiring: Wiring, atom: Atom) -> bool:
+    """Whether the mean was subtracted from what is squared and summed."""
+    while (equation := wiring.equation(atom)) is not None:
+        operands = [a for a in equation.inputs if a in wiring.touched]
+        if equation.name == "sub" and len(operands) == 2:
+            return bool(_reductions(wiring, operands[1])[0])
+        if not operands or any(a is not operands[0] for a in operands):
+            return False
+        atom = operands[0]
+    return False
+
+
+def _scale(wiring: Wiring, step: Step) -> Step | None:
+    """The multiplication by weights that follows a normalisation."""
+    for reader in _readers_of_constant(wiring, step.operation.outputs[0]):
+        for _ in range(4):  # Between the two there is little: moves and the subtracted mean.
+            if reader.structure == "scale" and _weights(wiring, reader):
+                return reader
+            after = wiring.readers(reader.operation.outputs[0])
+            if len(after) != 1 or after[0].structure not in (*LINEAR_LINKS, "sum"):
+                break
+            (reader,) = after
+    return None
+
+
+def _readers_of_constant(wiring: Wiring, value: Value) -> Iterator[Step]:
+    """The steps that read a value which counts as a constant, or what is computed from it."""
+    constants: set[Atom] = {value}
+    for equation in wiring.plan.graph.equations:
+        if any(a in constants for a in equation.inputs):
+            maker = wiring.maker(equation.outputs[0])
+            if maker is None:
+                constants.update(equation.outputs)
+            else:
+                yield maker
+
+
+def _weights(wiring: Wiring, scale: Step) -> list[Atom]:
+    """The factors that are not computed from the input alone."""
+    return [
+        a
+        for a in wiring.constants(scale)
+        if math.prod(a.shape) > 1 and (a not in wiring.touched or a.path)
+    ]
+
+
+def _is_batch_norm(wiring: Wiring, step: Step) -> bool:
+    """Whether a scale is one over the root of something that is not a number."""
+    for constant in wiring.constants(step):
+        for equation in wiring.behind(constant):
+            root = equation.name in _ROOTS or (
+                equation.name == "pow" and abs(_exponent(equation)) == 0.5
+            )
+            values = [a for a in equation.inputs if isinstance(a, Value)]
+            if root and any(math.prod(a.shape) > 1 for a in values):
+                return not _reduces(wiring, values[0])
+    return False
+
+
+def _reduces(wiring: Wiring, value: Value) -> bool:
+    """Whether a constant is the norm of a weight, or computed from the input after all."""
+    behind = [*wiring.behind(value)]
+    return any(registry.lookup(e.primitive).reduces for e in behind)
+
+
+def _exponent(equation: Equation) -> float:
+    array = getattr(equation.inputs[1], "array", None)
+    return float(array) if array is not None and getattr(array, "ndim", 0) == 0 else 0.0

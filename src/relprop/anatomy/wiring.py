@@ -1,0 +1,118 @@
+"""Who makes and who reads which value of a plan, as those ask who look for blocks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from relprop._core.graph import Atom, Equation, Value
+from relprop._core.plan import Plan, Step
+
+#: What leaves the entries of a value what they are, or changes all of them alike.
+LINEAR_LINKS = ("structural", "scale", "offset", "average")
+
+
+class Link(NamedTuple):
+    """A step found on the way back from a value.
+
+    Attributes:
+        step: the step.
+        smallest: the smallest size that the value had between there and here.
+        passed: the steps in between, the nearest to the start first.
+    """
+
+    step: Step
+    smallest: int
+    passed: tuple[Step, ...]
+
+
+class Wiring:
+    """The steps of one plan, without those of its bodies, by the values between them."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.steps = plan.steps
+        self._maker = {out: step for step in plan.steps for out in step.operation.outputs}
+        self._equation = {out: e for e in plan.graph.equations for out in e.outputs}
+        self._readers: dict[Value, list[Step]] = {}
+        for step in plan.steps:
+            for value in self.active(step):
+                self._readers.setdefault(value, []).append(step)
+
+    @functools.cached_property
+    def touched(self) -> set[Atom]:
+        """All values computed from the explained inputs, those that count as constants too."""
+        found: set[Atom] = {v for v in self.plan.graph.inputs if v in self.plan.active}
+        for equation in self.plan.graph.equations:
+            if any(a in found for a in equation.inputs):
+                found.update(equation.outputs)
+        return found
+
+    def equation(self, atom: Atom) -> Equation | None:
+        """The equation that makes a value."""
+        return self._equation.get(atom)  # type: ignore[arg-type]
+
+    def maker(self, atom: Atom) -> Step | None:
+        """The step that makes a value."""
+        return self._maker.get(atom)  # type: ignore[arg-type]
+
+    def readers(self, value: Value) -> list[Step]:
+        """The steps that read a value."""
+        return self._readers.get(value, [])
+
+    def active(self, step: Step) -> list[Value]:
+        """The operands of a step that depend on the explained inputs and count as variable."""
+        pairs = zip(step.operation.inputs, step.active, strict=True)
+        return [a for a, on in pairs if on and isinstance(a, Value)]
+
+    def constants(self, step: Step) -> list[Atom]:
+        """Its other operands."""
+        return [a for a, on in zip(step.operation.inputs, step.active, strict=True) if not on]
+
+    def back(self, value: Value, passing: Callable[[Step], bool]) -> Iterator[Link]:
+        """The nearest steps behind a value that are not passing, the nearest first."""
+        queue: list[tuple[Value, int, tuple[Step, ...]]] = [(value, _size(value), ())]
+        seen: set[Value] = set()
+        while queue:
+            value, smallest, passed = queue.pop(0)
+            step = self.maker(value)
+            if step is None or value in seen:
+                continue
+            seen.add(value)
+            if not passing(step):
+                yield Link(step, smallest, passed)
+                continue
+            for operand in self.active(step):
+                queue.append((operand, min(smallest, _size(operand)), (*passed, step)))
+
+    def origin(self, value: Value, *structures: str) -> Value:
+        """The value behind steps of some structures that have one variable operand."""
+        while True:
+            step = self.maker(value)
+            if step is None or step.structure not in structures or len(self.active(step)) != 1:
+                return value
+            (value,) = self.active(step)
+
+    def behind(self, atom: Atom) -> Iterator[Equation]:
+        """All equations that a constant was computed from, in this graph."""
+        queue, seen = [atom], set()
+        while queue:
+            equation = self.equation(queue.pop())
+            if equation is None or equation in seen:
+                continue
+            seen.add(equation)
+            yield equation
+            queue.extend(equation.inputs)
+
+
+def passes(*structures: str) -> Callable[[Step], bool]:
+    """Whether a step is of one of the structures."""
+    return lambda step: step.structure in structures
+
+
+def _size(value: Value) -> int:
+    size = 1
+    for n in value.shape:
+        size *= n
+    return size

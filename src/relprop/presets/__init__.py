@@ -1,0 +1,94 @@
+"""Presets: composites that the literature has names for. Each is a function that returns a value.
+
+What a preset doesn't mention gets the rule in `relprop.DEFAULTS`. A preset prints as a table of all
+its rules, and `Composite.bibtex` cites the papers that it is from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from relprop._errors import unknown_name
+from relprop.composites import Composite, composite_of
+from relprop.presets.classical import (
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+    gradient,
+    gradient_times_input,
+    uniform,
+)
+from relprop.presets.sequences import lstm, mamba_lrp
+from relprop.presets.transformers import attn_lrp, cp_lrp, gamma_vit, pa_lrp, relp
+from relprop.rules import by_name as rule_by_name
+
+__all__ = [
+    "attn_lrp",
+    "by_name",
+    "cp_lrp",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "gamma_vit",
+    "gradient",
+    "gradient_times_input",
+    "lstm",
+    "mamba_lrp",
+    "names",
+    "pa_lrp",
+    "relp",
+    "uniform",
+]
+
+_PRESETS: dict[str, Callable[..., Composite]] = {
+    preset.__name__: preset
+    for preset in (
+        gradient,
+        gradient_times_input,
+        epsilon_plus,
+        epsilon_plus_flat,
+        epsilon_alpha2_beta1,
+        epsilon_alpha2_beta1_flat,
+        epsilon_gamma_box,
+        attn_lrp,
+        cp_lrp,
+        relp,
+        pa_lrp,
+        gamma_vit,
+        lstm,
+        mamba_lrp,
+    )
+}
+_RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "flat")
+
+
+def names() -> tuple[str, ...]:
+    """All names that `by_name` knows."""
+    return (*_PRESETS, *_RULES)
+
+
+def by_name(name: str, **parameters: Any) -> Composite:
+    """The preset of a name, or the composite of a bare rule of that name.
+
+    Args:
+        name: one of `names()`; ``-`` and ``_`` are the same.
+        **parameters: of the preset, such as ``low`` and ``high``.
+
+    Raises:
+        UnknownNameError: with the near matches.
+
+    >>> by_name("epsilon-plus") == epsilon_plus()
+    True
+    """
+    key = name.lower().replace("-", "_")
+    if key in _PRESETS:
+        return _PRESETS[key](**parameters)
+    if key in _RULES:
+        return dataclasses.replace(composite_of(rule_by_name(key)), name=key)
+    raise unknown_name("preset", name, names())

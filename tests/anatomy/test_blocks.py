@@ -1,0 +1,488 @@
+"""What a model is made of is told from its data flow, however it is spelled."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import relprop
+from relprop.anatomy import Activation, Attention, Gate, Norm, Recurrence, Router, Suspicion
+
+KEYS = jax.random.split(jax.random.key(0), 12)
+B, T, D, H = 2, 5, 8, 4
+X = jax.random.normal(KEYS[0], (B, T, D))
+W = [0.4 * jax.random.normal(key, (D, D)) for key in KEYS]
+
+
+RULES = relprop.presets.attn_lrp()
+
+
+def blocks(f, *args, kind=None, rules=RULES):
+    found = relprop.inspect(f, rules)(*args).blocks
+    return [b for b in found if kind is None or isinstance(b, kind)]
+
+
+def kinds(f, *args):
+    return collections.Counter(block.kind for block in blocks(f, *args))
+
+
+# Activations: by their values, in any spelling.
+
+ACTIVATIONS = {
+    "relu": [jax.nn.relu, lambda x: jnp.maximum(x, 0), lambda x: jnp.where(x > 0, x, 0)],
+    "gelu (tanh)": [
+        jax.nn.gelu,
+        lambda x: 0.5 * x * (1 + jnp.tanh(0.7978845608 * (x + 0.044715 * x**3))),
+    ],
+    "gelu": [
+        lambda x: jax.nn.gelu(x, approximate=False),
+        lambda x: x * jax.scipy.stats.norm.cdf(x),
+    ],
+    "quick gelu": [lambda x: x * jax.nn.sigmoid(1.702 * x)],
+    "silu": [jax.nn.silu, lambda x: x / (1 + jnp.exp(-x))],
+    "softplus": [jax.nn.softplus, lambda x: jnp.log1p(jnp.exp(x))],
+    "mish": [jax.nn.mish, lambda x: x * jnp.tanh(jnp.log1p(jnp.exp(x)))],
+    "hard swish": [jax.nn.hard_silu, lambda x: x * jnp.clip(x + 3, 0, 6) / 6],
+    "hard sigmoid": [jax.nn.hard_sigmoid],
+    "elu": [jax.nn.elu, lambda x: jnp.where(x > 0, x, jnp.expm1(x))],
+    "relu6": [jax.nn.relu6],
+    "tanh": [jnp.tanh],
+    "sigmoid": [jax.nn.sigmoid],
+    "leaky relu": [jax.nn.leaky_relu],
+    "squared relu": [lambda x: jax.nn.relu(x) ** 2],
+    "": [lambda x: x * jnp.sin(x) + jnp.cos(3 * x)],
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(3, 40), (2,)])
+def test_names_of_activations(name, shape):
+    for function in ACTIVATIONS[name]:
+        x = jnp.ones(shape)
+        (*_, block) = blocks(lambda x, f=function: f(x).sum(), x, kind=Activation)
+        assert block.function == name
+
+
+def test_a_function_nobody_has_named_is_still_an_activation():
+    (block,) = blocks(lambda x: (x * jnp.sin(x)).sum(), X, kind=Activation)
+    assert str(block) == "activation"
+
+
+def test_an_activation_with_a_learned_slope():
+    def prelu(x, slope):
+        return jnp.where(x > 0, x, slope * x).sum()
+
+    (block,) = blocks(prelu, X, jnp.float32(0.1), kind=Activation)
+    assert block.function == ""  # its values depend on a parameter
+    (block,) = jax.make_jaxpr(lambda x: x)(X) and blocks(
+        jax.jit(lambda x: prelu(x, 0.01)), X, kind=Activation
+    )
+    assert block.function == "leaky relu"
+
+
+# Norms in all spellings.
+
+
+def two_pass(x, axes):
+    mean = x.mean(axes, keepdims=True)
+    return (x - mean) * lax.rsqrt(((x - mean) ** 2).mean(axes, keepdims=True) + 1e-6)
+
+
+def moments(x, axes):
+    mean = x.mean(axes, keepdims=True)
+    variance = jnp.maximum((x * x).mean(axes, keepdims=True) - mean**2, 0)
+    return (x - mean) / jnp.sqrt(variance + 1e-6)
+
+
+def jnp_var(x, axes):
+    inverse = lax.rsqrt(jnp.var(x, axes, keepdims=True) + 1e-6)
+    return x * inverse - x.mean(axes, keepdims=True) * inverse
+
+
+def rms(x, axes):
+    return x * (jnp.square(x).mean(axes, keepdims=True) + 1e-6) ** -0.5
+
+
+SCALE = jnp.arange(1.0, D + 1)[None, None]
+
+
+@pytest.mark.parametrize("spelling", [two_pass, moments, jnp_var])
+def test_layer_norm(spelling):
+    def f(x, params):
+        return (spelling(x, -1) * params["scale"] + 1).sum()
+
+    (block,) = blocks(f, X, {"scale": SCALE}, kind=Norm)
+    assert (block.kind, block.path) == ("layer norm", "params/scale")
+
+
+def test_rms_norm_and_l2_norm():
+    (block,) = blocks(lambda x: (rms(x, -1) * SCALE).sum(), X, kind=Norm)
+    assert block.kind == "RMS norm"
+    (block,) = blocks(
+        lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).sum(), X, kind=Norm
+    )
+    assert block.kind == "L2 norm"
+
+
+@pytest.mark.parametrize("spelling", [two_pass, moments, jnp_var])
+def test_group_and_instance_norm(spelling):
+    image = jax.random.normal(KEYS[1], (2, 6, 6, D))
+    scale = jnp.arange(1.0, D + 1)[None, None, None]
+
+    def group(x):
+        grouped = spelling(x.reshape(2, 6, 6, 4, 2), (1, 2, 4)).reshape(x.shape)
+        return (grouped * scale).sum()
+
+    def instance(x):
+        return (spelling(x, (1, 2)) * scale).sum()
+
+    assert [b.kind for b in blocks(group, image, kind=Norm)] == ["group norm"]
+    assert [b.kind for b in blocks(instance, image, kind=Norm)] == ["instance norm"]
+
+
+@pytest.mark.parametrize("form", ["plain", "folded"])
+def test_batch_norm_in_inference(form):
+    def f(x, params):
+        inverse = lax.rsqrt(params["var"] + 1e-5)
+        if form == "plain":
+            out = (x - params["mean"]) * (inverse * params["scale"]) + params["bias"]
+        else:
+            inverse = inverse * params["scale"]
+            out = x * inverse + (params["bias"] - params["mean"] * inverse)
+        return jax.nn.relu(out).sum()
+
+    params = {name: jnp.abs(SCALE) for name in ("mean", "var", "scale", "bias")}
+    (block,) = blocks(f, X, params, kind=Norm)
+    assert block.kind == "batch norm"
+    # A scale by the root of a number is no norm.
+    assert not blocks(lambda x: (x / jnp.sqrt(jnp.float32(D))).sum(), X, kind=Norm)
+
+
+def test_the_norm_of_a_post_norm_model_is_not_confused_by_the_one_before():
+    def f(x):
+        x = two_pass(x + x @ W[0], -1)
+        return rms(x + jnp.tanh(x @ W[1]), -1).sum()
+
+    assert [b.kind for b in blocks(f, X, kind=Norm)] == ["layer norm", "RMS norm"]
+
+
+# Attention.
+
+
+def split(x, heads=H):
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def attend(q, k, v, mask=None, cap=None):
+    scores = q @ k.swapaxes(-1, -2) / jnp.sqrt(q.shape[-1])
+    if cap:
+        scores = cap * jnp.tanh(scores / cap)
+    if mask is not None:
+        scores = mask(scores)
+    return (jax.nn.softmax(scores, -1) @ v).transpose(0, 2, 1, 3).reshape(B, T, -1)
+
+
+PARAMS = {"q": W[0], "k": W[1], "v": W[2], "o": W[3]}
+
+
+def test_self_attention():
+    def f(x, p):
+        return (attend(split(x @ p["q"]), split(x @ p["k"]), split(x @ p["v"])) @ p["o"]).sum()
+
+    for rules in (relprop.presets.attn_lrp(), relprop.presets.cp_lrp()):
+        (block,) = blocks(f, X, PARAMS, kind=Attention, rules=rules)
+        assert block.kind == "self-attention"
+        assert (block.heads, block.key_heads, block.shape) == (H, H, (B, H, T, T))
+        assert (block.query, block.key, block.values) == ("p/q", "p/k", "p/v")
+        assert (block.mask, block.normaliser) == ("", "softmax")
+
+
+@pytest.mark.parametrize("kind", ["added", "selected"])
+def test_masks(kind):
+    allowed = jnp.tril(jnp.ones((T, T), bool))[None, None]
+
+    def mask(scores):
+        if kind == "added":
+            return scores + jnp.where(allowed, 0, -1e9)
+        return jnp.where(allowed, scores, -jnp.inf)
+
+    def f(x):
+        q, k, v = (split(x @ w) for w in W[:3])
+        return attend(q, k, v, mask, cap=30.0).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert block.mask == kind
+
+
+@pytest.mark.parametrize("groups", [2, 1])
+def test_grouped_and_multi_query_attention(groups):
+    def f(x):
+        q = split(x @ W[0])
+        k, v = (split(x @ w[:, : D * groups // H], groups) for w in W[1:3])
+        k, v = (jnp.repeat(a, H // groups, axis=1) for a in (k, v))
+        return attend(q, k, v).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert (block.heads, block.key_heads) == (H, groups)
+    assert f"{groups} of keys" in str(block)
+
+
+def test_attention_of_jax():
+    def f(x):
+        q, k, v = ((x @ w).reshape(B, T, H, -1) for w in W[:3])
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert (block.kind, block.heads, block.mask) == ("self-attention", H, "selected")
+
+
+def test_one_projection_for_all():
+    def f(x):
+        q, k, v = map(split, jnp.split(x @ jnp.concatenate(W[:3], 1), 3, axis=-1))
+        return attend(q, k, v).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert (block.kind, block.heads, block.key_heads) == ("self-attention", H, H)
+
+
+def test_cross_attention():
+    def f(x):
+        memory = jnp.tanh(x @ W[4])
+        queries = two_pass(x @ W[5], -1)
+        return attend(split(queries @ W[0]), split(memory @ W[1]), split(memory @ W[2])).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert block.kind == "cross-attention"
+
+
+def test_attention_without_softmax():
+    def f(x):
+        q, k, v = (split(x @ w) for w in W[:3])
+        scores = q @ k.swapaxes(-1, -2)
+        return (jax.nn.sigmoid(scores - jnp.log(T)) @ v).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert (block.normaliser, block.heads) == ("logistic", H)
+
+
+def test_classifiers_and_mlps_have_no_attention():
+    def f(x):
+        return jax.nn.softmax(jax.nn.gelu(x @ W[0]) @ W[1], -1)[0, 0, 0]
+
+    assert not blocks(f, X, kind=Attention)
+
+
+# Positions, routers, recurrences, residuals, gates.
+
+
+def rotate_half(x, cos, sin):
+    half = x.shape[-1] // 2
+    return x * cos + jnp.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def rotate_pairs(x, cos, sin):
+    a, b = x[..., ::2], x[..., 1::2]
+    cos, sin = cos[..., ::2], sin[..., ::2]
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+
+
+def rotate_complex(x, cos, sin):
+    turned = lax.complex(x[..., ::2], x[..., 1::2]) * lax.complex(cos, sin)[..., ::2]
+    return jnp.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("rotate", [rotate_half, rotate_pairs, rotate_complex])
+def test_rotary_embeddings(rotate):
+    angles = jnp.arange(float(T))[:, None] / jnp.array([1.0, 10.0])[None]
+    angles = jnp.concatenate([angles, angles], 1)[None, :, None]
+
+    def f(x, angles):
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        q, k = (rotate((x @ w).reshape(B, T, 2, 4), cos, sin) for w in W[:2])
+        return (q * jax.nn.softmax(k, -1)).sum()
+
+    assert kinds(f, X, angles)["rotary embedding"] == 2
+
+
+@pytest.mark.parametrize("score", [jax.nn.softmax, jax.nn.sigmoid, lambda x: x])
+def test_routers(score):
+    def f(x):
+        scores, chosen = lax.top_k(score(x @ W[0][:, :6]), 2)
+        scores = scores / scores.sum(-1, keepdims=True)
+        experts = jnp.stack(W[:6])[chosen]
+        return (jnp.einsum("btd,btkde->btke", x, experts) * scores[..., None]).sum()
+
+    (block,) = blocks(f, X, kind=Router)
+    assert block.experts == 6
+
+
+def lstm(x):
+    def cell(carry, x):
+        h, c = carry
+        i, f, g, o = jnp.split(jnp.concatenate([x, h], -1) @ jnp.tile(W[0], (2, 4)), 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((B, D))
+    return lax.scan(cell, (zeros, zeros), x.swapaxes(0, 1))[1].sum()
+
+
+def gru(x):
+    def cell(h, x):
+        r, z = jnp.split(jax.nn.sigmoid(x @ jnp.tile(W[0], (1, 2)) + h @ jnp.tile(W[1], 2)), 2, -1)
+        n = jnp.tanh(x @ W[2] + r * (h @ W[3]))
+        h = (1 - z) * n + z * h
+        return h, h
+
+    return lax.scan(cell, jnp.zeros((B, D)), x.swapaxes(0, 1))[1].sum()
+
+
+def simple(x):
+    def cell(h, x):
+        h = jnp.tanh(x @ W[0] + h @ W[1])
+        return h, h
+
+    return lax.scan(cell, jnp.zeros((B, D)), x.swapaxes(0, 1))[1].sum()
+
+
+def state_space(x):
+    def cell(h, x):
+        h = 0.9 * h + x @ W[0]
+        return h, h @ W[1]
+
+    return lax.scan(cell, jnp.zeros((B, D)), x.swapaxes(0, 1))[1].sum()
+
+
+def stacked(x):
+    return lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, jnp.stack(W[:3]))[0].sum()
+
+
+@pytest.mark.parametrize(
+    ("f", "kind", "steps"),
+    [
+        (lstm, "LSTM", T),
+        (gru, "GRU", T),
+        (simple, "RNN", T),
+        (state_space, "state space", T),
+        (stacked, "stacked layers", 3),
+    ],
+)
+def test_recurrences(f, kind, steps):
+    (block,) = blocks(f, X, kind=Recurrence)
+    assert (block.kind, block.steps) == (kind, steps)
+
+
+def test_a_selective_state_space_without_a_scan():
+    def f(x):
+        delta = jax.nn.softplus(x @ W[0])
+        decay, state, out = jnp.exp(-delta), jnp.zeros((B, D)), []
+        for t in range(T):
+            state = decay[:, t] * state + (delta * x)[:, t]
+            out.append(state)
+        return jnp.stack(out).sum()
+
+    (block,) = blocks(f, X, kind=Recurrence)
+    assert block.kind == "state space"
+
+
+def test_residuals_and_gates():
+    def f(x):
+        x = x + jax.nn.silu(x @ W[0]) * (x @ W[1]) @ W[2]
+        x = x @ W[3] + x  # also the other way round
+        shifted = x - x.mean(-1, keepdims=True)  # a mean that is subtracted is no residual
+        return (shifted @ W[4] + shifted @ W[5]).sum()  # two branches: no residual
+
+    assert kinds(f, X)["residual"] == 2
+    (gate,) = blocks(f, X, kind=Gate)
+    assert gate.function == "silu"
+
+
+@pytest.mark.parametrize(
+    ("f", "count"),
+    [
+        (lambda a, b: jax.nn.silu(a) * b, 1),
+        (lambda a, b: (1 - jax.nn.sigmoid(a)) * jnp.tanh(b), 1),
+        (lambda a, b: jax.nn.relu(a) * b, 1),
+        (lambda a, b: jnp.maximum(a, 0) * b, 1),
+        (lambda a, b: jax.nn.hard_sigmoid(a) * b, 1),
+        (lambda a, b: (jnp.clip(b, -7, 7) + 1) * jax.nn.silu(jnp.minimum(a, 7)), 1),
+        (lambda a, b: a * b, 0),
+        (lambda a, b: jnp.clip(a, -7, 7) * b, 0),
+        (lambda a, b: jnp.exp(a) * b, 0),
+        (lambda a, b: jnp.tanh(a) * jnp.tanh(b), 0),
+    ],
+)
+def test_what_is_a_gate(f, count):
+    assert len(blocks(lambda x: f(x @ W[0], x @ W[1]).sum(), X, kind=Gate)) == count
+
+
+def test_a_limit_that_nothing_reaches_is_no_activation():
+    def f(x):
+        return jnp.maximum(x @ W[0], jnp.finfo(jnp.float32).min).sum()
+
+    assert not blocks(f, X, kind=Activation)
+
+
+# What is not recognised is told.
+
+
+def test_suspicions():
+    def almost_softmax(x):
+        e = jnp.exp(x @ W[0])
+        return (e / (1 + jnp.abs(e).sum(-1, keepdims=True))).sum()
+
+    (block,) = blocks(almost_softmax, X, kind=Suspicion)
+    assert block.kind == "softmax or normalisation?"
+    assert "made of:" in str(relprop.inspect(almost_softmax, relprop.presets.attn_lrp())(X))
+    norm = blocks(lambda x: jnp.sqrt((x * x).sum(-1)).sum() + x.sum(), X, kind=Suspicion)
+    assert [b.kind for b in norm] == ["normalisation?"]
+
+
+def test_dropout_in_training_mode_is_suspicious():
+    def f(x, key):
+        keep = jax.random.bernoulli(key, 0.9, x.shape)
+        return (jnp.where(keep, x / 0.9, 0) @ W[0]).sum()
+
+    (block,) = blocks(f, X, jax.random.key(0), kind=Suspicion)
+    assert block.kind == "dropout?"
+
+
+def test_what_is_recognised_raises_no_suspicion():
+    def f(x):
+        q, k, v = (split(two_pass(x, -1) @ w) for w in W[:3])
+        return rms(attend(q, k, v), -1).sum()
+
+    assert not blocks(f, X, kind=Suspicion)
+
+
+def test_the_summary_counts_blocks():
+    def f(x):
+        normed = two_pass(x, -1)
+        q, k, v = (split(normed @ w) for w in W[:3])
+        return attend(q, k, v).sum()
+
+    text = str(relprop.inspect(f, relprop.presets.attn_lrp())(X))
+    assert "1 x self-attention (softmax 2x4x5x5, 4 heads, no mask)" in text
+    assert "1 x layer norm" in text
+
+
+def test_it_works_on_shapes_and_inside_of_a_trace():
+    def f(x):
+        return jax.nn.gelu(x @ W[0]).sum()
+
+    shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    (block,) = blocks(f, shape, kind=Activation)
+    assert block.function == "gelu (tanh)"
+    seen = []
+
+    def inside(x):
+        seen.extend(blocks(f, x, kind=Activation))
+        return x
+
+    jax.jit(inside)(X)
+    assert [block.function for block in seen] == ["gelu (tanh)"]
+    assert np.isfinite(f(X))
