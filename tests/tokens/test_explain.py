@@ -282,7 +282,7 @@ REFUSED = {
         CAUSAL,
         [[1, 2], [1, 2]],
         {"mask": [[1, 1], [0, 0]]},
-        "hides every token of sample 1",
+        "Sample 1 has no tokens, or a mask",
     ),
     "mask of another shape": (CAUSAL, [1, 2], {"mask": [1]}, "of the shape of the ids"),
     "mask of scores": (CAUSAL, [1, 2], {"mask": [0.0, -9.0]}, "must be 1"),

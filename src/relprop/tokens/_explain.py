@@ -92,7 +92,7 @@ def explain(
 
     Source: Achtibat et al. 2024, AttnLRP, for the default rules.
     """
-    if not isinstance(target, None | NextToken | AtPosition | ClassTarget | Continuation):
+    if not isinstance(target, None | Target):
         raise InputError(
             f"The target must be NextToken(...), AtPosition(...), ClassTarget(...) or "
             f"Continuation(...), got {target!r}."
@@ -164,8 +164,8 @@ def _query(model: LanguageModel, texts: Texts, target: Target | None) -> _Query:
     if isinstance(target, Continuation):
         query = _continued(model, ids, texts.lengths, target)
     else:
-        positions = _positions(texts, target)
-        wanted = target.token if isinstance(target, NextToken) else target.index
+        wanted, position = _wanted(target)
+        positions = _positions(texts, position)
         if wanted is None:
             mask = _mask(ids, texts.lengths)
             chosen = np.asarray(model._predict(model.params, ids, mask, positions))
@@ -242,18 +242,27 @@ def _check_exists(chosen: np.ndarray, count: int, what: str) -> None:
         )
 
 
-def _positions(texts: Texts, target: NextToken | AtPosition | ClassTarget) -> np.ndarray:
+def _wanted(target: Target) -> tuple[Any, Any]:
+    """The token or class, and the position of its logit."""
+    if isinstance(target, NextToken):
+        return target.token, target.position
+    if isinstance(target, AtPosition):
+        return target.index, target.position
+    if isinstance(target, ClassTarget):
+        return target.index, 0  # a classifier has one position
+    raise InputError(f"Only the targets of `relprop.tokens` can be explained, got {target!r}.")
+
+
+def _positions(texts: Texts, position: Any) -> np.ndarray:
     """Positions in each text without its padding, one column."""
     lengths = texts.lengths
-    if isinstance(target, ClassTarget):
-        return np.zeros((len(lengths), 1), np.int32)
-    given = np.asarray(_per_sample(target.position, len(lengths), "position"))
+    given = np.asarray(_per_sample(position, len(lengths), "position"))
     if given.dtype.kind not in "iu" or given.ndim != 1:
-        raise InputError(f"A position is an integer, got {target.position!r}.")
-    for sample, (position, length) in enumerate(zip(given, lengths, strict=True)):
-        if not -length <= position < length:
+        raise InputError(f"A position is an integer, got {position!r}.")
+    for sample, (number, length) in enumerate(zip(given, lengths, strict=True)):
+        if not -length <= number < length:
             raise InputError(
-                f"Position {position} is outside of the text: sample {sample} has {length} tokens, "
+                f"Position {number} is outside of the text: sample {sample} has {length} tokens, "
                 f"0 to {length - 1} (or -{length} to -1 from its end; padding does not count)."
             )
     return (given % lengths).astype(np.int32)[:, None]

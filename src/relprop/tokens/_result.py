@@ -49,14 +49,14 @@ class TokenRelevance:
         contrast_names: the same of the contrasts.
     """
 
-    relevance: Float[np.ndarray, "*batch t"]
-    score: Float[np.ndarray, "*batch"]
-    target: Int[np.ndarray, "*batch"]
-    contrast: Int[np.ndarray, "*batch"] | None
-    ids: Int[np.ndarray, "*b t"]
-    mask: Bool[np.ndarray, "*b t"]
-    shown: Bool[np.ndarray, "*b t"]
-    per_dimension: Float[np.ndarray, "*batch t d"] | None
+    relevance: Float[np.ndarray, "... t"]
+    score: Float[np.ndarray, "..."]
+    target: Int[np.ndarray, "..."]
+    contrast: Int[np.ndarray, "..."] | None
+    ids: Int[np.ndarray, "... t"]
+    mask: Bool[np.ndarray, "... t"]
+    shown: Bool[np.ndarray, "... t"]
+    per_dimension: Float[np.ndarray, "... t d"] | None
     inside: Any
     tokens: Any
     target_names: Any

@@ -11,7 +11,12 @@ Token: TypeAlias = int | str
 
 
 @dataclasses.dataclass(frozen=True)
-class NextToken:
+class Target:
+    """What all targets have in common: see `NextToken`, `AtPosition` and the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken(Target):
     """The logit of the token that follows.
 
     Args:
@@ -25,7 +30,7 @@ class NextToken:
 
 
 @dataclasses.dataclass(frozen=True)
-class AtPosition:
+class AtPosition(Target):
     """A logit at a position itself: of a masked word, or of a classifier of tokens.
 
     Args:
@@ -38,7 +43,7 @@ class AtPosition:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassTarget:
+class ClassTarget(Target):
     """The score of a class, of a model that classifies texts.
 
     Args:
@@ -50,7 +55,7 @@ class ClassTarget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuation:
+class Continuation(Target):
     """The logit of each token of a continuation, given all that is before it.
 
     Args:
@@ -68,7 +73,3 @@ class Continuation:
             raise ValueError("A continuation has either `tokens` or a `length`.")
         if self.length is not None and self.length < 1:
             raise ValueError(f"`length` must be at least 1, got {self.length}.")
-
-
-#: Any of the targets.
-Target: TypeAlias = NextToken | AtPosition | ClassTarget | Continuation

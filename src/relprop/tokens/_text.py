@@ -187,7 +187,9 @@ def _checked(model: LanguageModel, ids: Any, mask: Any, single: bool) -> Texts:
     texts = Texts(np.asarray(ids, np.int64), np.asarray(mask, bool), single)
     empty = np.flatnonzero(texts.lengths == 0).tolist()
     if empty:
-        raise InputError(f"The mask hides every token of sample {_listed(empty)}.")
+        raise InputError(
+            f"Sample {_listed(empty)} has no tokens, or a mask that hides every token of it."
+        )
     check_ids(model, texts.ids[texts.mask])
     return texts
 
