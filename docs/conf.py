@@ -27,7 +27,9 @@ coverage_check_modules = [
     "relprop.presets",
     "relprop.propagators",
     "relprop.chefer",
+    "relprop.anatomy",
     "relprop.interop",
+    "relprop.places",
     "relprop.tokens",
     "relprop.zoo",
 ]

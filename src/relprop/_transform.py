@@ -143,6 +143,7 @@ def vrp(
     f: Callable[..., Any],
     *primals: Any,
     rules: Any,
+    argnums: int | Sequence[int] | None = None,
     has_aux: bool = False,
     places: Any = (),
     on_missing: Any = "error",
@@ -154,8 +155,9 @@ def vrp(
 
     Args:
         f: any function of pytrees of arrays.
-        *primals: its arguments; all of them are explained. Close over what is not to be.
+        *primals: its arguments.
         rules: as for `relevance`.
+        argnums: which of them are explained; all of them if it isn't given.
         has_aux: whether f returns a pair of the outputs and anything else.
         places: as for `relevance`.
         on_missing: as for `relevance`.
@@ -178,7 +180,7 @@ def vrp(
     composite, wanted = composite_of(rules), places_of(places)
     if not primals:
         raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
-    argnums = tuple(range(len(primals)))
+    argnums = tuple(range(len(primals))) if argnums is None else argnums
     run = _Run.start(
         f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
     )

@@ -161,6 +161,15 @@ def test_batch_norm_in_inference(form):
     assert not blocks(lambda x: (x / jnp.sqrt(jnp.float32(D))).sum(), X, kind=Norm)
 
 
+def test_weight_norm():
+    def f(x, p):
+        w = p["v"] * (p["g"] / jnp.sqrt((p["v"] ** 2).sum(0)))[None]
+        return (x @ w + x @ p["v"]).sum()
+
+    (block,) = blocks(f, X, {"v": W[0], "g": W[1][0]}, kind=Norm)
+    assert (block.kind, block.path) == ("weight norm", "p/v")
+
+
 def test_the_norm_of_a_post_norm_model_is_not_confused_by_the_one_before():
     def f(x):
         x = two_pass(x + x @ W[0], -1)
@@ -266,6 +275,18 @@ def test_attention_without_softmax():
 
     (block,) = blocks(f, X, kind=Attention)
     assert (block.normaliser, block.heads) == ("logistic", H)
+
+
+@pytest.mark.parametrize("order", ["scores first", "state first"])
+def test_linear_attention(order):
+    def f(x):
+        q, k, v = (split(jax.nn.elu(x @ w) + 1) for w in W[:3])
+        if order == "scores first":
+            return ((q @ k.swapaxes(-1, -2)) @ v).sum()
+        return (q @ (k.swapaxes(-1, -2) @ v)).sum()
+
+    (block,) = blocks(f, X, kind=Attention)
+    assert block.normaliser == "linear"
 
 
 def test_classifiers_and_mlps_have_no_attention():

@@ -140,6 +140,7 @@ def test_all_settings(explainers, family, method, attention, case, target):
     close(logits, golden[f"{run}/logits"].reshape(logits.shape))
     close(R, golden[f"{expected}/relevance_in64"])
     close(jnp.sum(R, -1), golden[f"{expected}/relevance_tokens"])
-    for i, layer in enumerate(sorted(inside)):
-        close(inside[layer].relevance, golden[f"{expected}/layer{i}_relevance"])
     assert len(inside) == 2
+    if attention == "eager":  # Only there the reference has recorded its layers.
+        for i, layer in enumerate(sorted(inside)):
+            close(inside[layer].relevance, golden[f"{expected}/layer{i}_relevance"])

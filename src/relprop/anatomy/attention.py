@@ -11,7 +11,7 @@ from relprop.anatomy.blocks import Attention, place
 from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
 
 # Between a map and the product that uses it: dropout, conversions, scaling of heads.
-_AFTER_MAP = passes("structural", "scale")
+_AFTER_MAP = passes("structural", "scale", "offset")
 # Between the product of queries and keys and the map: scale, mask, position bias, soft cap.
 _SCORES = passes(*LINEAR_LINKS, "sum", "activation")
 # Between a projection and its use: splitting into heads, norms, rotation, feature maps.
@@ -29,9 +29,8 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
             if link is None or link.step.operation.outputs[0] in seen:
                 continue
             scores = _scores(wiring, link.step)
-            if link.step.structure == "softmax" or (
-                link.step.structure == "activation" and scores is not None
-            ):
+            known = link.step.structure == "softmax" or _multiplies(wiring, link.step)
+            if known or (link.step.structure == "activation" and scores is not None):
                 seen.add(link.step.operation.outputs[0])
                 others = [a for a in wiring.active(step) if a is not operand]
                 yield _attention(wiring, link.step, scores, others[0] if others else None)
@@ -39,11 +38,18 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
 
 def _scores(wiring: Wiring, normaliser: Step) -> Link | None:
     """The product of queries and keys that a map was made from, and what lies between."""
+    if _multiplies(wiring, normaliser):
+        return Link(normaliser, 1, ())  # Linear attention: the product is the map.
     for operand in wiring.active(normaliser):
         for link in wiring.back(operand, _SCORES):
-            if link.step.primitive == "dot_general" and len(wiring.active(link.step)) == 2:
+            if _multiplies(wiring, link.step):
                 return link
     return None
+
+
+def _multiplies(wiring: Wiring, step: Step) -> bool:
+    """Whether a step is a product of two matrices that both depend on the input."""
+    return step.primitive == "dot_general" and len(wiring.active(step)) == 2
 
 
 def _attention(
@@ -56,12 +62,14 @@ def _attention(
         between = scores.passed
         operands = wiring.active(scores.step)
         depth = _contracted(scores.step, operands[0], 0)
-        # Which operand holds the queries: the map has its length second to last.
-        first, second = (_projection(wiring, a) for a in operands)
+        # Queries are what the second to last axis of the map is of.
         if _is_transposed(scores.step, operands, out):
-            first, second = second, first
-        query, key = first, second
-        heads, key_heads = _heads(wiring, query, depth), _heads(wiring, key, depth)
+            operands.reverse()
+        query, key = (_projection(wiring, a) for a in operands)
+        heads, key_heads = (
+            _heads(wiring, link, math.prod(a.shape) // max(depth, 1))
+            for link, a in zip((query, key), operands, strict=True)
+        )
         if query and key:
             source = [_input(wiring, link.step) for link in (query, key)]
             kind = "self-attention" if source[0] is source[1] else "cross-attention"
@@ -76,8 +84,14 @@ def _attention(
         key=key.step.path if key else "",
         values=value.step.path if value else "",
         mask=_mask((*between, normaliser)),
-        normaliser="softmax" if normaliser.structure == "softmax" else normaliser.primitive,
+        normaliser=_name(normaliser),
     )
+
+
+def _name(normaliser: Step) -> str:
+    if normaliser.structure == "softmax":
+        return "softmax"
+    return "linear" if normaliser.primitive == "dot_general" else normaliser.primitive
 
 
 def _projection(wiring: Wiring, value: Value) -> Link | None:
@@ -89,14 +103,14 @@ def _input(wiring: Wiring, dense: Step) -> Value:
     return wiring.origin(wiring.active(dense)[0], "structural")
 
 
-def _heads(wiring: Wiring, link: Link | None, depth: int) -> int:
-    """The entries per token, over the entries per head."""
+def _heads(wiring: Wiring, link: Link | None, vectors: int) -> int:
+    """How many vectors there are per token, not counting copies."""
     if link is None:
         return 0
     (value,) = wiring.active(link.step)
     position = link.step.operation.inputs.index(value)
-    rows = math.prod(value.shape) // max(_contracted(link.step, value, position), 1)
-    heads, rest = divmod(link.smallest, max(rows * depth, 1))
+    tokens = math.prod(value.shape) // max(_contracted(link.step, value, position), 1)
+    heads, rest = divmod(vectors, max(tokens * link.copies, 1))
     return 0 if rest else heads
 
 

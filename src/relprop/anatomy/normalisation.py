@@ -24,6 +24,8 @@ def norms(wiring: Wiring) -> Iterator[Norm]:
                 **place(step),  # type: ignore[arg-type]
                 path=scale.path if scale else "",
             )
+        elif step.structure in ("dense", "convolution") and _is_weight_norm(wiring, step):
+            yield Norm(kind="weight norm", **place(step), path=step.path)  # type: ignore[arg-type]
         elif step.structure == "scale" and _is_batch_norm(wiring, step):
             yield Norm(kind="batch norm", **place(step), path=step.path)  # type: ignore[arg-type]
 
@@ -117,21 +119,30 @@ def _weights(wiring: Wiring, scale: Step) -> list[Atom]:
 
 def _is_batch_norm(wiring: Wiring, step: Step) -> bool:
     """Whether a scale is one over the root of something that is not a number."""
-    for constant in wiring.constants(step):
-        for equation in wiring.behind(constant):
-            root = equation.name in _ROOTS or (
-                equation.name == "pow" and abs(_exponent(equation)) == 0.5
-            )
-            values = [a for a in equation.inputs if isinstance(a, Value)]
-            if root and any(math.prod(a.shape) > 1 for a in values):
-                return not _reduces(wiring, values[0])
-    return False
+    roots = [root for constant in wiring.constants(step) for root in _roots(wiring, constant)]
+    return bool(roots) and not _reduces(wiring, roots[0])
+
+
+def _is_weight_norm(wiring: Wiring, step: Step) -> bool:
+    """Whether the weights of a layer were divided by their norm."""
+    constants = [a for a in wiring.constants(step) if a not in wiring.touched]
+    roots = [root for constant in constants for root in _roots(wiring, constant)]
+    return any(_reduces(wiring, root) for root in roots)
+
+
+def _roots(wiring: Wiring, constant: Atom) -> Iterator[Value]:
+    """What roots were taken of on the way to a constant, unless it is a mere number."""
+    for equation in wiring.behind(constant):
+        power = equation.name == "pow" and abs(_exponent(equation)) == 0.5
+        if equation.name in _ROOTS or power:
+            operand = equation.inputs[0]
+            if isinstance(operand, Value) and (operand.shape or _reduces(wiring, operand)):
+                yield operand
 
 
 def _reduces(wiring: Wiring, value: Value) -> bool:
-    """Whether a constant is the norm of a weight, or computed from the input after all."""
-    behind = [*wiring.behind(value)]
-    return any(registry.lookup(e.primitive).reduces for e in behind)
+    """Whether a value is a sum over something, however it was computed on from there."""
+    return any(registry.lookup(e.primitive).reduces for e in wiring.behind(value))
 
 
 def _exponent(equation: Equation) -> float:

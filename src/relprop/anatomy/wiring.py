@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop._core.plan import Plan, Step
 
 #: What leaves the entries of a value what they are, or changes all of them alike.
-LINEAR_LINKS = ("structural", "scale", "offset", "average")
+LINEAR_LINKS = ("structural", "scale", "offset", "average", "linear")
 
 
 class Link(NamedTuple):
@@ -18,12 +19,12 @@ class Link(NamedTuple):
 
     Attributes:
         step: the step.
-        smallest: the smallest size that the value had between there and here.
+        copies: how often each of its numbers was repeated on the way.
         passed: the steps in between, the nearest to the start first.
     """
 
     step: Step
-    smallest: int
+    copies: int
     passed: tuple[Step, ...]
 
 
@@ -72,19 +73,21 @@ class Wiring:
 
     def back(self, value: Value, passing: Callable[[Step], bool]) -> Iterator[Link]:
         """The nearest steps behind a value that are not passing, the nearest first."""
-        queue: list[tuple[Value, int, tuple[Step, ...]]] = [(value, _size(value), ())]
+        queue: list[tuple[Value, int, tuple[Step, ...]]] = [(value, 1, ())]
         seen: set[Value] = set()
         while queue:
-            value, smallest, passed = queue.pop(0)
+            value, copies, passed = queue.pop(0)
             step = self.maker(value)
             if step is None or value in seen:
                 continue
             seen.add(value)
             if not passing(step):
-                yield Link(step, smallest, passed)
+                yield Link(step, copies, passed)
                 continue
-            for operand in self.active(step):
-                queue.append((operand, min(smallest, _size(operand)), (*passed, step)))
+            operands = self.active(step)
+            for operand in operands:
+                repeats = _size(value) // max(_size(operand), 1) if len(operands) == 1 else 1
+                queue.append((operand, copies * max(repeats, 1), (*passed, step)))
 
     def origin(self, value: Value, *structures: str) -> Value:
         """The value behind steps of some structures that have one variable operand."""
@@ -112,7 +115,4 @@ def passes(*structures: str) -> Callable[[Step], bool]:
 
 
 def _size(value: Value) -> int:
-    size = 1
-    for n in value.shape:
-        size *= n
-    return size
+    return math.prod(value.shape)
