@@ -29,7 +29,8 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
             if link is None or link.step.operation.outputs[0] in seen:
                 continue
             scores = _scores(wiring, link.step)
-            known = link.step.structure == "softmax" or _multiplies(wiring, link.step)
+            linear = _multiplies(wiring, step) and _multiplies(wiring, link.step)
+            known = link.step.structure == "softmax" or linear
             if known or (link.step.structure == "activation" and scores is not None):
                 seen.add(link.step.operation.outputs[0])
                 others = [a for a in wiring.active(step) if a is not operand]
