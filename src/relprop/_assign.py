@@ -132,7 +132,8 @@ def _plan(
             return fallback, "on_missing"
         return rule, ""
 
-    plan = Planner(recognise, choose, extra).assign(trace.graph, trace.explained_values)
+    found = functools.partial(recognise, wholes=composite.structures)
+    plan = Planner(found, choose, extra).assign(trace.graph, trace.explained_values)
     plan, _ = reach(plan, outputs)
     plan, _ = numbered(plan)
     return plan

@@ -50,6 +50,8 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
         "while": None,
     }
 )
+#: Larger structures, taken as one operation only where a composite names them.
+WHOLES = ("norm",)
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
 _WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "while")
@@ -60,7 +62,8 @@ class Where:
     """A selection of operations; what is not named is not looked at.
 
     Args:
-        structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`.
+        structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`. The
+            name ``"norm"`` makes one operation of each whole normalisation.
         primitive: name of the primitive, or a glob; of several equations any may have it.
         path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
         scope: glob on the named scopes around it.
@@ -80,8 +83,8 @@ class Where:
 
     def __post_init__(self):
         for name in self.structures:
-            if name not in DEFAULTS:
-                raise unknown_name("structure", name, DEFAULTS)
+            if name not in (*DEFAULTS, *WHOLES):
+                raise unknown_name("structure", name, (*DEFAULTS, *WHOLES))
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -174,6 +177,11 @@ class Composite(Table):
                 a `NothingMatchedError`.
         """
         return Selection(self, Where(**where), optional)
+
+    @property
+    def structures(self) -> frozenset[str]:
+        """All structures that selections name."""
+        return frozenset(name for entry in self.entries for name in entry.where.structures)
 
     def then(self, other: Composite) -> Composite:
         """This composite's selections before those of another one, whose name and seed it takes.

@@ -106,6 +106,10 @@ def rms(x, axes):
     return x * (jnp.square(x).mean(axes, keepdims=True) + 1e-6) ** -0.5
 
 
+def reciprocal(x, axes):
+    return x * jnp.reciprocal(jnp.sqrt((x * x).mean(axes, keepdims=True) + 1e-6))
+
+
 SCALE = jnp.arange(1.0, D + 1)[None, None]
 
 
@@ -119,8 +123,9 @@ def test_layer_norm(spelling):
 
 
 def test_rms_norm_and_l2_norm():
-    (block,) = blocks(lambda x: (rms(x, -1) * SCALE).sum(), X, kind=Norm)
-    assert block.kind == "RMS norm"
+    for spelling in (rms, reciprocal):
+        (block,) = blocks(lambda x, norm=spelling: (norm(x, -1) * SCALE).sum(), X, kind=Norm)
+        assert block.kind == "RMS norm"
     (block,) = blocks(
         lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).sum(), X, kind=Norm
     )
@@ -430,6 +435,7 @@ def test_residuals_and_gates():
         (lambda a, b: jax.nn.relu(a) * b, 1),
         (lambda a, b: jnp.maximum(a, 0) * b, 1),
         (lambda a, b: jax.nn.hard_sigmoid(a) * b, 1),
+        (lambda a, b: (jnp.clip(a + 3, 0, 6) / 6) * b, 1),
         (lambda a, b: (jnp.clip(b, -7, 7) + 1) * jax.nn.silu(jnp.minimum(a, 7)), 1),
         (lambda a, b: a * b, 0),
         (lambda a, b: jnp.clip(a, -7, 7) * b, 0),

@@ -196,6 +196,7 @@ READ = {
     ),
     "reduce_prod": (lambda x: jnp.prod(x), ("axes",)),
     "jit": (lambda x: jax.jit(lambda y: y + 1)(x), ("name",)),  # a region is a call with a name
+    "integer_pow": (lambda x: x**-1, ("y",)),
     "name": (lambda x: relprop.named(x, "x"), ("name",)),
 }
 

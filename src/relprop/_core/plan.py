@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
@@ -167,36 +167,41 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
         for atom, on in zip(plan.graph.outputs, outputs, strict=True)
         if on and atom in plan.active
     }
-    read = _read(plan.graph, outputs)
-    steps = []
+    kept: dict[Step, Step] = {}
     for step in reversed(plan.steps):
         reached = tuple(out in wanted for out in step.operation.outputs)
-        if step.detaches and any(out in read for out in step.operation.outputs):
-            steps.append(step)  # Relevance won't arrive; it is kept for those who read the plan.
-            continue
-        if not any(reached):
+        if not any(reached) or step.detaches:
             continue
         passing = step.active
+        kept[step] = step
         if step.bodies:
             bodies, passing = step.nested.reach(step, reached)
-            step = dataclasses.replace(step, bodies=bodies)
-        steps.append(step)
+            kept[step] = dataclasses.replace(step, bodies=bodies)
         wanted.update(
             atom
             for atom, on, through in zip(step.operation.inputs, step.active, passing, strict=True)
             if on and through
         )
-    kept = dataclasses.replace(plan, steps=tuple(reversed(steps)))
-    return kept, tuple(value in wanted for value in plan.graph.inputs)
+    # Relevance won't arrive at constants; those in use are kept for who reads the plan.
+    used = _constants(plan, kept, outputs)
+    steps = (
+        step if step.detaches else kept.get(step)
+        for step in plan.steps
+        if not step.detaches or any(out in used for out in step.operation.outputs)
+    )
+    smaller = dataclasses.replace(plan, steps=tuple(step for step in steps if step is not None))
+    return smaller, tuple(value in wanted for value in plan.graph.inputs)
 
 
-def _read(graph: Graph, outputs: Sequence[bool]) -> set[Atom]:
-    """All values that the given outputs are computed from."""
-    read: set[Atom] = {a for a, on in zip(graph.outputs, outputs, strict=True) if on}
-    for equation in reversed(graph.equations):
-        if any(out in read for out in equation.outputs):
-            read.update(equation.inputs)
-    return read
+def _constants(plan: Plan, steps: Iterable[Step], outputs: Sequence[bool]) -> set[Atom]:
+    """All constants that some steps and the given outputs are computed from."""
+    atoms = [a for a, on in zip(plan.graph.outputs, outputs, strict=True) if on]
+    atoms += [atom for step in steps for atom in step.operation.inputs]
+    used: set[Atom] = {atom for atom in atoms if atom not in plan.active}
+    for equation in reversed(plan.graph.equations):
+        if any(out in used for out in equation.outputs):
+            used.update(atom for atom in equation.inputs if atom not in plan.active)
+    return used
 
 
 def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:

@@ -41,6 +41,14 @@ class SoftMaximum(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class Norm(Propagator):
+    """A whole normalisation of its first operand, where a composite asks for such."""
+
+    def structure(self, operation, active):
+        return "norm"
+
+
+@dataclasses.dataclass(frozen=True)
 class Gate(Multiplication):
     """A gate times a signal, in this order."""
 

@@ -9,6 +9,8 @@ precedence.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.operation import Operation
 from relprop.recognise.activation import activations
@@ -16,24 +18,30 @@ from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.gate import gates
+from relprop.recognise.norm import norms
 from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.softmax import softmaxes
 from relprop.recognise.statistic import statistics
 
 STRUCTURES = (softmaxes, soft_maxima, statistics, biased_layers, averages, activations, gates)
+# Larger ones, which have their place only where a composite names them.
+WHOLES = {"norm": norms}
 
 
-def recognise(graph: Graph, dependent: set[Value], explained: set[Value]) -> list[Operation]:
+def recognise(
+    graph: Graph, dependent: set[Value], explained: set[Value], wholes: Collection[str] = ()
+) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
 
     Args:
         graph: the graph.
         dependent: the values that depend on the explained inputs.
         explained: those inputs.
+        wholes: names of larger structures to be taken as one operation.
     """
     flow = Dataflow(graph, dependent, explained)
     found: dict[Equation, Operation] = {}
-    for structure in STRUCTURES:
+    for structure in (*(WHOLES[name] for name in WHOLES if name in wholes), *STRUCTURES):
         for operation in structure(flow):
             found.setdefault(operation.last, operation)
     return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]

@@ -86,6 +86,11 @@ class Dataflow:
             (atom,) = self.operands(equation)
         return atom, passed[::-1]
 
+    def after(self, equation: Equation, count: int) -> tuple[Equation, ...]:
+        """The next equations in order of evaluation."""
+        position = self._position[equation] + 1
+        return self.equations[position : position + count]
+
     def region(self, start: Value, equation: Equation, kind: Propagator) -> Operation:
         """Everything between a value and the result of an equation, as one operation.
 

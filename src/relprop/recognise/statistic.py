@@ -63,7 +63,7 @@ def _divides(flow: Dataflow, value: Value, inverse: bool) -> bool:
             return False
         if len(operands) != 1 or not (is_move(use) or is_elementwise(use)):
             return False
-        flips = use.name == "div" and use.inputs[1] is value
+        flips = (use.name == "div" and use.inputs[1] is value) or use.params.get("y") == -1
         if not _divides(flow, use.outputs[0], inverse is not flips):
             return False
     return bool(uses)
