@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 EDITABLE := --no-build-isolation --editable
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest lint format docs bench train constraints clean clean-venv
+.PHONY: help demo test test-newest lint format docs bench census train constraints clean clean-venv
 
 help:
 	@echo "make demo         explain the bundled images; writes $(OUT)/"
@@ -23,6 +23,7 @@ help:
 	@echo "make format       let ruff mend what it can"
 	@echo "make docs         the documentation; a warning is an error"
 	@echo "make bench        time, FLOPs and memory (ARGS='...' are passed on)"
+	@echo "make census       a hundred models of many libraries (ARGS='--only GLOB')"
 	@echo "make constraints  pin what $(VENV) holds in constraints.txt"
 	@echo "make clean        remove outputs and caches (clean-venv: the environments)"
 
@@ -52,6 +53,11 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-demo
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# KerasHub and Equimo would bring TensorFlow and CUDA; the models need neither.
+census: $(VENV)/.installed-test
+	$(BIN)/python $(PIP_INSTALL) --no-deps -r census/requirements.txt
+	$(BIN)/python -m census $(ARGS)
 
 # All extras must be in the environment, so that each of them gets pinned.
 constraints: $(addprefix $(VENV)/.installed-,test docs lint)

@@ -24,6 +24,8 @@ class Model:
         reference: what the original framework computes for x; None if that is JAX itself.
         target: index of the entry of the output that is the score; None: a fixed random
             projection of the whole output, for models without a head.
+        expected: how many of each structure lie on the way, as its authors would count them: by
+            the configuration and the paper, not by what relprop finds.
     """
 
     function: Callable[[Any, Any], jax.Array]
@@ -31,6 +33,7 @@ class Model:
     x: Any
     reference: np.ndarray | None = None
     target: tuple[int, ...] | None = None
+    expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def score(self, params: Any, x: Any) -> jax.Array:
         """The number that is explained."""
@@ -49,15 +52,12 @@ class Entry:
         name: of the model; unique within its family.
         family: the library it is from.
         build: makes the model. It imports what it needs.
-        expected: how many of each structure lie on the way, as its authors would count them: by
-            the configuration and the paper, not by what relprop finds.
         tier: ``"fast"`` for the models that stand for their kind in the test suite.
     """
 
     name: str
     family: str
     build: Callable[[], Model]
-    expected: Mapping[str, int]
     tier: Tier = "all"
 
     @property

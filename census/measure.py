@@ -108,7 +108,9 @@ def measure(entry: Entry) -> Row:
     """The row of a model; whatever goes wrong is in its `error`."""
     start = time.perf_counter()
     try:
-        row = _measured(entry, entry.build())
+        # Most libraries broadcast arrays of different rank.
+        with jax.numpy_rank_promotion("allow"):
+            row = _measured(entry.label, entry.build())
     except Exception as error:  # noqa: BLE001 - one model must not end the census
         row = Row(entry.label, error=_cause(error))
     jax.clear_caches()
@@ -120,16 +122,16 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _measured(entry: Entry, model: Model) -> Row:
+def _measured(name: str, model: Model) -> Row:
     rules = FOLLOWED["attn_lrp"]
     plan = relprop.inspect(model.score, rules, 1, on_missing="gradient")(model.params, model.x)
     row = Row(
-        name=entry.label,
+        name=name,
         equations=_size(jax.make_jaxpr(model.score)(model.params, model.x)),
         active=sum(row.equations for row in plan),
         missing=tuple(row.primitive for row in plan if row.note == "on_missing"),
         found=structures(plan),
-        expected=entry.expected,
+        expected=model.expected,
     )
     if row.missing:
         relprop.inspect(model.score, rules, 1)(model.params, model.x)  # The error says where.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ def from_module(
     constants: Mapping[str, Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     target: tuple[int, ...] | None = None,
+    expected: Mapping[str, int] | None = None,
 ) -> Model:
     """A model of a PyTorch module.
 
@@ -53,6 +55,7 @@ def from_module(
         constants: the other keyword arguments.
         output: what of the module's output is looked at.
         target: as for `Model`.
+        expected: as for `Model`.
     """
     import torch
 
@@ -67,7 +70,7 @@ def from_module(
 
     with torch.no_grad():
         reference = run(module, *jax.tree.map(_tensor, (explained, constants or {}))).numpy()
-    return Model(function, params, explained, reference, target)
+    return Model(function, params, explained, reference, target, expected or {})
 
 
 def transformers_model(
@@ -77,7 +80,8 @@ def transformers_model(
     constants: Mapping[str, Any],
     output: str,
     target: tuple[int, ...] | None,
-    attention: str,
+    expected: Mapping[str, int],
+    attention: str = "eager",
 ) -> Model:
     """A model of Hugging Face's transformers from its own configuration class.
 
@@ -88,6 +92,7 @@ def transformers_model(
         constants: other keyword arguments.
         output: the part of the output that is looked at.
         target: as for `Model`.
+        expected: as for `Model`.
         attention: ``"eager"`` or ``"sdpa"``.
     """
     import transformers
@@ -95,11 +100,11 @@ def transformers_model(
     transformers.logging.set_verbosity_error()
     model_class = getattr(transformers, kind)
     settings = model_class.config_class(**config)
-    settings._attn_implementation = (
-        attention  # The documented way is an argument of `from_pretrained`.
-    )
+    # The documented way to choose this is an argument of `from_pretrained`.
+    settings._attn_implementation = attention
     module = randomise(model_class(settings))
-    return from_module(module, dict(explained), constants, lambda out: out[output], target)
+    pick = operator.itemgetter(output)
+    return from_module(module, dict(explained), constants, pick, target, expected)
 
 
 def _tensor(value: Any) -> Any:
