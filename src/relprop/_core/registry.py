@@ -75,9 +75,9 @@ class Propagator:
         """How many factors each output entry is a product of; a number or an array."""
         return len(site.inputs)
 
-    def repeats(self, inputs: Sequence[Atom]) -> Atom | None:
-        """The operand that the only result equals whatever its value, as in a product with 1."""
-        del inputs
+    def repeats(self, inputs: Sequence[Atom], dtype: Any) -> Atom | None:
+        """What the only result, of a dtype, equals in any case: x as a product of x with 1."""
+        del inputs, dtype
         return None
 
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:

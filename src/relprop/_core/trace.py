@@ -152,8 +152,9 @@ def _inline(
             )
             names.update(zip(eqn.outvars, outs, strict=True))
             continue
-        same = kind.repeats(inputs)
-        if same is not None and (same.shape, same.dtype) == _type(eqn.outvars[0]):
+        shape, dtype = _type(eqn.outvars[0]) if eqn.outvars else ((), None)
+        same = kind.repeats(inputs, dtype)
+        if same is not None and (same.shape, same.dtype) == (shape, dtype):
             names[eqn.outvars[0]] = same
             continue
         outs = [_value(var) for var in eqn.outvars]

@@ -73,7 +73,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     ),
     (Rearrangement(), "sort top_k approx_top_k scatter"),
     (Selection(), "select_n"),
-    (Conversion(), "convert_element_type copy copy_p reduce_precision name"),
+    (Conversion(folds=True), "convert_element_type"),
+    (Conversion(), "copy copy_p reduce_precision name"),
     # Sums and other linear maps without weights.
     (Sum(), "reduce_sum psum psum_invariant"),
     (WindowSum(), "cumsum reduce_window_sum"),

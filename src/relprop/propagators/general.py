@@ -6,7 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
+from relprop._core.graph import Constant
 from relprop._core.registry import Propagator
 from relprop._core.relevance import precise
 
@@ -61,9 +63,20 @@ class Selection(Structural):
 
 @dataclasses.dataclass(frozen=True)
 class Conversion(Structural):
-    """Changes the precision; relevance is kept in its own."""
+    """Changes the precision; relevance is kept in its own.
+
+    Args:
+        folds: whether the conversion of a number in the code is a number, too.
+    """
 
     elementwise: ClassVar[bool] = True
+    folds: bool = False
+
+    def repeats(self, inputs, dtype):
+        (x,) = inputs
+        if self.folds and isinstance(x, Constant) and x.shape == ():
+            return Constant(np.asarray(x.array).astype(dtype))
+        return None
 
     def evaluate(self, operation, values):
         (x,) = values

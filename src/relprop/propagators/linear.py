@@ -206,7 +206,7 @@ class Multiplication(Propagator):
     def linear(self, operation, active):
         return not all(active)
 
-    def repeats(self, inputs):
+    def repeats(self, inputs, dtype):
         a, b = inputs
         return b if _is_one(a) else a if _is_one(b) else None
 
@@ -231,7 +231,7 @@ class Division(Propagator):
     def linear(self, operation, active):
         return not active[1]
 
-    def repeats(self, inputs):
+    def repeats(self, inputs, dtype):
         return inputs[0] if _is_one(inputs[1]) else None
 
     def linear_map(self, site):
