@@ -1,39 +1,17 @@
 """The code of Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization".
 
-Functions of the reference implementation of the CVPR 2021 paper, quirks and all; what the general
-transform does by rules is here, as they wrote it, for comparison.
+The reference implementation of the CVPR 2021 paper, quirks and all. Its layer rules are functions
+of arrays (`relprop.chefer.layers`) and a preset of the transform (`relprop.presets.chefer`).
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from relprop.chefer import layers as layers
+from relprop.chefer.layers import safe_divide as safe_divide
+
 __all__ = ["linear_relprop", "safe_divide"]
-
-
-def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""Division as the reference does it.
-
-    .. math:: \frac{a}{b + 10^{-9}} \cdot [b \neq 0]
-
-    The stabiliser is not aware of the sign of b: just below zero it makes the denominator smaller,
-    and at -1e-9, where it would make it zero, the denominator becomes 1e-9. Where b is exactly
-    zero the result is zero.
-
-    Args:
-        a: numerator.
-        b: denominator, of the same shape.
-
-    >>> import jax.numpy as jnp
-    >>> print(safe_divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])))
-    [0.5 0. ]
-
-    Source: ``modules/layers_ours.py`` of the reference implementation.
-    """
-    denominator = jnp.maximum(b, 1e-9) + jnp.minimum(b, 1e-9)
-    denominator = jnp.where(denominator == 0, jnp.asarray(1e-9, b.dtype), denominator)
-    return a / denominator * (b != 0).astype(b.dtype)
 
 
 def linear_relprop(
@@ -68,12 +46,4 @@ def linear_relprop(
 
     Source: ``Linear.relprop`` in ``modules/layers_ours.py``; eq. 3 and 4 of the paper.
     """
-    beta = alpha - 1
-    w_plus, w_minus = jnp.maximum(weight, 0), jnp.minimum(weight, 0)
-    x_plus, x_minus = jnp.maximum(x, 0), jnp.minimum(x, 0)
-
-    def part(w1, w2):
-        s = safe_divide(R, x_plus @ w1.T + x_minus @ w2.T)
-        return x_plus * (s @ w1) + x_minus * (s @ w2)
-
-    return alpha * part(w_plus, w_minus) - beta * part(w_minus, w_plus)
+    return layers.linear(R, x, weight, alpha, "ours")

@@ -12,6 +12,7 @@ from typing import Any
 
 from relprop._errors import unknown_name
 from relprop.composites import Composite, composite_of
+from relprop.presets.chefer import chefer
 from relprop.presets.classical import (
     epsilon_alpha2_beta1,
     epsilon_alpha2_beta1_flat,
@@ -29,6 +30,7 @@ from relprop.rules import by_name as rule_by_name
 __all__ = [
     "attn_lrp",
     "by_name",
+    "chefer",
     "cp_lrp",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
@@ -61,6 +63,7 @@ _PRESETS: dict[str, Callable[..., Composite]] = {
         relp,
         pa_lrp,
         gamma_vit,
+        chefer,
         lstm,
         mamba_lrp,
     )

@@ -1,0 +1,145 @@
+"""The layer rules of the reference as rules of the transform: see `relprop.chefer.layers`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from relprop._core.relevance import Relevance, summed_to
+from relprop._core.site import LinearMap, Site, shares
+from relprop.chefer import layers
+from relprop.chefer.layers import Variant
+from relprop.rules.base import Arriving, Leaving, Rule, irreversible
+from relprop.rules.linear import LinearRule
+
+__all__ = ["Add", "BatchNorm", "Clone", "Convolution", "Dense", "InProportion"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(LinearRule):
+    """A linear layer: `relprop.chefer.layers.linear`.
+
+    Args:
+        alpha: weight of the contributions that speak for the output; beta is alpha - 1.
+        variant: which of the two sets of rules.
+    """
+
+    alpha: float = 1.0
+    variant: Variant = "ours"
+
+    def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+        R, joint = relevance.total(site.output), self.variant == "ours"
+        return shares(
+            layers.alpha_beta(R, linear.inputs, linear.weight, linear.apply, self.alpha, joint)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(LinearRule):
+    """A convolution of images with channels before pixels: `relprop.chefer.layers.conv2d`.
+
+    Args:
+        alpha: weight of the contributions that speak for the output; beta is alpha - 1.
+    """
+
+    alpha: float = 1.0
+
+    def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+        R = relevance.total(site.output)
+        return shares(layers.convolution(R, linear.inputs, linear.weight, linear.apply, self.alpha))
+
+
+@dataclasses.dataclass(frozen=True)
+class InProportion(Rule):
+    """Products, poolings and choices: `relprop.chefer.layers.in_proportion`.
+
+    Args:
+        part: what each operand gets, as a fraction of the rule's; the reference gives all of the
+            relevance of a product to both factors and then halves it.
+    """
+
+    part: float = 1.0
+
+    def problem(self, operation, active):
+        if len(operation.outputs) > 1:
+            return f"InProportion needs one output, and there are {len(operation.outputs)}"
+        return irreversible(operation)
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        R, z = relevance.total(site.output), site.output
+        backs = site.vjp([layers.safe_divide(R, z)])
+        return shares([self.part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Add(Rule):
+    """A sum or difference of two arrays, of which one may be constant: `relprop.chefer.layers.add`.
+
+    Args:
+        variant: ``"ours"`` scales the two relevances to conserve their sum.
+    """
+
+    variant: Variant = "ours"
+
+    def problem(self, operation, active):
+        if len(operation.inputs) == 2 and operation.propagator.linear(operation, active):
+            return None
+        return "Add needs the sum or the difference of two arrays"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        R, linear = relevance.total(site.output), site.linear
+        part = layers.safe_divide(R, site.output)
+        # Both summands with their signs; of a sum with a constant that one has no way to go on.
+        if all(site.active):
+            terms = [w * x for w, x in zip(linear.weight, site.inputs, strict=True)]
+        else:
+            (x,) = site.inputs
+            terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
+        given = [term * summed_to(term.shape, part) for term in terms]
+        if self.variant == "ours":
+            given = layers.normalised(R, given[0], given[1])
+        return shares(given[: len(site.inputs)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Clone(Rule):
+    """A region that gives copies of its argument: `relprop.chefer.layers.clone`."""
+
+    def problem(self, operation, active):
+        shapes = {tuple(a.shape) for a, on in zip(operation.inputs, active, strict=True) if on}
+        if sum(active) == 1 and {tuple(out.shape) for out in operation.outputs} == shapes:
+            return None
+        return "Clone needs one active operand, and outputs of its shape"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (x,) = site.inputs
+        totals = [r.total(x) for r in arriving if r is not None]
+        return shares([layers.clone(totals, x)])
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm(Rule):
+    """The region that `relprop.chefer.functional.batch_norm` is: `relprop.chefer.layers.batch_norm`.
+
+    Args:
+        eps: what is added to the square of the variance.
+    """
+
+    eps: float = 1e-5
+
+    def problem(self, operation, active):
+        if len(operation.inputs) == 5 and tuple(active) == (True, False, False, False, False):
+            return None
+        return "BatchNorm needs the operands x, weight, bias, mean and variance; x alone active"
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        x, weight, _, _, variance = site.values
+        R = relevance.total(site.output)
+        return shares([layers.batch_norm(R, x, weight, variance, self.eps)])
