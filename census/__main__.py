@@ -58,7 +58,7 @@ def table(rows: list[Row], title: str = "") -> Table:
     out.add_column("model")
     for column in ("eqns", "active", "cover", "forward", "gradient"):
         out.add_column(column, justify="right")
-    for column in ("maps", "norms", "act.", "gates"):
+    for column in ("maps", "norms", "act.", "gates", "routers", "rec."):
         out.add_column(column, justify="right")
     for column in ("score", "left", "bias", "stopped", "gap", "CP gap", "finite", "s"):
         out.add_column(column, justify="right")
@@ -78,7 +78,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.coverage:.0%}",
         "native" if row.forward is None else f"{row.forward:.0e}",
         f"{row.gradient:.0e}",
-        *(f"{row.found[name]}/{count}" for name, count in row.expected.items()),
+        *(_found(row.found[name], count) for name, count in row.expected.items()),
         *(
             f"{number:.3g}"
             for number in (
@@ -89,6 +89,10 @@ def _cells(row: Row) -> list[str]:
         f"{len(row.finite)}/{len(FOLLOWED) + 1}",
         f"{row.seconds:.0f}",
     ]  # fmt: skip
+
+
+def _found(found: int, expected: int) -> str:
+    return f"{found}/{expected}" if found or expected else ""
 
 
 def summary(rows: list[Row]) -> str:

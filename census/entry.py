@@ -65,13 +65,29 @@ class Entry:
         return f"{self.family}/{self.name}"
 
 
-def counts(attention: int = 0, norm: int = 0, activation: int = 0, gate: int = 0) -> dict[str, int]:
+def counts(
+    attention: int = 0,
+    norm: int = 0,
+    activation: int = 0,
+    gate: int = 0,
+    router: int = 0,
+    recurrence: int = 0,
+) -> dict[str, int]:
     """How many of each structure a model has.
 
     Args:
-        attention: attention maps, one per layer and kind, whatever the number of heads.
+        attention: attentions, one per layer and kind, whatever the number of heads.
         norm: normalisations that depend on the input; batch norm in inference is none.
         activation: element-wise non-linear functions, those of gates among them.
         gate: products of an activation and something else, as in SwiGLU, LSTM, squeeze-excitation.
+        router: choices of experts.
+        recurrence: states carried from step to step.
     """
-    return {"attention": attention, "norm": norm, "activation": activation, "gate": gate}
+    return {
+        "attention": attention,
+        "norm": norm,
+        "activation": activation,
+        "gate": gate,
+        "router": router,
+        "recurrence": recurrence,
+    }

@@ -189,7 +189,7 @@ def nnx_recurrent() -> Model:
 
 #: LSTM: three sigmoids and two tanh, three gates. GRU: two sigmoids and a tanh; the reset gate,
 #: the update gate and one minus it.
-CELLS = counts(activation=5 + 3, gate=3 + 3)
+CELLS = counts(activation=5 + 3, gate=3 + 3, recurrence=2)
 
 
 def linen_transformer() -> Model:
@@ -253,7 +253,7 @@ def linen_recurrent() -> Model:
             x = jnp.concatenate([way(x) for way in ways], axis=-1)
             return nn.RNN(nn.GRUCell(WIDTH))(x)[:, -1]
 
-    expected = counts(activation=2 * 5 + 3, gate=2 * 3 + 3)
+    expected = counts(activation=2 * 5 + 3, gate=2 * 3 + 3, recurrence=3)
     return linen_model(Recurrent(), features(1, TOKENS, WIDTH), expected)
 
 

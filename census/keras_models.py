@@ -153,8 +153,8 @@ def backbones() -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, int]]]:
     yield "Qwen3", {**grouped, "head_dim": 8}, counts(L, 4 * L + 1, L, L)
     yield "Gemma", {**grouped, "head_dim": 8}, gated
     experts = {"num_experts": 4, "top_k": 2}
-    # All experts at once; a softmax in each router.
-    yield "Mixtral", {**grouped, **experts}, counts(2 * L, 2 * L + 1, L, L)
+    # All experts at once.
+    yield "Mixtral", {**grouped, **experts}, counts(L, 2 * L + 1, L, L, router=L)
     yield "Phi3", grouped, gated
     # Encoder and decoder; the decoder's attention is to both.
     t5 = {**sizes, **heads, "key_value_dim": 8}

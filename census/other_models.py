@@ -135,7 +135,7 @@ def equinox_recurrent() -> Model:
             return last
 
     # This GRU is ``new + update * (old - new)``: its update gate is one product.
-    expected = counts(activation=5 + 3, gate=3 + 2)
+    expected = counts(activation=5 + 3, gate=3 + 2, recurrence=2)
     return equinox_model(Recurrent(jax.random.key(0)), features(TOKENS, WIDTH), expected)
 
 
@@ -198,7 +198,7 @@ def haiku_lstm() -> Model:
 
     # In the first step there is nothing to forget: the state is zero, so that is no gate.
     steps = TOKENS
-    expected = counts(activation=5 * steps, gate=3 * steps - 1)
+    expected = counts(activation=5 * steps, gate=3 * steps - 1, recurrence=1)
     return haiku_model(forward, features(steps, 1, WIDTH), expected)
 
 
@@ -291,4 +291,4 @@ def plain_linear_attention() -> Model:
         return x + mixed.reshape(x.shape) @ params["out"]
 
     x = features(1, TOKENS, WIDTH)
-    return Model(function, _attention_params(), x, expected=counts(activation=2))
+    return Model(function, _attention_params(), x, expected=counts(attention=1, activation=2))

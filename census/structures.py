@@ -1,22 +1,25 @@
-"""How many of each structure a plan has."""
+"""How many of each structure relprop finds in a model."""
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 
 import relprop
+from relprop import anatomy
 
-# What `relprop.inspect` calls the structures that `census.entry.counts` names.
-NAMES = {
-    "softmax": "attention",
-    "statistic": "norm",
-    "activation": "activation",
-    "gate": "gate",
+KINDS = {
+    "attention": anatomy.Attention,
+    "norm": anatomy.Norm,
+    "activation": anatomy.Activation,
+    "gate": anatomy.Gate,
+    "router": anatomy.Router,
+    "recurrence": anatomy.Recurrence,
 }
+#: Norms that do not depend on the input are linear layers in inference.
+CONSTANT = ("batch norm", "weight norm")
 
 
 def structures(plan: relprop.Inspection) -> Mapping[str, int]:
-    """The structures of a plan, counted."""
-    found = collections.Counter(NAMES.get(row.structure, "") for row in plan)
-    return {name: found[name] for name in NAMES.values()}
+    """The blocks of a plan, counted."""
+    blocks = [block for block in plan.blocks if block.kind not in CONSTANT]
+    return {name: sum(isinstance(block, kind) for block in blocks) for name, kind in KINDS.items()}

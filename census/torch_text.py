@@ -118,7 +118,8 @@ def encoders() -> Iterator[Entry]:
     yield classifier("ernie", "Ernie" + head, SIZES, bert)
     yield classifier("roformer", "RoFormer" + head, {**SIZES, "embedding_size": WIDTH}, bert)
     yield classifier("megatron_bert", "MegatronBert" + head, SIZES, bert)
-    # The kernels of its dynamic convolutions are softmaxes as well.
+    # Its dynamic convolutions are attention, too: values are mixed by softmaxes of a query and
+    # its surroundings.
     convbert = counts(attention=2 * L, norm=2 * L + 1, activation=L + 1)
     yield classifier("convbert", "ConvBert" + head, {**SIZES, "embedding_size": WIDTH}, convbert)
     yield classifier("layoutlm", "LayoutLM" + head, SIZES, bert)
@@ -239,9 +240,8 @@ def gated_decoders() -> Iterator[Entry]:
 
 
 def experts() -> Iterator[Entry]:
-    # The router's softmax is a softmax as well; each layer computes all chosen experts at once,
-    # so that it has one activation and one gate.
-    routed = counts(attention=2 * L, norm=2 * L + 1, activation=L, gate=L)
+    # Each layer computes all chosen experts at once, so that it has one activation and one gate.
+    routed = counts(attention=L, norm=2 * L + 1, activation=L, gate=L, router=L)
     mixtral = {**GROUPED, "num_local_experts": 4}
     yield text("mixtral", "MixtralForCausalLM", mixtral, routed, tier="fast")
     yield text(
@@ -254,7 +254,7 @@ def experts() -> Iterator[Entry]:
         "qwen3_moe",
         "Qwen3MoeForCausalLM",
         {**GROUPED, **EXPERTS, "head_dim": 8, "num_experts": 4},
-        counts(attention=2 * L, norm=4 * L + 1, activation=L, gate=L),
+        counts(attention=L, norm=4 * L + 1, activation=L, gate=L, router=L),
     )
     # Latent attention with norms of the compressed queries, and of keys and values. The first
     # layer is dense; the router of the second is a sigmoid, and it has shared experts.
@@ -277,27 +277,28 @@ def experts() -> Iterator[Entry]:
         "deepseek_v3",
         "DeepseekV3ForCausalLM",
         deepseek,
-        counts(attention=L, norm=4 * L + 1, activation=L + 2, gate=L + 1),
+        counts(attention=L, norm=4 * L + 1, activation=L + 2, gate=L + 1, router=1),
     )
     # A shared expert with a sigmoid gate of its own.
     yield text(
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
         {**GROUPED, **EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 24},
-        counts(attention=2 * L, norm=2 * L + 1, activation=3 * L, gate=3 * L),
+        counts(attention=L, norm=2 * L + 1, activation=3 * L, gate=3 * L, router=L),
     )
     yield text(
         "olmoe",
         "OlmoeForCausalLM",
         {**GROUPED, **EXPERTS, "num_experts": 4, "pad_token_id": 0},
-        counts(attention=2 * L, norm=4 * L + 1, activation=L, gate=L),
+        counts(attention=L, norm=4 * L + 1, activation=L, gate=L, router=L),
     )
-    # Attention sinks; clipped SwiGLU with a factor in its sigmoid.
+    # Attention sinks; SwiGLU with a factor in its sigmoid, both halves clamped before.
+    sinks = counts(attention=L, norm=2 * L + 1, activation=2 * L, gate=L, router=L)
     yield text(
         "gpt_oss",
         "GptOssForCausalLM",
         {**GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
-        routed,
+        sinks,
     )
 
 
@@ -390,7 +391,7 @@ def recurrent() -> Iterator[Entry]:
         "mamba",
         "MambaForCausalLM",
         mamba,
-        counts(norm=L + 1, activation=3 * L, gate=L),
+        counts(norm=L + 1, activation=4 * L, gate=L, recurrence=L),
     )
     # A second norm per layer, of the gated output.
     yield text(
@@ -406,7 +407,7 @@ def recurrent() -> Iterator[Entry]:
             "n_groups": 2,
             "chunk_size": 4,
         },
-        counts(norm=2 * L + 1, activation=3 * L, gate=L),
+        counts(norm=2 * L + 1, activation=4 * L, gate=L, recurrence=L),
     )
     # Two norms per layer, one of the embeddings and a last one; sigmoid gates in both halves and
     # a squared ReLU in one.
@@ -421,14 +422,14 @@ def recurrent() -> Iterator[Entry]:
             "vocab_size": 64,
             "context_length": 64,
         },
-        counts(norm=2 * L + 2, activation=3 * L, gate=2 * L),
+        counts(norm=2 * L + 2, activation=3 * L, gate=2 * L, recurrence=L),
     )
     # Mamba with norms of the time step and of the input and output matrices.
     yield text(
         "falcon_mamba",
         "FalconMambaForCausalLM",
         mamba,
-        counts(norm=4 * L + 1, activation=3 * L, gate=L),
+        counts(norm=4 * L + 1, activation=4 * L, gate=L, recurrence=L),
     )
 
 

@@ -108,7 +108,7 @@ def entries() -> Iterator[Entry]:
     yield entry("densenet121", counts(activation=11), block_config=(2, 2), growth_rate=8)
     # The stem, three per block of thirteen.
     yield entry("regnetx_002", counts(activation=40))
-    # SiLU: stem, head, one block with one, fifteen with two, a squeeze in each of sixteen; sigmoids.
+    # SiLU: stem, head, one block with one, fifteen with two. Sixteen squeezes with a sigmoid each.
     yield entry("efficientnet_b0", counts(activation=65, gate=16))
     # Stem, head and last layer; one, two or none per block; a squeeze in nine, with a sigmoid.
     yield entry("mobilenetv3_small_050", counts(activation=42, gate=9))
