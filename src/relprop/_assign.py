@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
-from relprop._core.graph import Equation, Graph
+from relprop._core.graph import Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
 from relprop.composites import DEFAULTS, Composite
-from relprop.places import Place, sources, watched
+from relprop.places import Place, check_visible, hidden, located, sources
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
 
@@ -50,9 +50,13 @@ def assign(
     fallback = _fallback(on_missing)
     _check_mutation(trace.graph)
     extra = sources(trace.graph, places, trace.explained_values)
-    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, extra.keys())
-    chosen = _positions(composite, plan_with)
-    plan = plan_with(chosen)
+    plan, chosen = _chosen_plan(trace, composite, outputs, fallback, extra.keys())
+    if places:
+        around = hidden(located(plan, places, extra))
+        if around:
+            # What is looked at may be no step inside of a chain of functions.
+            visible = around.keys()
+            plan, chosen = _chosen_plan(trace, composite, outputs, fallback, extra.keys(), visible)
     _check_constants(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
@@ -78,7 +82,10 @@ def assign(
             + "\nGive them another rule with `composite.at(...).use(...)`; the first match wins."
         )
     _check_selections(composite, used, plan)
-    return watched(plan, places, extra) if places else plan
+    if places:
+        plan = located(plan, places, extra)
+        check_visible(plan)
+    return plan
 
 
 def anatomy(trace: Trace, outputs: list[bool]) -> Plan:
@@ -123,8 +130,21 @@ def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     )
 
 
+def _chosen_plan(trace, composite, outputs, fallback, extra, visible=()) -> tuple[Plan, Any]:
+    """The plan, and which operation each entry with a position means."""
+    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, extra, visible)
+    chosen = _positions(composite, plan_with)
+    return plan_with(chosen), chosen
+
+
 def _plan(
-    trace: Trace, composite: Composite, outputs, fallback: Rule | None, extra, chosen
+    trace: Trace,
+    composite: Composite,
+    outputs: list[bool],
+    fallback: Rule | None,
+    extra: Set[Value],
+    visible: Collection[Value],
+    chosen: Sequence[set[Any] | None],
 ) -> Plan:
     def choose(step: Step) -> tuple[Rule | None, str]:
         _, rule = composite.find(step, chosen)
@@ -132,7 +152,7 @@ def _plan(
             return fallback, "on_missing"
         return rule, ""
 
-    found = functools.partial(recognise, wholes=composite.structures)
+    found = functools.partial(recognise, wholes=composite.structures, visible=visible)
     plan = Planner(found, choose, extra).assign(trace.graph, trace.explained_values)
     plan, _ = reach(plan, outputs)
     plan, _ = numbered(plan)

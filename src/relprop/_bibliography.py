@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 
 def bibtex(keys: Sequence[str]) -> str:
-    """The entries of some papers."""
-    return "\n\n".join(_entries()[key] for key in keys)
+    """The entries of some papers; of one that is not known, only its key."""
+    return "\n\n".join(_entries().get(key, f"@misc{{{key},\n}}") for key in keys)
 
 
 @functools.cache

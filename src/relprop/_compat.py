@@ -22,6 +22,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "bind",
+    "carried_operands",
     "function_name",
     "is_traced",
     "make_jaxpr",
@@ -109,6 +110,16 @@ def scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = (len(part) for part in params["ft_in"].unpack())  # JAX >= 0.11
     return consts, carry
+
+
+def carried_operands(eqn: Any) -> range:
+    """Which inputs of the body of a loop are what it carries; none for other equations."""
+    if eqn.primitive.name == "scan":
+        consts, carried = scan_sizes(eqn.params)
+        return range(consts, consts + carried)
+    if eqn.primitive.name == "while":
+        return range(eqn.params["body_nconsts"], len(eqn.invars))
+    return range(0)
 
 
 def function_name(jaxpr: Any) -> str:

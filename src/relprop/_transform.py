@@ -204,6 +204,7 @@ def inspect(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
+    places: Any = (),
     on_missing: Any = "error",
 ) -> Callable[..., Inspection]:
     """The plan of an explanation, without running it.
@@ -213,6 +214,7 @@ def inspect(
         rules: as for `relevance`.
         argnums: as for `relevance`.
         has_aux: as for `relevance`.
+        places: as for `relevance`; `Parameter` and `Phases` change the plan.
         on_missing: as for `relevance`.
 
     Returns:
@@ -231,12 +233,19 @@ def inspect(
     >>> [(op.structure, op.path) for op in plan]
     [('dense', 'w'), ('activation', ''), ('sum', '')]
     """
-    composite = composite_of(rules)
+    composite, wanted = composite_of(rules), places_of(places)
 
     @functools.wraps(f)
     def inspect_of(*args: Any, **kwargs: Any) -> Inspection:
         run = _Run.start(
-            _closed(f, kwargs), args, argnums, composite, on_missing, has_aux, scalar=False
+            _closed(f, kwargs),
+            args,
+            argnums,
+            composite,
+            on_missing,
+            has_aux,
+            scalar=False,
+            places=wanted,
         )
         return inspection(run.plan, composite.name, run.anatomy)
 

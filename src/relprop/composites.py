@@ -193,7 +193,10 @@ class Composite(Table):
         >>> head.then(relprop.presets.attn_lrp()).name
         'attn_lrp'
         """
-        return dataclasses.replace(other, entries=(*self.entries, *other.entries))
+        papers = tuple(dict.fromkeys((*self.references, *other.references)))
+        return dataclasses.replace(
+            other, entries=(*self.entries, *other.entries), references=papers
+        )
 
     def find(self, step: Step, chosen: Sequence[set[Any] | None]) -> tuple[int | None, Rule | None]:
         """The first entry that matches, and its rule; None and the default if none does."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,13 +83,17 @@ class Named(Place):
     def values(self, plan):
         for body in _plans(plan):
             for equation in body.graph.equations:
-                if equation.name == "name" and fnmatch.fnmatchcase(_tag(equation), self.name):
-                    yield _tag(equation), equation.outputs[0]
+                (out, *_) = equation.outputs or (None,)
+                if equation.name == "name" and out.touched and _is(_tag(equation), self.name):
+                    yield _tag(equation), out
 
 
 @dataclasses.dataclass(frozen=True)
 class Scope(Place):
     """Values that leave a named scope: the outputs of a layer.
+
+    A scope that is left and entered again counts as another one, numbered as ``layer#1``; one that
+    is entered again with nothing in between cannot be told from one that is entered once.
 
     Args:
         scope: the whole scope, as ``model/layers/0/mlp``; each part may be a glob, and ``**``
@@ -145,8 +151,11 @@ class Input(Output):
 class Parameter(Place):
     """Parameters that take relevance of their own instead of counting as constants.
 
-    For what is added to the way of the input: position embeddings, class tokens, biases. The
-    parameters must be an argument of the explained function.
+    For what is added to the way of the input: position embeddings, class tokens. An addition that
+    counted as the bias of a layer becomes a sum of two things then, which matters to rules that
+    treat the two differently. Weights, which are factors, are refused: as factors they would
+    take half of what is due to the inputs. The parameters must be a positional argument of the
+    explained function that is not explained itself.
 
     Args:
         path: the path of the parameter, or a glob.
@@ -158,7 +167,7 @@ class Parameter(Place):
 
     def sources(self, graph):
         for value in graph.inputs:
-            if value.inexact and value.path and fnmatch.fnmatchcase(value.path, self.path):
+            if value.inexact and value.path and _is(value.path, self.path):
                 yield value.path, value
 
 
@@ -175,8 +184,9 @@ class Phases(Place):
     def sources(self, graph):
         for inner in _graphs(graph):
             for equation in inner.equations:
-                if equation.name in ("cos", "sin") and equation.outputs[0].inexact:
-                    yield equation.name, equation.outputs[0]
+                (out, *_) = equation.outputs or (None,)
+                if equation.name in ("cos", "sin") and out.inexact and not out.touched:
+                    yield equation.name, out
 
 
 def positions(parameter: str = "") -> tuple[Place, ...]:
@@ -223,31 +233,93 @@ class _NamedOrScope(Place):
 def sources(graph: Graph, places: Sequence[Place], explained: set[Value]) -> dict[Value, str]:
     """The values that are to be active although they don't depend on the explained inputs."""
     found = [pair for place in places for pair in place.sources(graph)]
-    return _unique(pair for pair in found if pair[1] not in explained)
+    return {value: name for name, value in found if value not in explained}
 
 
-def watched(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> Plan:
+def located(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> Plan:
     """The plan with the places marked in it.
 
     Raises:
         NothingMatchedError: a place isn't there.
-        InputError: a place lies inside of what was recognised as one operation.
+        InputError: a parameter that is to take relevance is a factor.
     """
-    found: list[tuple[str, Value]] = [(name, value) for value, name in extra.items()]
+    here = {value for body in _plans(plan) for value in _values(body.graph)}
+    found: list[tuple[str, Value]] = [(n, v) for v, n in extra.items() if v in here]
     idle = []
     for place in places:
-        here = [*place.values(plan)]
-        found.extend(here)
-        if not here and not any(True for _ in place.sources(plan.graph)):
+        inside = [*place.values(plan)]
+        found.extend(inside)
+        starting = (value for _, value in place.sources(plan.graph))
+        if not inside and not any(value in here for value in starting):
             idle.append(place)
     if idle:
         raise NothingMatchedError(_idle_message(idle, plan))
-    names = _unique(found)
-    _check_visible(plan, names)
-    return _mark(plan, names)
+    _check_factors(plan, {v: n for v, n in extra.items() if v in plan.graph.inputs})
+    return _mark(plan, _unique(found))
 
 
-def _mark(plan: Plan, names: Mapping[Value, str]) -> Plan:
+def hidden(plan: Plan) -> dict[Value, str]:
+    """Watched values that the backward pass goes around, with what to say about them."""
+    watched = {v: names for body in _plans(plan) for v, names in body.watched.items()}
+    found = {}
+    for step in plan.walk():
+        inputs = set(step.operation.inputs)
+        for equation in step.operation.equations:
+            for atom in equation.inputs:
+                if isinstance(atom, Value) and atom in watched and atom not in inputs:
+                    where = f"inside of {step.structure} at {step.source}"
+                    found[atom] = f"  {watched[atom][0]}: {where}"
+    return found
+
+
+def check_visible(plan: Plan) -> None:
+    """Raises an InputError for places that have no relevance of their own."""
+    found = hidden(plan)
+    if found:
+        raise InputError(
+            f"{len(found)} place(s) have no relevance of their own, because they lie inside of "
+            "what was recognised as one operation:\n"
+            + "\n".join(found.values())
+            + "\nName the input or the output of that operation instead."
+        )
+
+
+def _check_factors(plan: Plan, parameters: Mapping[Value, str]) -> None:
+    """Refuses parameters that multiply what depends on the inputs."""
+    wrong = []
+    for body, holds in _holding(plan, parameters):
+        for step in body.steps:
+            factors = [a for a, on in zip(step.operation.inputs, step.active, strict=True) if on]
+            if step.operation.propagator.multiplies and len(factors) > 1:
+                wrong += [
+                    f"  {holds[a]}: {step.primitive} at {step.source}"
+                    for a in factors
+                    if a in holds
+                ]
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} product(s) have a parameter as a factor that is to take relevance:\n"
+            + "\n".join(wrong)
+            + "\nOnly what is added, such as position embeddings, can; weights are constants."
+        )
+
+
+def _holding(plan: Plan, holds: Mapping[Value, str]) -> Iterator[tuple[Plan, dict[Value, str]]]:
+    """Each plan with the values in it that are copies of parameters."""
+    known = dict(holds)
+    for step in plan.steps:
+        operation = step.operation
+        name = next((known[a] for a in operation.inputs if a in known), "")
+        if name and operation.propagator.structural and sum(step.active) == 1:
+            known.update((out, name) for out in operation.outputs)
+        for body in step.bodies:
+            operands = operation.inputs[len(operation.inputs) - len(body.graph.inputs) :]
+            pairs = zip(operands, body.graph.inputs, strict=True)
+            yield from _holding(body, {v: known[a] for a, v in pairs if a in known})
+    yield plan, known
+
+
+def _mark(plan: Plan, names: Mapping[Value, tuple[str, ...]]) -> Plan:
     steps = [
         dataclasses.replace(step, bodies=tuple(_mark(body, names) for body in step.bodies))
         for step in plan.steps
@@ -262,35 +334,21 @@ def _values(graph: Graph) -> Iterator[Value]:
         yield from equation.outputs
 
 
-def _unique(pairs: Iterable[tuple[str, Value]]) -> dict[Value, str]:
-    """One name per value; what has a name already taken gets a number behind it."""
-    names: dict[Value, str] = {}
-    taken: dict[str, int] = {}
+def _unique(pairs: Iterable[tuple[str, Value]]) -> dict[Value, tuple[str, ...]]:
+    """The names of each value; what has a name already taken gets a number behind it."""
+    names: dict[Value, tuple[str, ...]] = {}
+    given: dict[tuple[str, Value], str] = {}
     for name, value in pairs:
-        if value in names:
+        if (name, value) in given:
             continue
-        count = taken.get(name, 0)
-        taken[name] = count + 1
-        names[value] = f"{name}#{count}" if count else name
+        free = name
+        for count in itertools.count(1):
+            if free not in given.values():
+                break
+            free = f"{name}#{count}"
+        given[name, value] = free
+        names[value] = (*names.get(value, ()), free)
     return names
-
-
-def _check_visible(plan: Plan, names: Mapping[Value, str]) -> None:
-    """Refuses values that the backward pass goes around."""
-    hidden = []
-    for step in plan.walk():
-        inputs = set(step.operation.inputs)
-        for equation in step.operation.equations:
-            for atom in equation.inputs:
-                if isinstance(atom, Value) and atom in names and atom not in inputs:
-                    hidden.append(f"  {names[atom]}: inside of {step.structure} at {step.source}")
-    if hidden:
-        raise InputError(
-            f"{len(hidden)} place(s) have no relevance of their own, because they lie inside of "
-            "what was recognised as one operation:\n"
-            + "\n".join(dict.fromkeys(hidden))
-            + "\nName the input or the output of that operation instead."
-        )
 
 
 def _idle_message(idle: Sequence[Place], plan: Plan) -> str:
@@ -303,8 +361,9 @@ def _idle_message(idle: Sequence[Place], plan: Plan) -> str:
         f"{len(idle)} place(s) are not on the way from the explained inputs to the score:\n"
         + "\n".join(f"  {place!r}" for place in idle)
         + f"\nNames given with `relprop.named`: {', '.join(tags) or 'none'}. Scopes: "
-        f"{shown or 'none'}. Operations are listed by `relprop.inspect(f, rules)(*args)`; "
-        "parameters must be arguments of the function."
+        f"{shown or 'none'}. Operations are listed by `relprop.inspect(f, rules)(*args)`; what a "
+        "region or loop that has a rule of its own consists of is not there. Parameters must be "
+        "positional arguments that are not explained themselves."
     )
 
 
@@ -365,8 +424,10 @@ def _leaving(plan: Plan, pattern: tuple[str, ...]) -> Iterator[tuple[str, list[V
         for equation in plan.graph.equations[begin:end]:
             for out in equation.outputs:
                 outside = any(not begin <= i < end for i in readers.get(out, ()))
-                if out in plan.active and (outside or out in plan.graph.outputs):
+                if out.inexact and out.touched and (outside or out in plan.graph.outputs):
                     leaving.append(out)
+        # Of what rules have made a constant of, relevance is asked only where nothing else is.
+        leaving = [out for out in leaving if out in plan.active] or leaving
         if leaving:
             yield "/".join(scope), leaving
 
@@ -393,8 +454,13 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         return not parts
     if pattern[0] == "**":
         return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts) + 1))
-    return (
-        bool(parts)
-        and fnmatch.fnmatchcase(parts[0], pattern[0])
-        and _matches(parts[1:], pattern[1:])
-    )
+    if not parts:
+        return False
+    # Under a transformation a scope is called `vmap(layer)`.
+    bare = re.sub(r"^(?:\w+\()+(.*?)\)+$", r"\1", parts[0])
+    named = _is(parts[0], pattern[0]) or _is(bare, pattern[0])
+    return named and _matches(parts[1:], pattern[1:])
+
+
+def _is(text: str, pattern: str) -> bool:
+    return text == pattern or fnmatch.fnmatchcase(text, pattern)

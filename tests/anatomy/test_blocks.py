@@ -294,6 +294,39 @@ def test_linear_attention(order):
     assert block.normaliser == "linear"
 
 
+def test_what_only_resembles_attention():
+    def pooled(x):
+        return (jax.nn.softmax(x @ W[0], -1) @ W[1]).sum()  # a layer after a softmax
+
+    def kernel(x):
+        return (jax.nn.relu(x @ x.swapaxes(-1, -2)) @ jnp.ones((T, 2))).sum()
+
+    assert not blocks(pooled, X, kind=Attention)
+    assert not blocks(kernel, X, kind=Attention)
+
+
+def test_norms_by_their_axes():
+    image = jax.random.normal(KEYS[1], (3, 6, 6, D))
+    scale = jnp.arange(1.0, D + 1)
+
+    def kind(axes, x=image, scale=scale[None, None, None]):
+        (block,) = blocks(lambda x: (two_pass(x, axes) * scale).sum(), x, kind=Norm)
+        return block.kind
+
+    assert kind((0, 1, 2)) == "batch norm"
+    assert kind((0,), image[:, 0, 0], scale[None]) == "batch norm"
+    assert kind((1, 2)) == "instance norm"
+    assert kind((1, 2), scale=1.0) == "instance norm"
+    assert kind((1,), image[:, 0], scale[None, None]) == "instance norm"
+    assert kind((2,), image[:, 0], scale[None, None]) == "layer norm"
+    assert kind((1, 2, 3)) == "layer norm"
+
+
+def test_a_product_of_two_activations_is_suspicious():
+    (block,) = blocks(lambda x: (jnp.tanh(x) * jnp.tanh(x @ W[0])).sum(), X, kind=Suspicion)
+    assert block.kind == "gate?"
+
+
 def test_classifiers_and_mlps_have_no_attention():
     def f(x):
         return jax.nn.softmax(jax.nn.gelu(x @ W[0]) @ W[1], -1)[0, 0, 0]

@@ -196,6 +196,10 @@ READ = {
     ),
     "reduce_prod": (lambda x: jnp.prod(x), ("axes",)),
     "jit": (lambda x: jax.jit(lambda y: y + 1)(x), ("name",)),  # a region is a call with a name
+    "while": (
+        lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x),
+        ("body_nconsts", "cond_nconsts"),
+    ),
     "integer_pow": (lambda x: x**-1, ("y",)),
     "name": (lambda x: relprop.named(x, "x"), ("name",)),
 }

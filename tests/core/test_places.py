@@ -214,6 +214,112 @@ def test_a_place_that_is_not_there():
     assert "0/layer" in str(error.value)
 
 
+@pytest.mark.parametrize("function", [jax.nn.relu, jnp.tanh, jax.nn.gelu, jax.nn.softplus])
+def test_what_goes_into_an_activation_can_be_looked_at(function):
+    def f(x):
+        with jax.named_scope("half"):
+            half = relprop.named(x @ W[0] + 1.0, "pre") * 0.5
+        return (function(half) * 2 + 1).sum()
+
+    plain = relprop.relevance(f, RULES)(X)
+    R, inside = relprop.relevance(f, RULES, places=["pre", "half"])(X)
+    close(R, plain)
+    close(inside["half"].relevance, inside["pre"].relevance)
+
+
+def test_between_two_functions():
+    def f(x):
+        return jnp.sqrt(relprop.named(jnp.exp(x @ W[0]), "between")).sum()
+
+    R, inside = relprop.relevance(f, RULES, places="between")(X)
+    close(R, relprop.relevance(f, RULES)(X))
+    close(inside["between"].relevance, jnp.sqrt(jnp.exp(X @ W[0])))
+
+
+def test_naming_changes_nothing():
+    def plain(x):
+        return (jax.nn.silu(x @ W[0]) * jax.nn.softmax(x, -1)).sum()
+
+    def full_of_names(x):
+        x = relprop.named(x, "a")
+        h = relprop.named(x @ W[0], "b")
+        gate = relprop.named(h * relprop.named(jax.nn.sigmoid(h), "c"), "d")
+        return relprop.named((gate * relprop.named(jax.nn.softmax(x, -1), "e")).sum(), "f")
+
+    for rules in (RULES, relprop.presets.cp_lrp(), relprop.presets.gradient()):
+        close(relprop.relevance(full_of_names, rules)(X), relprop.relevance(plain, rules)(X))
+    spectrum = relprop.relevance(
+        lambda x: jnp.fft.ifft(relprop.named(jnp.fft.fft(x), "spectrum")).real.sum(), RULES
+    )(X)
+    close(spectrum, X)
+
+
+def test_where_no_relevance_arrives_there_is_zero():
+    def f(x):
+        inner = jax.checkpoint(lambda x: relprop.named(jnp.tanh(x @ W[0]), "inner"))(x)
+        loop = lax.scan(lambda c, x: (c, relprop.named(2 * x, "step")), 0.0, inner)[1]
+        return (loop @ W[1]).sum() + x.sum()
+
+    rules = relprop.Composite().at(structure="dense", position=-1).use(relprop.rules.Stop())
+    _, inside = relprop.relevance(f, rules, places=["inner", "step"])(X)
+    close(inside["inner"].relevance, jnp.zeros((2, 4)))
+    close(inside["step"].relevance, jnp.zeros((2, 4)))
+    close(inside["inner"].value, jnp.tanh(X @ W[0]))
+
+
+def test_the_same_value_at_two_places_and_names_that_are_taken():
+    def f(x):
+        with jax.named_scope("block"), jax.named_scope("last"):
+            x = x @ W[0]
+        a = relprop.named(x, "a")
+        b = relprop.named(a @ W[1], "a")
+        return (a + relprop.named(b @ W[2], "a#1")).sum()
+
+    _, inside = relprop.relevance(f, RULES, places=["block", "block/last", "a", "a#1"])(X)
+    close(inside["block"].relevance, inside["block/last"].relevance)
+    assert len([name for name in inside if name.startswith("a")]) == 3
+
+
+def test_names_with_brackets_and_scopes_under_vmap():
+    def f(x):
+        x = relprop.named(x @ W[0], "h[0]")
+        return jax.vmap(lambda x: layer(x, W[1]))(x).sum()
+
+    _, inside = relprop.relevance(f, RULES, places=["h[0]", "layer"])(X)
+    assert "h[0]" in inside and len(inside) == 2
+
+
+def test_parameters_that_are_factors_are_refused():
+    def tied(x, params):
+        x = x + params["table"][:2]
+        return (jax.checkpoint(lambda x, t: x @ t.T)(x, params["table"])).sum()
+
+    with pytest.raises(relprop.InputError, match="params/table: dot_general"):
+        relprop.relevance(tied, RULES, places=Parameter("*table"))(X, {"table": W[0]})
+
+
+def test_phases_made_in_a_call_of_their_own_and_functions_that_are_no_phases():
+    angles = jnp.arange(2.0)[:, None] * jnp.ones((2, 4))
+
+    def f(x):
+        cos = jax.checkpoint(jnp.cos)(angles)
+        x = x + jnp.sin(x) ** 2  # an activation
+        return ((x * cos) @ W[0]).sum()
+
+    R, inside = relprop.relevance(f, RULES, places=Phases())(X)
+    assert list(inside) == ["cos"]
+    close(R.sum(), inside["cos"].relevance.sum())
+
+
+def test_plans_with_places():
+    def f(x, params):
+        return ((x + params["position"]) @ W[0]).sum()
+
+    plain = relprop.inspect(f, RULES)(X, {"position": X})
+    shared = relprop.inspect(f, RULES, places=Parameter("*position"))(X, {"position": X})
+    assert [plain[0].structure, shared[0].structure] == ["offset", "sum"]
+
+
 def test_a_place_inside_of_an_activation():
     def f(x):
         return (x * relprop.named(jax.nn.sigmoid(x), "inner")).sum()

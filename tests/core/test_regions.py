@@ -88,3 +88,21 @@ def test_scopes_and_unnamed_selections_see_what_is_inside():
     assert relprop.relevance(f, rules)(X).any()
     everything = relprop.inspect(f, Composite().at().use(relprop.rules.Zero()))(X)
     assert everything[0].structure == "region" and everything[0].rule is None
+
+
+def test_called_again_it_is_not_compiled_again():
+    traced = []
+
+    @relprop.region("counted")
+    def counted(x, flag):
+        traced.append(flag)
+        return x if flag is True else 2 * x
+
+    results = [counted(X, flag) for flag in (True, True, 1, 1, True)]
+    assert traced == [True, 1]
+    assert [float(r.sum() / X.sum()) for r in results] == [1, 1, 2, 2, 1]
+
+
+def test_a_region_needs_a_name():
+    with pytest.raises(ValueError, match="needs a name"):
+        relprop.region("")

@@ -17,9 +17,12 @@ from relprop._core.relevance import Relevance, add
 from relprop._core.run import Record, Tape, backward, forward
 
 
-def _plan_body(planner, graph, mask) -> Plan:
-    active = {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact}
-    return planner.assign(graph, active)
+def _plan_body(planner, graph, active, detached) -> Plan:
+    explained, dependent = (
+        {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact}
+        for mask in (active, detached)
+    )
+    return planner.assign(graph, explained, dependent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Call(Nested):
     def structure(self, operation, active):
         return self.name
 
-    def plan(self, operation, active, planner):
-        return (_plan_body(planner, operation.last.bodies[0], active),)
+    def plan(self, operation, active, detached, planner):
+        return (_plan_body(planner, operation.last.bodies[0], active, detached),)
 
     def active_outputs(self, step):
         return step.bodies[0].is_active(step.bodies[0].graph.outputs)
@@ -105,8 +108,9 @@ class Branch(Nested):
     def structure(self, operation, active):
         return "cond"
 
-    def plan(self, operation, active, planner):
-        return tuple(_plan_body(planner, body, active[1:]) for body in operation.last.bodies)
+    def plan(self, operation, active, detached, planner):
+        bodies = operation.last.bodies
+        return tuple(_plan_body(planner, body, active[1:], detached[1:]) for body in bodies)
 
     def active_outputs(self, step):
         masks = [body.is_active(body.graph.outputs) for body in step.bodies]
@@ -171,20 +175,19 @@ class Scan(Nested):
     def structure(self, operation, active):
         return "scan"
 
-    def plan(self, operation, active, planner):
+    def plan(self, operation, active, detached, planner):
         # A carried value is active if it ever becomes so: repeat until nothing changes.
         body = operation.last.bodies[0]
         consts, carried = _compat.scan_sizes(operation.last.params)
-        active = list(active)
+        active, detached = list(active), list(detached)
         while True:
-            plan = _plan_body(planner, body, active)
-            outputs = plan.is_active(body.outputs)[:carried]
-            wider = list(active)
-            for i, on in enumerate(outputs):
-                wider[consts + i] = wider[consts + i] or on
-            if wider == active:
+            plan = _plan_body(planner, body, active, detached)
+            before = (list(active), list(detached))
+            for i, out in enumerate(body.outputs[:carried], start=consts):
+                active[i] = active[i] or out in plan.active
+                detached[i] = detached[i] or out in plan.dependent
+            if (active, detached) == before:
                 return (plan,)
-            active = wider
 
     def active_outputs(self, step):
         (body,) = step.bodies
@@ -284,8 +287,8 @@ class While(Nested):
     def structure(self, operation, active):
         return "while"
 
-    def plan(self, operation, active, planner):
-        del operation, active, planner
+    def plan(self, operation, active, detached, planner):
+        del operation, active, detached, planner
         return ()
 
     def forward(self, step, values, replay):

@@ -19,14 +19,31 @@ from relprop import _compat
 
 
 class Value:
-    """One array in a graph, known by identity; `path` names the parameter it is, if it is one."""
+    """One array in a graph, known by identity.
 
-    __slots__ = ("dtype", "path", "shape")
+    Attributes:
+        shape: its shape.
+        dtype: its type.
+        path: of the parameter that it is or was computed from.
+        distance: how many operations that is away; moves don't count.
+        touched: whether it was computed from explained inputs, and not only chosen by them.
+    """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, path: str = ""):
+    __slots__ = ("distance", "dtype", "path", "shape", "touched")
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        path: str = "",
+        distance: int = 0,
+        touched: bool = False,
+    ):
         self.shape = shape
         self.dtype = dtype
         self.path = path
+        self.distance = distance
+        self.touched = touched
 
     def __repr__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
@@ -43,6 +60,7 @@ class Constant:
     __slots__ = ("array",)
     path = ""
     inexact = False
+    touched = False
 
     def __init__(self, array: Any):
         self.array = array

@@ -86,16 +86,23 @@ class Plan:
         graph: the graph.
         steps: what relevance passes.
         active: the values that depend on the explained ones.
+        dependent: the same, with those that a rule has made constants of.
         watched: the values whose relevance is asked for, with the names of their places.
     """
 
     graph: Graph
     steps: tuple[Step, ...]
     active: frozenset[Value]
-    watched: Mapping[Value, str] = dataclasses.field(default_factory=dict)
+    dependent: frozenset[Value] = frozenset()
+    watched: Mapping[Value, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
         return tuple(atom in self.active for atom in atoms)
+
+    @property
+    def watches(self) -> bool:
+        """Whether relevance is asked for anywhere inside."""
+        return bool(self.watched) or any(b.watches for step in self.steps for b in step.bodies)
 
     def walk(self) -> Iterator[Step]:
         """All steps, those of bodies after the step that holds them."""
@@ -124,18 +131,26 @@ class Planner:
         self.choose = choose
         self.sources = sources
 
-    def assign(self, graph: Graph, explained: set[Value]) -> Plan:
-        """A plan with all steps that depend on the explained values."""
+    def assign(
+        self, graph: Graph, explained: set[Value], dependent: Set[Value] = frozenset()
+    ) -> Plan:
+        """A plan with all steps that depend on the explained values.
+
+        Args:
+            graph: the graph.
+            explained: the inputs that relevance is wanted of.
+            dependent: inputs that were computed from such values, and made constants of.
+        """
         explained = explained | self.sources
-        dependent = depends_on(graph.equations, explained, _cuts)
+        dependent = depends_on(graph.equations, explained | dependent, _cuts)
         active = set(explained)
         steps = []
         for operation in self.recognise(graph, dependent, explained):
             mask = tuple(atom in active for atom in operation.inputs)
-            if not any(mask) or operation.propagator.cuts:
+            if operation.propagator.cuts or not (any(mask) or self._starts(operation)):
                 continue
-            detached = any(a in dependent and a not in active for a in operation.inputs)
-            step = self._step(operation, mask, detached)
+            loose = tuple(a in dependent and a not in active for a in operation.inputs)
+            step = self._step(operation, mask, loose)
             if step.detaches:
                 steps.append(step)
                 continue
@@ -145,15 +160,28 @@ class Planner:
                 outputs = [out for out, on in zip(outputs, reaching, strict=True) if on]
             active.update(out for out in outputs if out.inexact)
             steps.append(step)
-        return Plan(graph, tuple(steps), frozenset(active))
+        return Plan(graph, tuple(steps), frozenset(active), frozenset(dependent))
 
-    def _step(self, operation: Operation, mask: tuple[bool, ...], detached: bool) -> Step:
+    def _starts(self, operation: Operation) -> bool:
+        """Whether relevance is wanted of something inside that no operand leads to."""
+        bodies = [*operation.last.bodies] if self.sources else []
+        while bodies:
+            body = bodies.pop()
+            for equation in body.equations:
+                if any(out in self.sources for out in equation.outputs):
+                    return True
+                bodies.extend(equation.bodies)
+        return False
+
+    def _step(
+        self, operation: Operation, mask: tuple[bool, ...], detached: tuple[bool, ...]
+    ) -> Step:
         kind = operation.propagator
-        structure = kind.detached_structure if detached else kind.structure
+        structure = kind.detached_structure if any(detached) else kind.structure
         step = Step(operation, mask, structure(operation, mask))
         rule, note = self.choose(step)
         if rule is None and isinstance(kind, Nested):
-            return dataclasses.replace(step, bodies=kind.plan(operation, mask, self))
+            return dataclasses.replace(step, bodies=kind.plan(operation, mask, detached, self))
         return dataclasses.replace(step, rule=rule, note=note)
 
 
@@ -220,8 +248,14 @@ def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:
 class Nested(registry.Propagator):
     """An operation with bodies: relevance passes by the rules of what is inside."""
 
-    def plan(self, operation: Operation, active: Sequence[bool], planner: Planner) -> tuple:
-        """The plans of the bodies."""
+    def plan(
+        self,
+        operation: Operation,
+        active: Sequence[bool],
+        detached: Sequence[bool],
+        planner: Planner,
+    ) -> tuple[Plan, ...]:
+        """The plans of the bodies; a detached operand is one that a rule has made a constant."""
         raise NotImplementedError
 
     def active_outputs(self, step: Step) -> tuple[bool, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,14 +17,19 @@ _PREFIX = "relprop_region "
 def region(name: str) -> Callable[[F], F]:
     r"""Marks a function as one operation with a name, to be given a rule by that name.
 
-    Without a rule of its own, relevance passes by the rules of what is inside. The function
-    computes what it computed before, with and without relprop.
+    Without a rule of its own, relevance passes by the rules of what is inside. With one, the
+    region is one operation, and it does not count as linear whatever is inside. The function
+    computes what it computed before, with and without relprop, as long as `jax.jit` could be
+    applied to it: it takes arrays and anything else, and returns arrays.
 
     Args:
         name: what `relprop.Where` finds it by, as ``Composite().at(region=name)``.
 
     Returns:
         A decorator.
+
+    Raises:
+        ValueError: the name is empty.
 
     >>> import jax.numpy as jnp, relprop
     >>> @region("soft sign")
@@ -33,26 +39,60 @@ def region(name: str) -> Callable[[F], F]:
     >>> relprop.relevance(lambda x: soft_sign(x)[0], rules)(jnp.array([1.0, 2.0])).tolist()
     [0.25, 0.0]
     """
+    if not name:
+        raise ValueError("A region needs a name, by which rules find it.")
 
     def decorate(function: F) -> F:
+        compiled: dict[Any, Callable[..., Any]] = {}
+
         @functools.wraps(function)
         def marked(*args: Any, **kwargs: Any) -> Any:
             leaves, tree = jtu.tree_flatten((args, kwargs))
-            dynamic = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
-
-            def call(*arrays: Any) -> Any:
-                given = list(leaves)
-                for i, array in zip(dynamic, arrays, strict=True):
-                    given[i] = array
-                args, kwargs = jtu.tree_unflatten(tree, given)
-                return function(*args, **kwargs)
-
-            call.__name__ = call.__qualname__ = _PREFIX + name
-            return jax.jit(call)(*(leaves[i] for i in dynamic))
+            arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+            static = tuple(
+                None if isinstance(leaf, jax.Array) else _Static(leaf) for leaf in leaves
+            )
+            if not all(s is None or isinstance(s.leaf, _PLAIN) for s in static):
+                return _call(function, name, tree, static)(*arrays)
+            # Outside of a trace, the same call is not to be compiled twice.
+            key = (tree, static)
+            if key not in compiled:
+                compiled[key] = _call(function, name, tree, static)
+            return compiled[key](*arrays)
 
         return marked  # type: ignore[return-value]
 
     return decorate
+
+
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """An argument that is no array; `1` and `True` are not the same."""
+
+    leaf: Any
+
+    def __hash__(self) -> int:
+        return hash((type(self.leaf), self.leaf))
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, _Static) and type(self.leaf) is type(other.leaf)
+        return same and self.leaf == other.leaf
+
+
+def _call(function: Callable[..., Any], name: str, tree: Any, static: Sequence[Any]) -> Any:
+    """A jitted function of the arrays among some arguments, called as the region is."""
+
+    def call(*arrays: Any) -> Any:
+        supply = iter(arrays)
+        leaves = [next(supply) if s is None else s.leaf for s in static]
+        args, kwargs = jtu.tree_unflatten(tree, leaves)
+        return function(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = _PREFIX + name
+    return jax.jit(call)
 
 
 def region_of(eqn: Any) -> str:

@@ -110,7 +110,8 @@ def backward(
     def look(value: Value, relevance: Relevance | None) -> None:
         array = tape[value]
         total = (relevance or Relevance()).total(precise(array))
-        record.inside[plan.watched[value]] = Inside(total, array)
+        for name in plan.watched[value]:
+            record.inside[name] = Inside(total, array)
 
     # An output may be an input, a constant, or the same value twice: seeds accumulate.
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
@@ -130,7 +131,13 @@ def backward(
             if out in plan.watched:
                 look(out, relevance)
         if all(relevance is None for relevance in arriving):
-            continue
+            if not any(body.watches for body in step.bodies):
+                continue
+            # Nothing arrives, which is what those who look inside are to be told.
+            arriving = [
+                Relevance(share=jnp.zeros_like(precise(tape[out]))) if out in plan.active else None
+                for out in operation.outputs
+            ]
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}
@@ -160,8 +167,8 @@ def backward(
         for atom, relevance in zip(operation.inputs, leaving, strict=True):
             if relevance is not None and atom in plan.active:
                 found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
-    for value, name in plan.watched.items():
-        if name not in record.inside:
+    for value, names in plan.watched.items():
+        if names[0] not in record.inside:
             look(value, found.get(value))
     return [found.get(value) for value in plan.graph.inputs], record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +89,10 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
         return outputs
 
     jaxpr, shapes = _compat.make_jaxpr(flattened, *arrays)
+    marked = {i for group in explained.values() for i in group}
+    named = [Origin(path, touched=i in marked) for i, path in enumerate(paths)]
     return Trace(
-        graph=graph_of(jaxpr, paths),
+        graph=graph_of(jaxpr, named),
         arrays=tuple(arrays),
         explained=tuple(tuple(group) for group in explained.values()),
         in_trees=tuple(flat[number][1] for number in explained),
@@ -99,14 +101,26 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
     )
 
 
+class Origin(NamedTuple):
+    """What is known of a value before the graph that it is an input of."""
+
+    path: str = ""
+    distance: int = 0
+    touched: bool = False
+
+    @classmethod
+    def of(cls, atom: Atom) -> Origin:
+        return cls() if isinstance(atom, Constant) else cls(atom.path, atom.distance, atom.touched)
+
+
 def graph_of(
-    jaxpr: Any, paths: Sequence[str] = (), scope: str = "", callers: tuple[Any, ...] = ()
+    jaxpr: Any, origins: Sequence[Origin] = (), scope: str = "", callers: tuple[Any, ...] = ()
 ) -> Graph:
     """Converts a jaxpr, with all that it calls, into a graph."""
     jaxpr, consts = _compat.open_jaxpr(jaxpr)
-    paths = paths or [""] * len(jaxpr.invars)
+    origins = origins or [Origin()] * len(jaxpr.invars)
     names: dict[Any, Any] = {
-        var: _value(var, path) for var, path in zip(jaxpr.invars, paths, strict=True)
+        var: _value(var, origin) for var, origin in zip(jaxpr.invars, origins, strict=True)
     }
     constants: dict[Value, Any] = {}
     equations: list[Equation] = []
@@ -157,33 +171,42 @@ def _inline(
         if same is not None and (same.shape, same.dtype) == (shape, dtype):
             names[eqn.outvars[0]] = same
             continue
-        outs = [_value(var) for var in eqn.outvars]
-        for out in outs:
-            out.path = _inherited_path(inputs, out)
+        outs = [_value(var, _origin(inputs, var, kind.structural)) for var in eqn.outvars]
         names.update(zip(eqn.outvars, outs, strict=True))
         bodies = []
         for body in _bodies(eqn, kind):
             arity = len(_compat.open_jaxpr(body)[0].invars)
             # Operands of a body are the last ones of its equation: a branch index comes first.
-            body_paths = [operand.path for operand in inputs[len(inputs) - arity :]]
-            bodies.append(graph_of(body, body_paths, inner_scope, (eqn, *callers)))
+            origins = [Origin.of(operand) for operand in inputs[len(inputs) - arity :]]
+            if any(origin.touched for origin in origins):
+                # What a loop carries is touched after its first round.
+                carried = _compat.carried_operands(eqn)
+                origins = [
+                    Origin(touched=True) if i in carried else o for i, o in enumerate(origins)
+                ]
+            bodies.append(graph_of(body, origins, inner_scope, (eqn, *callers)))
         equations.append(
             Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies), callers, region)
         )
     return [atom(var) for var in jaxpr.outvars]
 
 
-def _inherited_path(inputs: Sequence[Atom], out: Value) -> str:
-    """The path of the parameter that a value was computed from, if it was.
+def _origin(inputs: Sequence[Atom], var: Any, structural: bool) -> Origin:
+    """What a result was computed from.
 
     `kernel` transposed, masked, quantised or normalised is still `kernel`, so that a rule can be
-    given to its layer by that path. Of several parameters the one of the shape of the result.
+    given to its layer by that path. Of several parameters it is the one of the shape of the
+    result, and of those the one that less has been done to.
     """
-    if not out.inexact:
-        return ""
-    named = [atom for atom in inputs if atom.path]
-    alike = [atom for atom in named if atom.shape == out.shape]
-    return next((atom.path for atom in (*alike, *named)), "")
+    shape, dtype = _type(var)
+    # A weight chosen by an index that was computed from the input is a weight all the same.
+    if any(a.touched and a.inexact for a in inputs):
+        return Origin(touched=True)
+    named = [a for a in inputs if a.inexact and a.path]
+    if not named or not jnp.issubdtype(dtype, jnp.inexact):
+        return Origin()
+    nearest = min(named, key=lambda a: (a.shape != shape, a.distance))  # type: ignore[union-attr]
+    return Origin(nearest.path, nearest.distance + (not structural))  # type: ignore[union-attr]
 
 
 def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:
@@ -198,8 +221,8 @@ def _type(var: Any) -> tuple[tuple[int, ...], Any]:
     return tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None)
 
 
-def _value(var: Any, path: str = "") -> Value:
-    return Value(*_type(var), path)
+def _value(var: Any, origin: Origin = Origin()) -> Value:  # noqa: B008 - a frozen value
+    return Value(*_type(var), *origin)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -29,12 +29,19 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
             if link is None or link.step.operation.outputs[0] in seen:
                 continue
             scores = _scores(wiring, link.step)
-            linear = _multiplies(wiring, step) and _multiplies(wiring, link.step)
-            known = link.step.structure == "softmax" or linear
-            if known or (link.step.structure == "activation" and scores is not None):
+            others = [a for a in wiring.active(step) if a is not operand]
+            if _is_map(wiring, link.step, scores, bool(others)):
                 seen.add(link.step.operation.outputs[0])
-                others = [a for a in wiring.active(step) if a is not operand]
                 yield _attention(wiring, link.step, scores, others[0] if others else None)
+
+
+def _is_map(wiring: Wiring, normaliser: Step, scores: Link | None, varies: bool) -> bool:
+    """Whether what a product is taken with is an attention map; `varies`: the values do, too."""
+    if normaliser.structure == "softmax":
+        return varies or scores is not None
+    if _multiplies(wiring, normaliser):
+        return varies  # linear attention
+    return varies and normaliser.structure == "activation" and scores is not None
 
 
 def _scores(wiring: Wiring, normaliser: Step) -> Link | None:

@@ -37,17 +37,34 @@ def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
         averages = any(e.name in ("div", "mul") for e in passed)
         return "RMS norm" if averages else "L2 norm"
     axes, shape = reduced.params["axes"], reduced.inputs[0].shape
+    if 0 in axes and len(shape) > 1 and shape[0] > 1:
+        return "batch norm"
+    weights = _weights(wiring, scale) if scale else []
     if len(axes) == 1:
-        return "layer norm"
+        # Weights of a layer norm differ along the axis that it normalises.
+        along = {
+            i for a in weights if len(a.shape) == len(shape) for i, n in enumerate(a.shape) if n > 1
+        }
+        return "instance norm" if along and not along & set(axes) else "layer norm"
     kept = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
     samples = shape[0] if 0 not in axes else 1
     if kept == samples:
         return "layer norm"
     # One statistic per channel, or per group of channels: as many as there are weights, or fewer.
-    weights = _weights(wiring, scale) if scale else []
     channels = max((math.prod(a.shape) for a in weights), default=0)
-    per_channel = channels > 0 and (kept // samples) % channels == 0
-    return "instance norm" if per_channel else "group norm"
+    if channels:
+        return "instance norm" if (kept // samples) % channels == 0 else "group norm"
+    return "group norm" if _is_split(wiring, reduced) else "instance norm"
+
+
+def _is_split(wiring: Wiring, reduced: Equation) -> bool:
+    """Whether an axis was split up before a value was summed."""
+    for equation in wiring.behind(reduced.inputs[0]):
+        if equation.name == "reshape":
+            return len(equation.outputs[0].shape) > len(equation.inputs[0].shape)
+        if equation.name in ("dot_general", "conv_general_dilated"):
+            break
+    return False
 
 
 def _reductions(wiring: Wiring, atom: Atom) -> tuple[list[Equation], list[Equation]]:

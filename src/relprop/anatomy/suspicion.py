@@ -27,8 +27,16 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
                 yield _suspicion(
                     step, "normalisation", "the root of a sum, which does more than divide"
                 )
+        elif step.structure == "product" and _are_activations(wiring, step):
+            yield _suspicion(step, "gate", "a product of two activations: which is the gate?")
         elif _is_random(wiring, step):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
+
+
+def _are_activations(wiring: Wiring, step: Step) -> bool:
+    makers = [wiring.maker(wiring.origin(a, "structural")) for a in wiring.active(step)]
+    elementwise = step.operation.propagator.elementwise and len(makers) == 2
+    return elementwise and all(m is not None and m.structure == "activation" for m in makers)
 
 
 def _is_random(wiring: Wiring, step: Step) -> bool:

@@ -20,6 +20,7 @@ from relprop.propagators.general import (
     Irreversible,
     Maximum,
     Mutation,
+    Naming,
     Rearrangement,
     ScatteredMaximum,
     Selection,
@@ -74,7 +75,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Rearrangement(), "sort top_k approx_top_k scatter"),
     (Selection(), "select_n"),
     (Conversion(folds=True), "convert_element_type"),
-    (Conversion(), "copy copy_p reduce_precision name"),
+    (Conversion(), "copy copy_p reduce_precision"),
+    (Naming(), "name"),
     # Sums and other linear maps without weights.
     (Sum(), "reduce_sum psum psum_invariant"),
     (WindowSum(), "cumsum reduce_window_sum"),

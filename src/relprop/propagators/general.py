@@ -87,6 +87,14 @@ class Conversion(Structural):
 
 
 @dataclasses.dataclass(frozen=True)
+class Naming(Conversion):
+    """Gives a value a name and nothing else."""
+
+    def evaluate(self, operation, values):
+        return list(values)
+
+
+@dataclasses.dataclass(frozen=True)
 class Maximum(Propagator):
     """The largest or smallest: relevance to the winner."""
 

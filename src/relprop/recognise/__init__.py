@@ -29,7 +29,11 @@ WHOLES = {"norm": norms}
 
 
 def recognise(
-    graph: Graph, dependent: set[Value], explained: set[Value], wholes: Collection[str] = ()
+    graph: Graph,
+    dependent: set[Value],
+    explained: set[Value],
+    wholes: Collection[str] = (),
+    visible: Collection[Value] = (),
 ) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
 
@@ -38,8 +42,9 @@ def recognise(
         dependent: the values that depend on the explained inputs.
         explained: those inputs.
         wholes: names of larger structures to be taken as one operation.
+        visible: values that somebody looks at, where a chain of functions is not to go around.
     """
-    flow = Dataflow(graph, dependent, explained)
+    flow = Dataflow(graph, dependent, explained, visible)
     found: dict[Equation, Operation] = {}
     for structure in (*(WHOLES[name] for name in WHOLES if name in wholes), *STRUCTURES):
         for operation in structure(flow):

@@ -8,21 +8,42 @@ join is a true product or sum: a gate, a residual.
 Every value has at most one immediate dominator here: the nearest earlier value that all paths
 from it pass. Slices and splits have none, since the halves of a projection are two things.
 
-What is done to a value before and after with nothing but numbers belongs to the function as well:
-`relu6(x + 3) / 6` is one hard sigmoid, not an offset, an activation and a scale.
+Functions of functions are one, with the numbers that the result is scaled or shifted by: softplus
+as `log(1 + exp(x))`, squared ReLU, `1 - sigmoid(x)`. A number that is added *before* is the bias of
+the function and stays an offset, unless what follows is limited on both sides: `relu6(x + 3) / 6`
+is a hard sigmoid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
+from relprop.propagators.linear import Addition
 from relprop.propagators.recognised import Activation
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
 from relprop.recognise.statistic import statistics
+
+_LIMITS = {"max": {"max"}, "min": {"min"}, "clamp": {"max", "min"}}
+
+
+class _Chain(NamedTuple):
+    """A value as a function of an earlier one.
+
+    Attributes:
+        start: the earlier value.
+        sides: where the function is limited, if it does nothing but limiting.
+        shifted: what a number was added to to get the start, if so.
+    """
+
+    start: Value
+    sides: frozenset[str] | None
+    shifted: Value | None
 
 
 def activations(flow: Dataflow) -> Iterator[Operation]:
@@ -31,33 +52,57 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
     # A root that divides, the factor of a mean and the bias of a layer belong to those.
     others = (statistics, averages, biased_layers)
     taken = {operation.last for find in others for operation in find(flow)}
-    for end in flow.equations:
-        start, links = _chain(flow, joined, taken, end)
-        nonlinear = any(e in joined or _is_nonlinear(flow, e) for e in links)
-        if start is not None and nonlinear and (len(links) > 1 or end in joined):
-            yield flow.region(start, end, Activation())
+    chains: dict[Atom, _Chain] = {}
+    shifted: dict[Atom, Value] = {}
+
+    def goes_on(value: Value, use: Equation) -> bool:
+        return (
+            value not in flow.visible
+            and use not in taken
+            and (use in joined or _is_unary(flow, use))
+        )
+
+    for equation in flow.equations:
+        if equation in taken or not (equation in joined or _is_unary(flow, equation)):
+            continue
+        (out,) = equation.outputs
+        value = joined[equation].inputs[0] if equation in joined else flow.operands(equation)[0]
+        before = chains.get(value) if value not in flow.visible else None
+        if equation in joined or _is_nonlinear(flow, equation):
+            chains[out] = _extended(before, equation, value, shifted.get(value))
+        elif before is not None:
+            chains[out] = before._replace(sides=None)
+        elif isinstance(registry.lookup(equation.primitive), Addition):
+            shifted[out] = value
+        chain = chains.get(out)
+        if chain is None or (chain.start is value and equation not in joined):
+            continue
+        uses = flow.consumers(out)
+        if out in flow.graph.outputs or not all(goes_on(out, use) for use in uses):
+            yield flow.region(chain.start, equation, Activation())
 
 
-def _chain(
-    flow: Dataflow, joined: dict[Equation, Operation], taken: set[Equation], equation: Equation
-) -> tuple[Value | None, list[Equation]]:
-    """The longest function of one value that ends with an equation: that value, the equations."""
-    start: Value | None = None
-    links: list[Equation] = []
-    while equation not in taken:
-        if equation in joined:
-            links.extend(joined[equation].equations)
-            start = joined[equation].inputs[0]  # type: ignore[assignment]
-        elif _is_unary(flow, equation):
-            links.append(equation)
-            (start,) = flow.operands(equation)
-        else:
-            break
-        before = flow.producer(start)  # type: ignore[arg-type]
-        if before is None or any(use not in links for use in flow.consumers(start)):  # type: ignore[arg-type]
-            break
-        equation = before
-    return start, links
+def _extended(
+    before: _Chain | None, equation: Equation, value: Value, shifted: Value | None
+) -> _Chain:
+    """The chain with one more function."""
+    sides = _sides(equation)
+    if before is None:
+        chain = _Chain(value, sides, shifted)
+    else:
+        both = None if sides is None or before.sides is None else before.sides | sides
+        chain = before._replace(sides=both)
+    if chain.shifted is not None and chain.sides == {"max", "min"}:
+        return chain._replace(start=chain.shifted, shifted=None)
+    return chain
+
+
+def _sides(equation: Equation) -> frozenset[str] | None:
+    """Where a function is limited, if it does nothing but limiting."""
+    inner = [e for body in equation.bodies for e in body.equations] or [equation]
+    if not all(e.name in _LIMITS for e in inner):
+        return None
+    return frozenset().union(*(_LIMITS[e.name] for e in inner))
 
 
 def _is_unary(flow: Dataflow, equation: Equation) -> bool:
@@ -69,7 +114,7 @@ def _is_unary(flow: Dataflow, equation: Equation) -> bool:
         and len(equation.outputs) == 1
         and operands[0].shape == equation.outputs[0].shape
         and is_elementwise(equation)
-        and all(isinstance(atom, Constant) and atom.shape == () for atom in others)
+        and all(map(flow.is_number, others))
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Equation, Graph, Value
+from relprop._core.graph import Atom, Constant, Equation, Graph, Value
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop.propagators.general import Conversion
@@ -19,11 +19,19 @@ class Dataflow:
         equations: in order of evaluation.
         dependent: values that depend on the explained inputs.
         graph: the graph.
+        visible: values that somebody looks at.
     """
 
-    def __init__(self, graph: Graph, dependent: set[Value], explained: set[Value]):
+    def __init__(
+        self,
+        graph: Graph,
+        dependent: set[Value],
+        explained: set[Value],
+        visible: Collection[Value] = (),
+    ):
         equations = graph.equations
         self.graph = graph
+        self.visible = visible
         self.equations = equations
         self.dependent = dependent
         self._explained = explained
@@ -38,6 +46,10 @@ class Dataflow:
             if any(atom in found for atom in equation.inputs):
                 found.update(equation.outputs)
         return found
+
+    def is_number(self, atom: Atom) -> bool:
+        """Whether it is a number written into the function, or one that the function closes over."""
+        return atom.shape == () and (isinstance(atom, Constant) or atom in self.graph.constants)
 
     @functools.cached_property
     def _consumers(self) -> dict[Atom, list[Equation]]:

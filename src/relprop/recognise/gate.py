@@ -18,8 +18,8 @@ from relprop.recognise.dataflow import Dataflow, is_move
 _SIGMOIDS = ("logistic",)
 # Activations of one equation; a square or an exponential is no gate.
 _ACTIVATIONS = ("tanh", "erf")
-# Limits: a gate may be clipped, but being clipped makes no gate, unless at zero as in ReLU.
-_LIMITS = ("max", "min", "clamp")
+# A gate may be limited or squared, but neither makes a gate, unless it is the limit of ReLU.
+_LIMITS = ("max", "min", "clamp", "square", "integer_pow")
 
 
 def gates(flow: Dataflow) -> Iterator[Operation]:
@@ -40,31 +40,64 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
 
 def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> int:
     """2 for a sigmoid, 1 for another activation, 0 for everything else."""
-    equation = _behind(flow, atom)
+    equation, limits = _behind(flow, atom)
     if equation is None:
         return 0
-    if equation.name in _SIGMOIDS:
+    if equation.name in _SIGMOIDS or _is_sigmoid(flow, equation):
         return 2
+    if _is_relu(equation) and "min" in limits | _inner_names(equation):
+        return 2  # Limited on both sides: a hard sigmoid.
     plain = equation.name in _ACTIVATIONS and len(flow.operands(equation)) == 1
     return 1 if plain or _is_relu(equation) or equation in ends else 0
 
 
-def _behind(flow: Dataflow, atom: Atom) -> Equation | None:
-    """What makes a value, but for moves, parts, factors, offsets: `1 - z` is a gate if z is."""
+def _behind(flow: Dataflow, atom: Atom) -> tuple[Equation | None, set[str]]:
+    """What makes a value, but for moves, parts, factors, offsets: `1 - z` is a gate if z is.
+
+    Also the names of the limits on the way.
+    """
+    limits: set[str] = set()
     while True:
         equation = flow.producer(atom)
         operands = [] if equation is None else flow.operands(equation)
-        if equation is None or len(operands) != 1:
-            return equation
+        if equation is None or len(operands) != 1 or _is_sigmoid(flow, equation):
+            return equation, limits
         kind = registry.lookup(equation.primitive)
         affine = isinstance(kind, Addition | Multiplication | Negation)
         affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
-        limit = equation.name in _LIMITS and not _is_relu(equation)
+        limit = equation.name in _LIMITS and not _is_relu(equation) and not _is_inverse(equation)
         if not (affine or limit or is_move(equation)):
-            return equation
+            return equation, limits
+        limits |= {equation.name} & {"min", "clamp"}
         atom = operands[0]
 
 
 def _is_relu(equation: Equation) -> bool:
+    inner = [e for body in equation.bodies for e in body.equations] or [equation]
+    return any(e.name == "max" and _has_zero(e) for e in inner)
+
+
+def _has_zero(equation: Equation) -> bool:
     numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
-    return equation.name == "max" and any(n.ndim == 0 and n == 0 for n in numbers)
+    return any(n.ndim == 0 and n == 0 for n in numbers)
+
+
+def _inner_names(equation: Equation) -> set[str]:
+    return {e.name for body in equation.bodies for e in body.equations}
+
+
+def _is_inverse(equation: Equation) -> bool:
+    return equation.name == "integer_pow" and equation.params["y"] < 0
+
+
+def _is_sigmoid(flow: Dataflow, equation: Equation) -> bool:
+    """Whether an equation ends `1 / (1 + exp(-x))`, however the inverse is written."""
+    operands = flow.operands(equation)
+    divides = equation.name == "div" and len(operands) == 1 and equation.inputs[1] is operands[0]
+    if not divides and not _is_inverse(equation):
+        return False
+    above = flow.producer(operands[0])
+    if above is None or above.name != "add" or len(flow.operands(above)) != 1:
+        return False
+    exponential = flow.producer(flow.operands(above)[0])
+    return exponential is not None and exponential.name == "exp"

@@ -69,18 +69,20 @@ def _divides(flow: Dataflow, value: Value, inverse: bool) -> bool:
     return bool(uses)
 
 
-def _reduced(flow: Dataflow, atom: Atom, cache: dict[Value, bool] | None = None) -> bool:
+def _reduced(flow: Dataflow, atom: Atom) -> bool:
     """Whether all that a value depends on has been summed over some axis on the way."""
-    cache = {} if cache is None else cache
-    if not isinstance(atom, Value) or atom not in flow.dependent:
-        return True
-    if atom not in cache:
+    queue, seen = [atom], set()
+    while queue:
+        atom = queue.pop()
+        if not isinstance(atom, Value) or atom not in flow.dependent or atom in seen:
+            continue
+        seen.add(atom)
         equation = flow.producer(atom)
         if equation is None:
-            cache[atom] = False
-        elif registry.lookup(equation.primitive).reduces:
-            cache[atom] = True
-        else:
-            between = is_move(equation) or is_elementwise(equation)
-            cache[atom] = between and all(_reduced(flow, a, cache) for a in equation.inputs)
-    return cache[atom]
+            return False
+        if registry.lookup(equation.primitive).reduces:
+            continue
+        if not (is_move(equation) or is_elementwise(equation)):
+            return False
+        queue.extend(equation.inputs)
+    return True
