@@ -15,11 +15,12 @@ KINDS = {
     "router": anatomy.Router,
     "recurrence": anatomy.Recurrence,
 }
-#: Norms that do not depend on the input are linear layers in inference.
-CONSTANT = ("batch norm", "weight norm")
+#: Norms that do not depend on the input are linear layers in inference; a scan over layers carries
+#: a state, but is no recurrence.
+OTHERS = ("batch norm", "weight norm", "stacked layers")
 
 
 def structures(plan: relprop.Inspection) -> Mapping[str, int]:
     """The blocks of a plan, counted."""
-    blocks = [block for block in plan.blocks if block.kind not in CONSTANT]
+    blocks = [block for block in plan.blocks if block.kind not in OTHERS]
     return {name: sum(isinstance(block, kind) for block in blocks) for name, kind in KINDS.items()}
