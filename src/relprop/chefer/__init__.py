@@ -9,9 +9,26 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from relprop.chefer import layers as layers
+from relprop.chefer.bert import Bert as Bert
+from relprop.chefer.bert import BertConfig as BertConfig
+from relprop.chefer.generate import generate_gradcam as generate_gradcam
+from relprop.chefer.generate import generate_lrp as generate_lrp
+from relprop.chefer.generate import generate_rollout as generate_rollout
 from relprop.chefer.layers import safe_divide as safe_divide
+from relprop.chefer.vit import ViT as ViT
+from relprop.chefer.vit import ViTConfig as ViTConfig
 
-__all__ = ["linear_relprop", "safe_divide"]
+__all__ = [
+    "Bert",
+    "BertConfig",
+    "ViT",
+    "ViTConfig",
+    "generate_gradcam",
+    "generate_lrp",
+    "generate_rollout",
+    "linear_relprop",
+    "safe_divide",
+]
 
 
 def linear_relprop(

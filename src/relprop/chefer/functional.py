@@ -22,7 +22,7 @@ def pair(size: Pair) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def along(vector: Float[Array, "n"], axis: int, rank: int) -> Float[Array, "..."]:
+def along(vector: Float[Array, " n"], axis: int, rank: int) -> Float[Array, "..."]:
     """A vector laid along one axis of an array of some rank, to be broadcast over the others."""
     shape = [1] * rank
     shape[axis] = vector.shape[0]
@@ -39,7 +39,7 @@ def product(
 def linear(
     x: Float[Array, "*batch in"],
     weight: Float[Array, "out in"],
-    bias: Float[Array, "out"] | None = None,
+    bias: Float[Array, " out"] | None = None,
 ) -> Float[Array, "*batch out"]:
     r""":math:`y = x W^\top + b`."""
     y = product(x, weight)
@@ -65,7 +65,7 @@ def convolution(
 def conv2d(
     x: Float[Array, "n c h w"],
     weight: Float[Array, "out c kh kw"],
-    bias: Float[Array, "out"] | None = None,
+    bias: Float[Array, " out"] | None = None,
     stride: Pair = 1,
     padding: Pair = 0,
 ) -> Float[Array, "n out h2 w2"]:
@@ -77,8 +77,8 @@ def conv2d(
 @region("layer_norm")
 def layer_norm(
     x: Float[Array, "*batch d"],
-    weight: Float[Array, "d"],
-    bias: Float[Array, "d"],
+    weight: Float[Array, " d"],
+    bias: Float[Array, " d"],
     eps: float,
 ) -> Float[Array, "*batch d"]:
     """Layer normalisation over the last axis."""
@@ -91,10 +91,10 @@ def layer_norm(
 @region("batch_norm")
 def batch_norm(
     x: Float[Array, "n c h w"],
-    weight: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    mean: Float[Array, "c"],
-    variance: Float[Array, "c"],
+    weight: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    mean: Float[Array, " c"],
+    variance: Float[Array, " c"],
     eps: float = 1e-5,
 ) -> Float[Array, "n c h w"]:
     """Batch normalisation by the statistics of the training data."""

@@ -129,8 +129,8 @@ def conv2d(
 def batch_norm(
     R: Float[Array, "n c h w"],
     x: Float[Array, "n c h w"],
-    weight: Float[Array, "c"],
-    variance: Float[Array, "c"],
+    weight: Float[Array, " c"],
+    variance: Float[Array, " c"],
     eps: float = 1e-5,
 ) -> Float[Array, "n c h w"]:
     r"""A batch normalisation in inference.

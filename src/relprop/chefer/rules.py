@@ -124,7 +124,7 @@ class Clone(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm(Rule):
-    """The region that `relprop.chefer.functional.batch_norm` is: `relprop.chefer.layers.batch_norm`.
+    """The region of `relprop.chefer.functional.batch_norm`: `relprop.chefer.layers.batch_norm`.
 
     Args:
         eps: what is added to the square of the variance.

@@ -1,0 +1,136 @@
+"""Weights by their names in PyTorch: read from files, and compared with what a model expects."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from relprop._errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def checked(
+    model: str, state_dict: Mapping[str, Any], shapes: Shapes, ignored: Iterable[str] = ()
+) -> dict[str, Array]:
+    """The tensors of a state dict as JAX arrays, if they are just those that a model needs.
+
+    Args:
+        model: its name, for the message.
+        state_dict: arrays or tensors by name.
+        shapes: what is expected.
+        ignored: globs of names that may be there and are not used.
+
+    Raises:
+        InputError: with every tensor that is missing, not expected, or of the wrong shape.
+    """
+    surplus = [
+        name
+        for name in state_dict
+        if name not in shapes and not any(fnmatch.fnmatchcase(name, glob) for glob in ignored)
+    ]
+    problems = [f"  missing: {name} {shapes[name]}" for name in shapes if name not in state_dict]
+    problems += [f"  not expected: {name} {_shape(state_dict[name])}" for name in surplus]
+    problems += [
+        f"  wrong shape: {name} {_shape(state_dict[name])}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in state_dict and _shape(state_dict[name]) != shape
+    ]
+    if problems:
+        raise InputError(
+            f"{len(problems)} tensor(s) do not fit the configuration of this {model}:\n"
+            + "\n".join(problems)
+        )
+    return {name: jnp.asarray(_array(state_dict[name])) for name in shapes}
+
+
+def random(shapes: Shapes, key: PRNGKeyArray) -> dict[str, Array]:
+    """Weights as those of a model to be trained begin, by their names."""
+    keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
+
+    def begin(name: str, shape: tuple[int, ...]) -> Array:
+        if name.endswith(("bias", "running_mean")):
+            return jnp.zeros(shape)
+        if len(shape) == 1:  # the scale of a normalisation, or its variance
+            return jnp.ones(shape)
+        return 0.02 * jax.random.truncated_normal(keys[name], -2, 2, shape)
+
+    return {name: begin(name, shape) for name, shape in shapes.items()}
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors in a file, or in a folder of safetensors files.
+
+    Args:
+        path: a ``.safetensors`` file, a folder with such files, or a checkpoint of PyTorch, which
+            may hold the state dict itself or under ``model`` or ``state_dict``.
+
+    Raises:
+        InputError: there is no such file, or it holds no tensors.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+        if not files:
+            raise InputError(
+                f"{path} holds neither *.safetensors nor pytorch_model*.bin; it has "
+                f"{', '.join(sorted(p.name for p in path.iterdir())) or 'nothing'}."
+            )
+        return {name: array for file in files for name, array in read(file).items()}
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}.")
+    return _safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
+
+
+def configuration(path: str | pathlib.Path) -> dict[str, Any]:
+    """What ``config.json`` says, in a folder or beside a file."""
+    path = pathlib.Path(path)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.exists():
+        raise InputError(f"There is no {file}: give the configuration with `config=...`.")
+    return json.loads(file.read_text())
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors import numpy
+
+    return numpy.load_file(path)
+
+
+def _checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{path} is read as a checkpoint of PyTorch, which is not installed; convert it to "
+            "safetensors, or `pip install torch`."
+        ) from error
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict"):
+        if isinstance(held, dict) and isinstance(held.get(key), dict):
+            held = held[key]
+    if not isinstance(held, dict):
+        raise InputError(f"{path} holds a {type(held).__name__}, and no state dict.")
+    return {name: _array(value) for name, value in held.items() if hasattr(value, "shape")}
+
+
+def _array(value: Any) -> Any:
+    """A NumPy or JAX array, of a tensor as well."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # which NumPy does not have
+            value = value.float()
+        return value.numpy()
+    return value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in np.shape(value))
