@@ -17,6 +17,7 @@ from relprop.anatomy import (
     Gate,
     Recurrence,
     Router,
+    Stack,
     blocks,
 )
 from relprop.rules import Rule
@@ -123,7 +124,7 @@ def inspection(plan: Plan, name: str, anatomy: Callable[[], Plan]) -> Inspection
 
 def _described(block: Block) -> str:
     # Of most blocks only what they have in common is of interest in a summary.
-    if isinstance(block, (Attention, Activation, Gate, Router, Recurrence)):
+    if isinstance(block, (Attention, Activation, Gate, Router, Recurrence, Stack)):
         return str(block)
     return block.kind
 

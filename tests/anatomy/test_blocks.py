@@ -9,7 +9,16 @@ import pytest
 from jax import lax
 
 import relprop
-from relprop.anatomy import Activation, Attention, Gate, Norm, Recurrence, Router, Suspicion
+from relprop.anatomy import (
+    Activation,
+    Attention,
+    Gate,
+    Norm,
+    Recurrence,
+    Router,
+    Stack,
+    Suspicion,
+)
 
 KEYS = jax.random.split(jax.random.key(0), 12)
 B, T, D, H = 2, 5, 8, 4
@@ -378,6 +387,19 @@ def test_routers(score):
     assert block.experts == 6
 
 
+def test_a_router_whose_scores_are_shifted_for_the_choice_only():
+    experts = jnp.stack(W[:6])
+
+    def f(x):
+        scores = jax.nn.sigmoid(x @ W[0][:, :6])
+        _, chosen = lax.top_k(scores + 0.1, 2)
+        weights = jnp.take_along_axis(scores, chosen, axis=-1)
+        return (jnp.einsum("btd,btkde->btke", x, experts[chosen]) * weights[..., None]).sum()
+
+    (block,) = blocks(f, X, kind=Router)
+    assert block.experts == 6
+
+
 def lstm(x):
     def cell(carry, x):
         h, c = carry
@@ -427,12 +449,17 @@ def stacked(x):
         (gru, "GRU", T),
         (simple, "RNN", T),
         (state_space, "state space", T),
-        (stacked, "stacked layers", 3),
     ],
 )
 def test_recurrences(f, kind, steps):
     (block,) = blocks(f, X, kind=Recurrence)
     assert (block.kind, block.steps) == (kind, steps)
+
+
+def test_a_loop_over_layers_is_no_recurrence():
+    (block,) = blocks(stacked, X, kind=Stack)
+    assert (block.kind, block.steps) == ("stacked layers", 3)
+    assert not blocks(stacked, X, kind=Recurrence)
 
 
 def test_a_selective_state_space_without_a_scan():

@@ -21,6 +21,7 @@ from relprop.anatomy.blocks import (
     Norm,
     Recurrence,
     Router,
+    Stack,
     Suspicion,
 )
 from relprop.anatomy.normalisation import norms
@@ -39,6 +40,7 @@ __all__ = [
     "Norm",
     "Recurrence",
     "Router",
+    "Stack",
     "Suspicion",
 ]
 

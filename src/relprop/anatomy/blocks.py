@@ -123,6 +123,17 @@ class Recurrence(Block):
 
 
 @dataclasses.dataclass(frozen=True)
+class Stack(Block):
+    """A loop over layers: what it reads in each step are weights."""
+
+    steps: int = 0
+
+    @property
+    def details(self):
+        return f"{self.steps} steps"
+
+
+@dataclasses.dataclass(frozen=True)
 class Suspicion(Block):
     """What looks like something known and was not recognised as it."""
 

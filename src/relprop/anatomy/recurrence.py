@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from relprop import _compat
 from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
-from relprop.anatomy.blocks import Recurrence, place
+from relprop.anatomy.blocks import Block, Recurrence, Stack, place
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
+_STACK = "stacked layers"
 _EXPONENT = passes(*LINEAR_LINKS, "sum", "activation", "product", "gate", "softmax")
 
 
-def recurrences(wiring: Wiring) -> Iterator[Recurrence]:
+def recurrences(wiring: Wiring) -> Iterator[Block]:
     """Each scan with a state, and each state that decays step by step without a scan."""
     for step in wiring.steps:
         if step.primitive == "scan" and step.bodies:
             kind = _kind(step)
+            block = Stack if kind == _STACK else Recurrence
             if kind:
                 length = int(step.operation.last.params["length"])
-                yield Recurrence(kind=kind, **place(step), steps=length)  # type: ignore[arg-type]
+                yield block(kind=kind, **place(step), steps=length)  # type: ignore[arg-type]
     yield from _state_spaces(wiring)
 
 
@@ -33,7 +35,7 @@ def _kind(step: Step) -> str:
     if not states:
         return ""
     if not sum(step.active[consts + carried :]) and not sum(step.active[:consts]):
-        return "stacked layers"
+        return _STACK
     names = [e.name for inner in body.walk() for e in inner.operation.equations]
     gates = sum(inner.structure == "gate" for inner in body.walk())
     layers = sum(inner.structure == "dense" for inner in body.walk())

@@ -18,7 +18,7 @@ def routers(wiring: Wiring) -> Iterator[Router]:
     for equation in wiring.plan.graph.equations:
         if equation.name not in _CHOICES or not isinstance(equation.inputs[0], Value):
             continue
-        scores = equation.inputs[0]
+        scores = wiring.nearest(equation.inputs[0])
         for link in wiring.back(scores, _SCORES):
             layer = link.step.operation.outputs[0]
             if link.step.structure == "dense" and layer not in seen:

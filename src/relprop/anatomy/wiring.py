@@ -58,6 +58,16 @@ class Wiring:
         """The step that makes a value."""
         return self._maker.get(atom)  # type: ignore[arg-type]
 
+    def nearest(self, value: Value) -> Value:
+        """The value, or what it was computed from that is on the way to the outputs."""
+        while self.maker(value) is None:
+            equation = self.equation(value)
+            operands = [a for a in equation.inputs if a in self.touched] if equation else []
+            if not operands:
+                break
+            (value, *_) = operands  # type: ignore[assignment]
+        return value
+
     def readers(self, value: Value) -> list[Step]:
         """The steps that read a value."""
         return self._readers.get(value, [])
