@@ -42,7 +42,7 @@ def keras() -> Any:
 
 
 def randomise(model: Any) -> None:
-    """Draws all weights anew, as `census.torch_modules.randomise` does."""
+    """Draws all weights anew, as `census.torch_modules.randomised` does."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if "seed" in variable.path or not np.issubdtype(np.dtype(variable.dtype), np.floating):

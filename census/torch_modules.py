@@ -16,13 +16,16 @@ from census.entry import Model
 SEED = 0
 
 
-def randomise(module: Any) -> Any:
-    """Draws all parameters anew, so that nothing is zero, one or almost so.
+def randomised(build: Callable[[], Any]) -> Any:
+    """A module whose parameters are drawn anew, so that nothing is zero, one or almost so.
 
     Initialisations of 0.02, of one, or of layer scales near zero would make any test weak.
     """
     import torch
 
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        module = build()
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -102,7 +105,7 @@ def transformers_model(
     settings = model_class.config_class(**config)
     # The documented way to choose this is an argument of `from_pretrained`.
     settings._attn_implementation = attention
-    module = randomise(model_class(settings))
+    module = randomised(lambda: model_class(settings))
     pick = operator.itemgetter(output)
     return from_module(module, dict(explained), constants, pick, target, expected)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from census.entry import Entry, Model, counts
-from census.torch_modules import from_module, randomise
+from census.torch_modules import from_module, randomised
 
 L = 2
 
@@ -21,7 +21,9 @@ def built(name: str, size: int, expected: Mapping[str, int], **settings: Any) ->
     """A model of timm for one image."""
     with without_torchvision():
         import timm
-    module = randomise(timm.create_model(name, pretrained=False, num_classes=10, **settings))
+    module = randomised(
+        lambda: timm.create_model(name, pretrained=False, num_classes=10, **settings)
+    )
     image = np.random.default_rng(1).normal(size=(1, 3, size, size)).astype(np.float32)
     return from_module(module, image, target=(0, 1), expected=expected)
 
