@@ -57,7 +57,7 @@ bench: $(VENV)/.installed-demo
 # KerasHub and Equimo would bring TensorFlow and CUDA; the models need neither.
 census: $(VENV)/.installed-test
 	$(BIN)/python $(PIP_INSTALL) --no-deps -r census/requirements.txt
-	$(BIN)/python -m census $(ARGS)
+	$(BIN)/python -m census --workers $(WORKERS) $(ARGS)
 
 # All extras must be in the environment, so that each of them gets pinned.
 constraints: $(addprefix $(VENV)/.installed-,test docs lint)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 import platform
-import warnings
 from typing import Annotated
 
 import jax
@@ -17,39 +16,37 @@ from rich.table import Table
 
 import relprop
 from census.entry import Tier
-from census.measure import FOLLOWED, Row, measure
+from census.measure import FOLLOWED, Row
 from census.registry import chosen
+from census.work import measured
 
 
 def main(
     only: Annotated[str, typer.Option(help="Glob on family/name, such as 'torchax/*'.")] = "*",
     tier: Annotated[str, typer.Option(help="fast: a model of each kind; all.")] = "all",
+    workers: Annotated[int, typer.Option(help="Processes, of about 2 GB each.")] = 1,
     json_path: Annotated[
         pathlib.Path | None, typer.Option("--json", help="Write the rows as JSON.")
     ] = None,
 ) -> None:
     """Prints a row per model; the exit status says whether all promises were kept."""
-    # Spares XLA the trouble: every program is compiled once and runs once.
-    jax.config.update("jax_disable_most_optimizations", True)
-    warnings.simplefilter("ignore")  # Those of the other libraries about each other.
     console = Console()
-    where = f"jax {jax.__version__}, relprop {relprop.__version__}, {platform.python_version()}"
-    rows = []
+    labels = [entry.label for entry in chosen(only, _tier(tier))]
+    rows: list[Row] = []
     with Progress(console=console, transient=True) as progress:
-        entries = chosen(only, _tier(tier))
-        task = progress.add_task("", total=len(entries))
-        for entry in entries:
-            progress.update(task, description=entry.label)
-            rows.append(measure(entry))
-            progress.advance(task)
+        for row in progress.track(measured(labels, workers), total=len(labels)):
+            rows.append(row)
+            progress.console.print(_told(row), markup=False, highlight=False)
             if json_path is not None:  # Each time, so that an interrupted run leaves its rows.
                 json_path.write_text(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    where = f"jax {jax.__version__}, relprop {relprop.__version__}, {platform.python_version()}"
     console.print(table(rows, title=where))
-    broken = [row for row in rows if row.broken()]
-    for row in broken:
-        console.print(f"{row.name}: {'; '.join(row.broken())}", markup=False)
-    console.print(summary(rows))
-    raise typer.Exit(code=1 if broken else 0)
+    console.print(summary(rows), highlight=False)
+    raise typer.Exit(code=1 if any(row.broken() for row in rows) else 0)
+
+
+def _told(row: Row) -> str:
+    return f"{row.name}: {'; '.join(row.broken()) or 'all kept'} ({row.seconds:.0f} s)"
 
 
 def table(rows: list[Row], title: str = "") -> Table:

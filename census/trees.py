@@ -10,14 +10,16 @@ import numpy as np
 
 
 def perturbed(tree: Any, seed: int = 0) -> Any:
-    """A tree with noise on every number, so that no bias is zero and no scale is one."""
+    """A tree with noise on what is not random yet, so that no bias is zero and no scale is one."""
     rng = np.random.default_rng(seed)
 
     def noisy(leaf: Any) -> Any:
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             return leaf
+        if leaf.size > 1 and bool(leaf.std() > 0):
+            return leaf
         noise = 0.1 * rng.normal(size=leaf.shape)
-        positive = leaf.ndim == 1 and bool((leaf == 1).all())  # Scales and variances stay so.
+        positive = bool((leaf == 1).all())  # Scales and variances stay positive.
         return leaf + jnp.asarray(np.abs(noise) if positive else noise, leaf.dtype)
 
     return jax.tree.map(noisy, tree)
