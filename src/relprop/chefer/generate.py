@@ -109,8 +109,10 @@ def generate_lrp(
     if quirks and variant == "orig" and method == "transformer_attribution":
         return None
     method = "transformer_attribution" if method == "grad" else method
-    options = (method, start, is_ablation, variant, float(alpha), batch)
-    return _generate(model, arrays, _checked_index(model, arrays, index), options)
+    index = _checked_index(model, arrays, index)
+    return _generate(
+        model, arrays, index, method, start, bool(is_ablation), variant, float(alpha), batch
+    )
 
 
 def generate_rollout(
@@ -173,33 +175,45 @@ def generate_gradcam(
     return _gradcam(model.for_baselines(), arrays, index, batch, float("nan") if quirks else 0.0)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _generate(model: Any, arrays: tuple[Array, ...], index: Array | None, options: tuple) -> Array:
-    method, start_layer, is_ablation, variant, alpha, batch = options
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7, 8))
+def _generate(
+    model: Any,
+    arrays: tuple[Array, ...],
+    index: Array | None,
+    method: str,
+    start_layer: int,
+    is_ablation: bool,
+    variant: Variant,
+    alpha: float,
+    batch: Batch,
+) -> Array:
     run = explain(model, arrays, index, variant, alpha, batch)
+    return attribution(model, run, method, start_layer, is_ablation, batch)
+
+
+def attribution(
+    model: Any,
+    run: Explanation,
+    method: str,
+    start_layer: int = 0,
+    is_ablation: bool = False,
+    batch: Batch = "per_sample",
+) -> Float[Array, "n ..."]:
+    """One of the explanations of `generate_lrp`, from a run of the model."""
     if method == "full":
         return model.whole(run.relevance)
-    first_only = batch == "reference" and method != "rollout"
-    row = model.row(_map(model, run, method, start_layer, is_ablation, first_only), method)
-    flat = first_only and method in _OF_ONE_LAYER and model.flattens_layers
-    return row[0] if flat else row
-
-
-def _map(
-    model: Any, run: Explanation, method: str, start: int, is_ablation: bool, first_only: bool
-) -> Float[Array, "n t t"]:
-    """The map in which the class token has its row."""
-    count = 1 if first_only else None
+    one_layer, first_only = method in _OF_ONE_LAYER, batch == "reference" and method != "rollout"
     maps = run.attention if method == "last_layer_attn" else run.attention_relevance
-    weighted = method == "transformer_attribution" or (
-        is_ablation and method in ("last_layer", "second_layer")
-    )
-    if weighted:
+    ablation = is_ablation and method in ("last_layer", "second_layer")
+    if ablation or method == "transformer_attribution":
         maps = [g * m for g, m in zip(run.attention_gradient, maps, strict=True)]
-    means = [positive_mean(m[:count]) for m in maps]
-    if method in _OF_ONE_LAYER:
-        return means[_OF_ONE_LAYER[method]]
-    return rollout(means, start, model.normalises_rollout)
+    means = [positive_mean(m[:1] if first_only else m) for m in maps]
+    if one_layer:
+        joint = means[_OF_ONE_LAYER[method]]
+    else:
+        joint = rollout(means, start_layer, model.normalises_rollout)
+    row = model.row(joint, method)
+    return row[0] if first_only and one_layer and model.flattens_layers else row
 
 
 @functools.partial(jax.jit, static_argnums=2)
