@@ -163,6 +163,11 @@ def haiku_model(forward: Any, x: jax.Array, expected: Mapping[str, int]) -> Mode
 
     transformed = hk.transform_with_state(forward)
     params, state = transformed.init(jax.random.key(0), x, True)
+    # Nothing was averaged yet: all variances would be zero.
+    state = {
+        name: jax.tree.map(jnp.ones_like, s) if "var_ema" in name else s
+        for name, s in state.items()
+    }
 
     def function(params: Any, x: jax.Array) -> jax.Array:
         return transformed.apply(params, state, None, x, False)[0]
