@@ -28,6 +28,7 @@ coverage_check_modules = [
     "relprop.propagators",
     "relprop.chefer",
     "relprop.anatomy",
+    "relprop.attribution",
     "relprop.interop",
     "relprop.places",
     "relprop.tokens",

@@ -33,6 +33,7 @@ from relprop._transform import ledger as ledger
 from relprop._transform import relevance as relevance
 from relprop._transform import value_and_relevance as value_and_relevance
 from relprop._transform import vrp as vrp
+from relprop.attribution import transformer_attribution as transformer_attribution
 from relprop.composites import DEFAULTS as DEFAULTS
 from relprop.composites import Composite as Composite
 from relprop.composites import Where as Where
@@ -66,6 +67,7 @@ __all__ = [
     "region",
     "relevance",
     "rules",
+    "transformer_attribution",
     "tokens",
     "value_and_relevance",
     "vrp",

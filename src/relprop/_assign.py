@@ -11,7 +11,8 @@ from relprop._core.graph import Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
-from relprop.composites import DEFAULTS, Composite
+from relprop.anatomy import anatomy_of
+from relprop.composites import Composite
 from relprop.places import Place, check_visible, hidden, located, sources
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
@@ -90,8 +91,7 @@ def assign(
 
 def anatomy(trace: Trace, outputs: list[bool]) -> Plan:
     """The plan in which all that depends on the inputs is in its place, whatever the rules."""
-    plan = Planner(recognise, lambda step: (DEFAULTS.get(step.structure or ""), ""))
-    return reach(plan.assign(trace.graph, trace.explained_values), outputs)[0]
+    return reach(anatomy_of(trace.graph, trace.explained_values), outputs)[0]
 
 
 def _check_mutation(graph: Graph) -> None:

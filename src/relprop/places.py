@@ -27,9 +27,13 @@ from relprop._core.graph import Atom, Equation, Graph, Value
 from relprop._core.plan import Plan, Step
 from relprop._core.run import Inside as Inside
 from relprop._errors import InputError, NothingMatchedError
+from relprop.anatomy import anatomy_of
+from relprop.anatomy.attention import attentions
+from relprop.anatomy.wiring import Wiring
 from relprop.composites import Where
 
 __all__ = [
+    "AttentionMaps",
     "Inside",
     "Input",
     "Named",
@@ -145,6 +149,21 @@ class Input(Output):
             for atom, on in zip(step.operation.inputs, step.active, strict=True):
                 if on and isinstance(atom, Value):
                     yield _name(step), atom
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMaps(Place):
+    """All attention maps, in order of evaluation: ``attention 000``, ``attention 001``, ...
+
+    They are found by what is done with them, and the softmax of a classifier is none of them.
+    """
+
+    def values(self, plan):
+        count = itertools.count()
+        for body in _plans(plan):
+            anatomy = anatomy_of(body.graph, set(body.active) & set(body.graph.inputs))
+            for block in attentions(Wiring(anatomy)):
+                yield f"attention {next(count):03d}", block.value
 
 
 @dataclasses.dataclass(frozen=True)

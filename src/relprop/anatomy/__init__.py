@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core.plan import Plan
+from relprop._core.graph import Graph, Value
+from relprop._core.plan import Plan, Planner
 from relprop.anatomy.activation import activations, gates
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import (
@@ -31,6 +32,8 @@ from relprop.anatomy.residual import residuals
 from relprop.anatomy.routing import routers
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
+from relprop.composites import DEFAULTS
+from relprop.recognise import recognise
 
 __all__ = [
     "Activation",
@@ -55,6 +58,13 @@ FINDERS = (
     residuals,
     suspicions,
 )
+
+
+def anatomy_of(graph: Graph, explained: set[Value]) -> Plan:
+    """The plan of a graph in which everything is in its place, whatever rules somebody chose."""
+    return Planner(recognise, lambda step: (DEFAULTS.get(step.structure or ""), "")).assign(
+        graph, explained
+    )
 
 
 def blocks(plan: Plan) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,34 +22,44 @@ _GRID = np.array(
 _LARGEST = 2**22  # entries: more than that are not computed only to find a name
 
 _IDENTITY = "identity"  # such as a limit that no finite number reaches
-_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(x, 0)
+
+
+# In NumPy, since a model may be inspected while JAX traces another function.
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     _IDENTITY: lambda x: x,
-    "relu": jax.nn.relu,
-    "gelu (tanh)": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "quick gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "silu": jax.nn.silu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "softplus": jax.nn.softplus,
-    "mish": jax.nn.mish,
-    "hard swish": jax.nn.hard_silu,
-    "hard sigmoid": jax.nn.hard_sigmoid,
-    "relu6": jax.nn.relu6,
-    "elu": jax.nn.elu,
-    "selu": jax.nn.selu,
-    "leaky relu": jax.nn.leaky_relu,
-    "leaky relu (0.2)": lambda x: jax.nn.leaky_relu(x, 0.2),
-    "squared relu": lambda x: jnp.square(jax.nn.relu(x)),
-    "softsign": jax.nn.soft_sign,
-    "log sigmoid": jax.nn.log_sigmoid,
-    "hard tanh": jax.nn.hard_tanh,
-    "celu": jax.nn.celu,
-    "exp": jnp.exp,
-    "square": jnp.square,
-    "sin": jnp.sin,
-    "cos": jnp.cos,
-    "absolute value": jnp.abs,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu (tanh)": lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5)),
+    "quick gelu": lambda x: x * _sigmoid(1.702 * x),
+    "silu": lambda x: x * _sigmoid(x),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "softplus": _softplus,
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "hard swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "hard sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),
+    "leaky relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "squared relu": lambda x: np.maximum(x, 0) ** 2,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "log sigmoid": lambda x: -_softplus(-x),
+    "hard tanh": lambda x: np.clip(x, -1, 1),
+    "exp": np.exp,
+    "square": np.square,
+    "sin": np.sin,
+    "cos": np.cos,
+    "absolute value": np.abs,
 }
 
 
@@ -77,8 +88,7 @@ def function_name(wiring: Wiring, step: Step) -> str:
     if values is None:
         return ""
     grid, found = values
-    with jax.ensure_compile_time_eval():
-        known = {name: np.asarray(f(grid), np.float64) for name, f in _FUNCTIONS.items()}
+    known = {name: function(grid) for name, function in _FUNCTIONS.items()}
     errors = {name: np.max(np.abs(y - found) / (1 + np.abs(found))) for name, y in known.items()}
     # The two forms of GELU differ by 5e-4, and half precision by more than that.
     best = min(errors, key=errors.__getitem__)
@@ -105,9 +115,11 @@ def _values(wiring: Wiring, step: Step) -> tuple[np.ndarray, np.ndarray] | None:
             if any(array is None for array in given):
                 return None
             (out,) = step.operation.evaluate(given)
+        if _compat.is_traced(out):
+            return None
         found.append((np.ravel(grid), np.ravel(np.asarray(out, np.float64))))
     points, values = (np.concatenate(column) for column in zip(*found, strict=True))
-    return points[: len(_GRID)].astype(np.float32), values[: len(_GRID)]
+    return points[: len(_GRID)], values[: len(_GRID)]
 
 
 def _number(wiring: Wiring, atom: Atom) -> Any:
