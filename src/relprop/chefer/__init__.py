@@ -11,6 +11,11 @@ from jaxtyping import Array, Float
 from relprop.chefer import layers as layers
 from relprop.chefer.bert import Bert as Bert
 from relprop.chefer.bert import BertConfig as BertConfig
+from relprop.chefer.cnn import CNN as CNN
+from relprop.chefer.cnn import VGG as VGG
+from relprop.chefer.cnn import ResNet as ResNet
+from relprop.chefer.cnn import ResNetConfig as ResNetConfig
+from relprop.chefer.cnn import VGGConfig as VGGConfig
 from relprop.chefer.generate import generate_gradcam as generate_gradcam
 from relprop.chefer.generate import generate_lrp as generate_lrp
 from relprop.chefer.generate import generate_rollout as generate_rollout
@@ -21,6 +26,11 @@ from relprop.chefer.vit import ViTConfig as ViTConfig
 __all__ = [
     "Bert",
     "BertConfig",
+    "CNN",
+    "ResNet",
+    "ResNetConfig",
+    "VGG",
+    "VGGConfig",
     "ViT",
     "ViTConfig",
     "generate_gradcam",

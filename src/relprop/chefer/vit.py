@@ -71,14 +71,7 @@ class ViTConfig:
         """A configuration from a dict of its fields."""
         if isinstance(config, ViTConfig):
             return config
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(config) - known)
-        if unknown:
-            raise InputError(
-                f"A ViT has no {', '.join(map(repr, unknown))} in its configuration; known are "
-                f"{', '.join(sorted(known))}."
-            )
-        return cls(**config)
+        return weights.configured("ViT", cls, config)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import json
 import pathlib
@@ -50,6 +51,22 @@ def checked(
             + "\n".join(problems)
         )
     return {name: jnp.asarray(_array(state_dict[name])) for name in shapes}
+
+
+def configured(model: str, kind: type, fields: Mapping[str, Any]) -> Any:
+    """A configuration from a dict of its fields.
+
+    Raises:
+        InputError: with every name that is no field.
+    """
+    known = sorted(field.name for field in dataclasses.fields(kind))
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise InputError(
+            f"A {model} has no {', '.join(map(repr, unknown))} in its configuration; known are "
+            f"{', '.join(known)}."
+        )
+    return kind(**fields)
 
 
 def random(shapes: Shapes, key: PRNGKeyArray) -> dict[str, Array]:
