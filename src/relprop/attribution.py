@@ -199,7 +199,7 @@ def _check(blocks: Sequence[Attention]) -> None:
     if not blocks:
         raise InputError(
             "There is no attention on the way from the explained argument to the score: no product "
-            "of values with a softmax. `relprop.inspect(f, rules)(*args).blocks` lists what is there."
+            "of values with a softmax. `relprop.inspect(f, rules)(*args).blocks` lists what is."
         )
     if any(block.kind == "cross-attention" for block in blocks):
         raise InputError(
