@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from relprop import _compat
 from relprop._errors import InputError
 from relprop.chefer import weights
 from relprop.chefer.functional import clone, clone3, first, gelu, layer_norm, linear
@@ -350,7 +351,7 @@ def _norm(x: Array, p: Mapping[str, Array], at: str, config: BertConfig) -> Arra
 
 def _known(array: Any) -> np.ndarray | None:
     """Its numbers, if they are known already."""
-    return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+    return None if _compat.is_traced(array) else np.asarray(array)
 
 
 def _check_range(what: str, array: Any, count: int) -> None:

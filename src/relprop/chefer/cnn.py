@@ -254,7 +254,8 @@ class VGG(CNN):
             at = f"features.{number}"
             x = conv2d(x, p[f"{at}.weight"], p[f"{at}.bias"], 1, 1)
             if config.batch_norm:
-                x = batch_norm(x, *(p[f"features.{number + 1}.{n}"] for n in _NORM))
+                weight, bias, mean, variance = (p[f"features.{number + 1}.{n}"] for n in _NORM)
+                x = batch_norm(x, weight, bias, mean, variance)
             x = jax.nn.relu(x)
         x = adaptive_avg_pool2d(x, config.pool).reshape(x.shape[0], -1)
         for i in range(len(config.hidden) + 1):
@@ -287,10 +288,8 @@ class ResNet(CNN):
     def forward(images: Float[Array, "n c h w"], model: ResNet) -> tuple[Array, list[Array]]:
         p, config = model.params, model.config
 
-        def normalised(x: Array, at: str) -> Array:
-            return batch_norm(x, *(p[f"{at}.{n}"] for n in _NORM))
-
-        x = jax.nn.relu(normalised(conv2d(images, p["conv1.weight"], None, 2, 3), "bn1"))
+        x = conv2d(images, p["conv1.weight"], None, 2, 3)
+        x = jax.nn.relu(_normalised(x, p, "bn1"))
         x = max_pool2d(x, 3, 2, 1)
         for name, channels, width, stride in config.blocks():
             x, past = clone(x)
@@ -299,13 +298,18 @@ class ResNet(CNN):
             ):
                 x = jax.nn.relu(x) if i > 1 else x
                 x = conv2d(x, p[f"{name}.conv{i}.weight"], None, step, size // 2)
-                x = normalised(x, f"{name}.bn{i}")
+                x = _normalised(x, p, f"{name}.bn{i}")
             if f"{name}.downsample.0.weight" in p:
                 past = conv2d(past, p[f"{name}.downsample.0.weight"], None, stride)
-                past = normalised(past, f"{name}.downsample.1")
+                past = _normalised(past, p, f"{name}.downsample.1")
             x = jax.nn.relu(x + past)
         x = adaptive_avg_pool2d(x, 1).reshape(x.shape[0], -1)
         return linear(x, p["fc.weight"], p["fc.bias"]), []
+
+
+def _normalised(x: Array, p: Mapping[str, Array], at: str) -> Array:
+    weight, bias, mean, variance = (p[f"{at}.{name}"] for name in _NORM)
+    return batch_norm(x, weight, bias, mean, variance)
 
 
 def _layer(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

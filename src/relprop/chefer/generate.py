@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from relprop import _compat
 from relprop._errors import InputError, unknown_name
 from relprop.chefer.aggregate import min_max, positive_mean, rollout
 from relprop.chefer.explain import Batch, Explanation, explain, gradients, over_samples
@@ -270,7 +271,7 @@ def _checked_index(model: Any, arrays: tuple[Array, ...], index: Any) -> Array |
             f"index must be one class or one for each of {count} sample(s), got "
             f"{jnp.result_type(index)}{list(shape)}."
         )
-    if not isinstance(index, jax.core.Tracer):
+    if not _compat.is_traced(index):
         wrong = [int(i) for i in np.ravel(np.asarray(index)) if not 0 <= i < classes]
         if wrong:
             raise InputError(

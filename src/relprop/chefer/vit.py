@@ -83,7 +83,9 @@ class ViTConfig:
         """The shapes of all tensors by their names."""
         d, hidden = self.embed_dim, int(self.embed_dim * self.mlp_ratio)
         tokens = self.grid[0] * self.grid[1] + 1
-        layers = {"patch_embed.proj": (d, self.in_chans, *pair(self.patch_size))}
+        layers: dict[str, tuple[int, ...]] = {
+            "patch_embed.proj": (d, self.in_chans, *pair(self.patch_size))
+        }
         found: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d), "pos_embed": (1, tokens, d)}
         norms = ["norm"]
         for i in range(self.depth):

@@ -71,16 +71,21 @@ def configured(model: str, kind: type, fields: Mapping[str, Any]) -> Any:
 
 def random(shapes: Shapes, key: PRNGKeyArray) -> dict[str, Array]:
     """Weights as those of a model to be trained begin, by their names."""
-    keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
 
-    def begin(name: str, shape: tuple[int, ...]) -> Array:
-        if name.endswith(("bias", "running_mean")):
-            return jnp.zeros(shape)
-        if len(shape) == 1:  # the scale of a normalisation, or its variance
-            return jnp.ones(shape)
-        return 0.02 * jax.random.truncated_normal(keys[name], -2, 2, shape)
+    @jax.jit  # one compilation instead of one for each shape
+    def begin(key: PRNGKeyArray) -> dict[str, Array]:
+        keys = jax.random.split(key, len(shapes))
+        return {n: _begin(n, s, k) for (n, s), k in zip(shapes.items(), keys, strict=True)}
 
-    return {name: begin(name, shape) for name, shape in shapes.items()}
+    return begin(key)
+
+
+def _begin(name: str, shape: tuple[int, ...], key: PRNGKeyArray) -> Array:
+    if name.endswith(("bias", "running_mean")):
+        return jnp.zeros(shape)
+    if len(shape) == 1:  # the scale of a normalisation, or its variance
+        return jnp.ones(shape)
+    return 0.02 * jax.random.truncated_normal(key, -2, 2, shape)
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
