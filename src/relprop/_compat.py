@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jaxlib
 from jax import lax
+from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, primitives
 
@@ -73,7 +74,7 @@ def _context(eqn: Any) -> Iterator[None]:
 
 def is_traced(array: Any) -> bool:
     """Whether an array has no value yet, since a function around is being traced."""
-    return isinstance(array, jax.core.Tracer)
+    return isinstance(array, Tracer)
 
 
 def source_of(eqn: Any) -> str:
@@ -96,7 +97,10 @@ _BRIDGES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "torchax")) + (
     os.path.join(os.path.dirname(__file__), "_core", ""),
     os.path.join(os.path.dirname(__file__), "interop", ""),
 )
-_LIBRARIES = (*_BRIDGES, *(os.path.join(os.path.dirname(m.__file__), "") for m in (jax, jaxlib)))
+_LIBRARIES = (
+    *_BRIDGES,
+    *(os.path.join(os.path.dirname(str(m.__file__)), "") for m in (jax, jaxlib)),
+)
 
 
 def scope_of(eqn: Any) -> str:

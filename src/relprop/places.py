@@ -87,9 +87,9 @@ class Named(Place):
     def values(self, plan):
         for body in _plans(plan):
             for equation in body.graph.equations:
-                (out, *_) = equation.outputs or (None,)
-                if equation.name == "name" and out.touched and _is(_tag(equation), self.name):
-                    yield _tag(equation), out
+                named = equation.name == "name" and _is(_tag(equation), self.name)
+                if named and equation.outputs[0].touched:
+                    yield _tag(equation), equation.outputs[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +203,8 @@ class Phases(Place):
     def sources(self, graph):
         for inner in _graphs(graph):
             for equation in inner.equations:
-                (out, *_) = equation.outputs or (None,)
-                if equation.name in ("cos", "sin") and out.inexact and not out.touched:
-                    yield equation.name, out
+                if equation.name in ("cos", "sin") and not equation.outputs[0].touched:
+                    yield equation.name, equation.outputs[0]
 
 
 def positions(parameter: str = "") -> tuple[Place, ...]:

@@ -21,8 +21,8 @@ def relevance(f):
 @pytest.mark.parametrize(
     "spellings",
     [
-        [lambda x: jax.nn.relu(2 * (x @ W) + c) for c in (0.5, HALF, HALVES)],
-        [lambda x: jax.nn.relu((x - c) / 0.25) for c in (0.5, HALF, HALVES)],
+        [lambda x, c=c: jax.nn.relu(2 * (x @ W) + c) for c in (0.5, HALF, HALVES)],
+        [lambda x, c=c: jax.nn.relu((x - c) / 0.25) for c in (0.5, HALF, HALVES)],
         [lambda x: 1 / (1 + jnp.exp(-(x @ W))), lambda x: jax.nn.sigmoid(x @ W)],
         [lambda x: jax.nn.hard_sigmoid(x @ W), lambda x: jnp.clip(x @ W + 3, 0, 6) / 6],
         [lambda x: 1 - jax.nn.sigmoid(x @ W), lambda x: jax.nn.sigmoid(-(x @ W))],

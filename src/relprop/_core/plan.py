@@ -273,8 +273,8 @@ class Nested(registry.Propagator):
         """
         raise NotImplementedError
 
-    def backward(self, step: Step, values, tape, arriving, keep: Any) -> tuple[list, dict]:
-        """Relevance of every operand (None for inactive ones), and the accounts of the bodies."""
+    def backward(self, step: Step, values, tape, arriving, keep: Any) -> tuple[list, Any]:
+        """Relevance of every operand (None for inactive ones), and the record of the bodies."""
         raise NotImplementedError
 
 

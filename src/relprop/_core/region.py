@@ -78,8 +78,9 @@ class _Static:
         return hash((type(self.leaf), self.leaf))
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, _Static) and type(self.leaf) is type(other.leaf)
-        return same and self.leaf == other.leaf
+        if not isinstance(other, _Static) or type(self.leaf) is not type(other.leaf):
+            return False
+        return self.leaf == other.leaf
 
 
 def _call(function: Callable[..., Any], name: str, tree: Any, static: Sequence[Any]) -> Any:

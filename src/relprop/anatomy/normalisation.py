@@ -47,7 +47,7 @@ def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
         }
         return "instance norm" if along and not along & set(axes) else "layer norm"
     kept = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
-    samples = shape[0] if 0 not in axes else 1
+    samples = math.prod(shape[:1]) if 0 not in axes else 1
     if kept == samples:
         return "layer norm"
     # One statistic per channel, or per group of channels: as many as there are weights, or fewer.

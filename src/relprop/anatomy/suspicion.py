@@ -48,7 +48,7 @@ def _is_random(wiring: Wiring, step: Step) -> bool:
 
 
 def _suspicion(step: Step, kind: str, reason: str) -> Suspicion:
-    return Suspicion(kind=f"{kind}?", **place(step), reason=reason)
+    return Suspicion(kind=f"{kind}?", **place(step), reason=reason)  # type: ignore[arg-type]
 
 
 def _sums(wiring: Wiring, value) -> bool:

@@ -66,8 +66,7 @@ def from_keras(model: keras.Model) -> tuple[Callable[..., Any], dict[str, Any]]:
         trained, others = ([params[name] for name in group] for group in names)
         # Keras broadcasts arrays of different rank, whatever its user has told JAX.
         with jax.numpy_rank_promotion("allow"):
-            outputs, _ = model.stateless_call(trained, others, *args, training=False, **kwargs)
-        return outputs
+            return model.stateless_call(trained, others, *args, training=False, **kwargs)[0]
 
     return fn, params
 

@@ -66,7 +66,9 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
         if equation in taken or not (equation in joined or _is_unary(flow, equation)):
             continue
         (out,) = equation.outputs
-        value = joined[equation].inputs[0] if equation in joined else flow.operands(equation)[0]
+        operation = joined.get(equation)
+        value = operation.inputs[0] if operation else flow.operands(equation)[0]
+        assert isinstance(value, Value)
         before = chains.get(value) if value not in flow.visible else None
         if equation in joined or _is_nonlinear(flow, equation):
             chains[out] = _extended(before, equation, value, shifted.get(value))

@@ -48,7 +48,7 @@ class Dataflow:
         return found
 
     def is_number(self, atom: Atom) -> bool:
-        """Whether it is a number written into the function, or one that the function closes over."""
+        """Whether it is a number in the code, or one that the function closes over."""
         return atom.shape == () and (isinstance(atom, Constant) or atom in self.graph.constants)
 
     @functools.cached_property
