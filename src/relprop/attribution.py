@@ -20,7 +20,9 @@ from relprop._errors import InputError, unknown_name
 from relprop._transform import inspect, relevance
 from relprop.anatomy import Attention
 from relprop.chefer.aggregate import min_max, positive_mean, rollout
+from relprop.composites import Composite, composite_of
 from relprop.places import AttentionMaps
+from relprop.rules import Gradient
 
 __all__ = ["Attribution", "methods", "transformer_attribution"]
 
@@ -115,7 +117,8 @@ def transformer_attribution(
     """
     if method not in _METHODS:
         raise unknown_name("method", method, _METHODS)
-    composite = presets.chefer() if rules is None else rules
+    composite = composite_of(presets.chefer() if rules is None else rules)
+    slopes = _gradient_beside(composite)
 
     @functools.wraps(f)
     def tokens_of(*args: Any, **kwargs: Any) -> Any:
@@ -124,9 +127,7 @@ def transformer_attribution(
         _check(blocks)
         # Two pull-backs of one function; compiled, it is evaluated once.
         _, by_rules = relevance(f, composite, argnums, places=AttentionMaps())(*args, **kwargs)
-        _, plain = relevance(f, presets.gradient(), argnums, places=AttentionMaps())(
-            *args, **kwargs
-        )
+        _, plain = relevance(f, slopes, argnums, places=AttentionMaps())(*args, **kwargs)
         names = sorted(by_rules)
         ranks = [len(block.shape) for block in blocks]
         maps = _Maps(
@@ -147,6 +148,15 @@ def transformer_attribution(
         return Attribution(tokens, joint, maps.attention, maps.relevance, maps.gradient)
 
     return tokens_of
+
+
+def _gradient_beside(composite: Composite) -> Composite:
+    """The gradient, through the same regions as a whole: then the two passes forward are one."""
+    gradient = Composite()
+    for entry in composite.entries:
+        if entry.where.region is not None:
+            gradient = gradient.at(region=entry.where.region, optional=True).use(Gradient())
+    return gradient.then(presets.gradient())
 
 
 def methods() -> tuple[str, ...]:
