@@ -13,6 +13,7 @@ dropout, layer normalisation) hands R on as it is, and has no function here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -295,6 +296,11 @@ def normalised(R: Array, left: Array, right: Array) -> tuple[Array, Array]:
     return scaled(left, A), scaled(right, B)
 
 
+# Sums over few numbers are often small beside their terms, which is where three products lose
+# digits that four keep. Small layers cost little in any case.
+_LARGE = 1024
+
+
 def alpha_beta(
     R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float, joint: bool
 ) -> list[Array]:
@@ -317,6 +323,38 @@ def alpha_beta(
         return out
     inhibiting = part(w_minus, w_plus)
     return [active - beta * inhibitor for active, inhibitor in zip(out, inhibiting, strict=True)]
+
+
+def joint_alpha_beta(
+    R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float
+) -> list[Array]:
+    r"""`alpha_beta` with joint denominators, in three products instead of four or eight.
+
+    With z = xW, which the forward pass has, and a = |x||W| the denominators are (z + a) / 2 and
+    (z - a) / 2, term by term, and
+
+    .. math:: R_{in} = \tfrac12 \left[ x \odot (s^+ - s^-) W^\top
+                                    + |x| \odot (s^+ + s^-) |W|^\top \right]
+
+    with :math:`s^\pm` the relevance over the denominators, times alpha and beta. What is nearly
+    nothing of a is less exact than in `alpha_beta`.
+    """
+    beta, size = alpha - 1, jnp.abs(weight)
+    z, a = apply(xs, weight), apply([jnp.abs(x) for x in xs], size)
+    # Of x (.., n), W (m, n) and their product (.., m).
+    count = math.sqrt(sum(x.size for x in xs) * weight.size / max(z.size, 1))
+    rounding = 2 * jnp.finfo(z.dtype).eps * (1 + math.sqrt(count)) * a
+
+    def over_half(both: Array) -> Array:
+        # Without a contribution a denominator has to be exactly zero, not the rounding of z and a.
+        return safe_divide(R, jnp.where(jnp.abs(both) <= rounding, 0, both / 2))
+
+    plain = signed = alpha * over_half(z + a)
+    if beta:
+        inhibiting = beta * over_half(z - a)
+        plain, signed = plain - inhibiting, signed + inhibiting
+    plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)
+    return [(x * p + jnp.abs(x) * s) / 2 for x, p, s in zip(xs, plains, signeds, strict=True)]
 
 
 def convolution(R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float) -> list[Array]:

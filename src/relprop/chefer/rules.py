@@ -29,10 +29,10 @@ class Dense(LinearRule):
     variant: Variant = "ours"
 
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
-        R, joint = relevance.total(site.output), self.variant == "ours"
-        return shares(
-            layers.alpha_beta(R, linear.inputs, linear.weight, linear.apply, self.alpha, joint)
-        )
+        given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
+        if self.variant == "ours":
+            return shares(layers.joint_alpha_beta(*given, self.alpha))
+        return shares(layers.alpha_beta(*given, self.alpha, joint=False))
 
 
 @dataclasses.dataclass(frozen=True)
