@@ -252,6 +252,41 @@ def test_picture_shows_the_image_where_there_is_no_relevance():
     assert colour.getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_maps_beside_relevance(tmp_path):
+    maps = {"rollout": np.arange(12.0).reshape(4, 3), "gradcam": np.full((4, 3), np.nan)}
+    _, page = written(tmp_path, [explanation(maps=maps), explanation("bb")])
+    alts = [a["alt"] for a in page.all("img")]
+    assert len(alts) == (1 + 2 + 2) + (1 + 2)
+    assert "Map of a.png for class 7 by rollout: strongest at row, column 4, 3." in alts
+    assert "Map of a.png for class 7 by gradcam: strongest at row, column n/a." in alts
+    assert page.text.count("75 %") == 4  # maps are no shares of the score
+    assert "Colours of attention" in page.text and "against the class" in page.text
+    report.write_png([explanation(maps=maps), explanation("bb")], tmp_path / "montage.png")
+    assert "Colours of attention" not in written(tmp_path, [explanation()])[1].text
+    only, page = written(tmp_path, [explanation(maps=maps, rules={})])
+    assert "against the class" not in page.text and "%" not in page.text
+
+
+def test_colours_of_a_map():
+    values = np.array([[2.0, 3.0, 4.0, np.nan]])
+    clear, weak, strong, broken = heatmap.map_overlay(values)[0].astype(int)
+    assert clear[3] == broken[3] == 0 < weak[3] < strong[3]
+    assert strong[0] > strong[2] and weak[:3].sum() > strong[:3].sum()  # no blue, and darker
+    np.testing.assert_array_equal(
+        heatmap.map_overlay(10 * values - 7), [[clear, weak, strong, broken]]
+    )
+    assert not heatmap.map_overlay(np.full((2, 2), 3.0))[..., 3].any()
+    assert not heatmap.map_overlay(np.full((2, 2), np.nan))[..., 3].any()
+    assert len(set(heatmap.map_scale())) > 15
+
+
+def test_enlarged():
+    np.testing.assert_allclose(
+        heatmap.enlarged(np.array([[0.0, 4.0], [8.0, 12.0]]), 4, 4)[:, :2],
+        [[0, 1], [2, 3], [6, 7], [8, 9]],
+    )
+
+
 def test_scale():
     colours = heatmap.scale()
     red, _, blue = map(int, re.findall(r"\d+", colours[-1]))

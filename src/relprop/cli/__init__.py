@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 
 import relprop
-from relprop import presets, zoo
-from relprop._errors import RelpropError
+from relprop import attribution, presets, zoo
+from relprop._errors import InputError, RelpropError, unknown_name
 
 try:
     import typer
@@ -29,6 +30,7 @@ try:
     from relprop import report
     from relprop.cli import tables
     from relprop.cli.inputs import (
+        VIT,
         composites,
         listed,
         load_model,
@@ -56,6 +58,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     ),
     "digits-vit": ("gradient_times_input", "epsilon", "gamma", "attn_lrp", "cp_lrp"),
 }
+#: The method that goes by rules; the others are those of `relprop.transformer_attribution`.
+RELEVANCE = "relevance"
 OTHER_RULES = ("gradient_times_input", "epsilon", "gamma", "epsilon_plus")
 
 app = typer.Typer(
@@ -68,7 +72,9 @@ app = typer.Typer(
 _IMAGES = typer.Argument(metavar="IMAGE...", help="Files that Pillow can read.")
 _MODEL = typer.Option(
     metavar="MODEL",
-    help="A bundled model (digits-cnn, digits-vit), or package.module:function. The function takes "
+    help="A bundled model (digits-cnn, digits-vit); vit:FOLDER, a vision transformer on disk as "
+    "Hugging Face saves it (config.json, model.safetensors, preprocessor_config.json), which needs "
+    "no PyTorch; or package.module:function. The function takes "
     "nothing and returns (fn, params, preprocess): fn(params, images) gives class scores "
     "[batch, classes], and preprocess turns a PIL image into an array [height, width, channels]. "
     "The current folder is importable.",
@@ -78,6 +84,12 @@ _RULES = typer.Option(
     help="A name that `relprop rules` lists; may be repeated. epsilon_gamma_box takes the range of "
     "pixels from the bundled model; for another one, it is what preprocess makes of black, of "
     "white and of your images.",
+)
+_METHOD = typer.Option(
+    "--method",
+    metavar="METHOD",
+    help="relevance, which is a map of the pixels by each of --rules; or, for transformers, a map "
+    f"of the patches: {', '.join(attribution.methods())}. May be repeated; by default relevance.",
 )
 _OUT = typer.Option(
     metavar="DIR", help="The folder for report.html and montage.png; made if need be."
@@ -140,6 +152,7 @@ def explain(
     images: Annotated[list[Path], _IMAGES],
     model: Annotated[str, _MODEL],
     rules: Annotated[list[str] | None, _RULES] = None,
+    method: Annotated[list[str] | None, _METHOD] = None,
     target: Annotated[
         int | None,
         typer.Option(help="The class to be explained, from 0; by default the predicted one."),
@@ -150,14 +163,36 @@ def explain(
     """Explain images with a model: a table of the scores, an HTML report and a PNG montage."""
     for name in rules or ():
         presets.by_name(name)  # a typo need not wait for the model
+    chosen, maps = _methods(method, rules)
     loaded = load_model(model)
-    names = rules or RULES.get(loaded.name, OTHER_RULES)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
+    named = "digits-vit" if model.startswith(VIT) else loaded.name
+    names = (rules or RULES.get(named, OTHER_RULES)) if RELEVANCE in chosen else ()
     folder = writable(out)
-    job = Job.prepare(loaded, read_images(loaded, images, resize), names, target)
+    job = Job.prepare(loaded, read_images(loaded, images, resize), names, target, maps)
     again = ["explain", "--model", model, *(part for name in names for part in ("--rules", name))]
+    again += [part for name in method or () for part in ("--method", name)]
     again += [] if target is None else ["--target", str(target)]
     again += ["--out", str(out), *["--resize"] * resize, *map(str, images)]
     _run([job], folder, f"Images explained: {loaded.name}", again)
+
+
+def _methods(
+    given: Sequence[str] | None, rules: Sequence[str] | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """All methods, and those of them that are of `relprop.transformer_attribution`."""
+    known = (RELEVANCE, *attribution.methods())
+    chosen = tuple(dict.fromkeys(given or (RELEVANCE,)))
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("method", name, known)
+    if rules and RELEVANCE not in chosen:
+        raise InputError(
+            f"--rules are those of --method {RELEVANCE}, which is not among {', '.join(chosen)}: "
+            f"add --method {RELEVANCE} for both, or leave out --rules."
+        )
+    return chosen, [name for name in chosen if name != RELEVANCE]
 
 
 @_command
@@ -212,7 +247,8 @@ def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) ->
     if left_out:
         typer.echo("Left out:" + listed(left_out), err=True)
     typer.echo(f"{page}\n{picture}")
-    if left_out or any(balance.fault for balance in balances.values()):
+    finite = all(np.isfinite(m).all() for e in explanations for m in e.maps.values())
+    if left_out or not finite or any(balance.fault for balance in balances.values()):
         raise typer.Exit(1)
 
 

@@ -19,7 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relprop import presets, zoo
 from relprop._errors import InputError, RelpropError, UnknownNameError, unknown_name
+from relprop.cli import vit
 from relprop.composites import Composite
+
+VIT = "vit:"  # before the folder of a vision transformer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +35,9 @@ class Model:
         params: any pytree of arrays.
         preprocess: PIL image -> array ``[h, w, c]``.
         bundled: whether it is one of `relprop.zoo`.
+        labels: of the classes; none where only their numbers are known.
+        grid: rows and columns of patches after a class token; None where that is not known.
+        notes: what the user should be told.
     """
 
     name: str
@@ -39,6 +45,9 @@ class Model:
     params: Any
     preprocess: Callable[[Image.Image], Any]
     bundled: bool
+    labels: Sequence[str] = ()
+    grid: tuple[int, int] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +73,7 @@ class Images:
 
 
 def load_model(name: str) -> Model:
-    """A bundled model, or what ``package.module:function`` returns.
+    """A bundled model, ``vit:FOLDER``, or what ``package.module:function`` returns.
 
     Raises:
         UnknownNameError: there is no such model; names the near matches.
@@ -72,10 +81,14 @@ def load_model(name: str) -> Model:
     """
     if ":" not in name:
         try:
-            return Model(name.replace("_", "-"), *zoo.load(name), bundled=True)
+            parts = zoo.load(name)
+            return Model(name.replace("_", "-"), *parts, bundled=True, labels=zoo.classes(name))
         except UnknownNameError as error:
-            hint = "A model of your own is named as package.module:function."
+            hint = "A model of your own is named as package.module:function or vit:FOLDER."
             raise UnknownNameError(f"{error} {hint}") from error
+    if name.startswith(VIT):
+        of = vit.load(Path(name.removeprefix(VIT)))
+        return Model(name, of.fn, of.params, of.preprocess, False, of.labels, of.grid, of.notes)
     module, _, function = name.partition(":")
     found = _attribute(module, function)
     try:

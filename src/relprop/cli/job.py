@@ -1,4 +1,4 @@
-"""The work: one model, its images, several sets of rules."""
+"""The work: one model, its images, several sets of rules or methods."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import relprop
-from relprop import zoo
 from relprop._errors import InputError, RelpropError
+from relprop.attribution import transformer_attribution
+from relprop.cli import attention
 from relprop.cli.inputs import Images, Model, composites, described, value_range
 from relprop.composites import Composite
 from relprop.report import Balance, Explanation
@@ -33,6 +34,8 @@ class Job:
         rules: name -> rules.
         scores: of each image, for all classes.
         targets: per image, the class to be explained.
+        methods: those of `relprop.transformer_attribution`.
+        patches: what their maps are of; None if there are none.
     """
 
     model: Model
@@ -40,22 +43,31 @@ class Job:
     rules: Mapping[str, Composite]
     scores: np.ndarray
     targets: np.ndarray
+    methods: Sequence[str] = ()
+    patches: attention.Patches | None = None
 
     @classmethod
     def prepare(
-        cls, model: Model, images: Images, names: Sequence[str], target: int | None = None
+        cls,
+        model: Model,
+        images: Images,
+        names: Sequence[str],
+        target: int | None = None,
+        methods: Sequence[str] = (),
     ) -> Job:
-        """Checks the model, the target and the rules.
+        """Checks the model, the target, the rules and the methods.
 
         Args:
             model: the model.
             images: images; those for which the model gives NaN or infinity are left out.
             names: of the rules.
             target: class to be explained; None for the one that the model predicts.
+            methods: names of methods of `relprop.transformer_attribution`.
 
         Raises:
-            InputError: the model does not give ``[batch, classes]``, there is no such class, or
-                no image has finite scores; names the operation that is to blame.
+            InputError: the model does not give ``[batch, classes]``, there is no such class, no
+                image has finite scores, which names the operation that is to blame, or the model
+                has no attention for the methods.
             RelpropError: the rules do not fit the model.
         """
         count = _classes(model, images.pixels)
@@ -69,23 +81,25 @@ class Job:
                 plan(model, images.pixels[0], composite)
             except RelpropError as error:
                 raise type(error)(f"{name} does not fit {model.name}. {error}") from error
+        patches = _patches(model, images.pixels[0], methods) if methods else None
         scores = _scores(model, images.pixels)
         targets = scores.argmax(-1) if target is None else np.full(len(scores), target)
         faults = _faults(model, images.pixels, scores, targets)
         if len(faults) == len(scores):
             raise InputError(f"{model.name} cannot explain any image: {faults[0]}")
         kept = [i for i in range(len(scores)) if i not in faults]
-        return cls(model, images.without(faults), rules, scores[kept], targets[kept])
+        images = images.without(faults)
+        return cls(model, images, rules, scores[kept], targets[kept], methods, patches)
 
     @property
     def steps(self) -> int:
         """How many steps `run` takes."""
-        return 2 * len(self.rules)
+        return 2 * len(self.rules) + len(self.methods)
 
     def run(
         self, step: Callable[[str], AbstractContextManager]
     ) -> tuple[list[Explanation], dict[str, Balance]]:
-        """Explains all images by all rules.
+        """Explains all images by all rules and methods.
 
         Args:
             step: is given the name of each step, and entered for as long as it lasts.
@@ -100,9 +114,15 @@ class Job:
             with step(f"{name}, ledger"):
                 return relevance, self._balance(self.rules[name], relevance)
 
+        def through(method: str) -> np.ndarray:
+            with step(method):
+                return self._maps(method)
+
         # XLA compiles on one core, and outside of the interpreter's lock.
         with ThreadPoolExecutor(WORKERS) as pool:
+            maps = pool.map(through, self.methods)
             results = dict(zip(self.rules, pool.map(by, self.rules), strict=True))
+            of_patches = dict(zip(self.methods, maps, strict=True))
         found = {name: relevance for name, (relevance, _) in results.items()}
         balances = {name: balance for name, (_, balance) in results.items()}
         low, high = value_range(self.model, self.images.pixels)
@@ -119,6 +139,7 @@ class Job:
                     name: (relevance[i], self._sums(self.rules[name], i, relevance[i]))
                     for name, relevance in found.items()
                 },
+                maps={method: of_images[i] for method, of_images in of_patches.items()},
             )
             for i, target in enumerate(self.targets)
         ], balances
@@ -129,6 +150,17 @@ class Job:
         batches = _batches(self.images.pixels, self.targets)
         found = [explain(self.model.params, *batch)[1] for batch in batches]
         return np.concatenate([np.asarray(r) for r in found])[: len(self.targets)]
+
+    def _maps(self, method: str) -> np.ndarray:
+        assert self.patches is not None
+        explain = transformer_attribution(
+            _score(self.model), argnums=1, method=method, query=self.patches.query
+        )
+        explain = jax.jit(jax.vmap(explain, in_axes=(None, 0, 0)))
+        batches = _batches(self.images.pixels, self.targets)
+        tokens = np.concatenate([np.asarray(explain(self.model.params, *b)) for b in batches])
+        size = self.images.pixels.shape[1:3]
+        return np.stack([self.patches.map(t, *size) for t in tokens[: len(self.targets)]])
 
     def _sums(self, composite: Composite, image: int, relevance: np.ndarray) -> dict[str, float]:
         score = float(self.scores[image, self.targets[image]])
@@ -157,7 +189,7 @@ class Job:
         )
 
     def _label(self, number: int) -> str:
-        return zoo.classes(self.model.name)[number] if self.model.bundled else str(number)
+        return self.model.labels[number] if self.model.labels else str(number)
 
 
 def plan(model: Model, image: np.ndarray, composite: Composite) -> relprop.Inspection:
@@ -167,6 +199,13 @@ def plan(model: Model, image: np.ndarray, composite: Composite) -> relprop.Inspe
         RelpropError: the rules do not fit the model.
     """
     return relprop.inspect(_score(model), composite, argnums=1)(model.params, image, 0)
+
+
+def _patches(model: Model, image: np.ndarray, methods: Sequence[str]) -> attention.Patches:
+    try:
+        return attention.found(_score(model), (model.params, image, 0), model.grid)
+    except RelpropError as error:
+        raise type(error)(f"{methods[0]} does not fit {model.name}. {error}") from error
 
 
 def _score(model: Model) -> Callable[[Any, Any, Any], Any]:

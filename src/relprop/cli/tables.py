@@ -17,7 +17,7 @@ import rich.text
 from relprop import presets
 from relprop import rules as rules_module
 from relprop.report import Balance, Balances, Explanation
-from relprop.report.explanation import amount, by_model, percent, rules_of
+from relprop.report.explanation import amount, by_model, maps_of, percent, rules_of, strongest
 
 _TEX = {r"\odot": "*", r"\nabla": "grad"}
 
@@ -56,8 +56,12 @@ def results(
     """Per model, a table of its images and one of its rules, and what went wrong."""
     for model, group in by_model(explanations).items():
         of_model = {rules: balances[model, rules] for rules in rules_of(group)}
-        yield _title(f"{model}: scores, and the part of them that is explained")
+        parts = ["the part of them that is explained"] * bool(of_model)
+        parts += ["row and column where maps are strongest"] * bool(maps_of(group))
+        yield _title(f"{model}: scores, and {'; '.join(parts)}")
         yield _scores(group)
+        if not of_model:
+            continue
         yield _title(f"{model}: where the relevance of all images went, in units of the score")
         yield _balances(of_model)
         for rules, balance in of_model.items():
@@ -66,14 +70,16 @@ def results(
 
 
 def _scores(group: Sequence[Explanation]) -> rich.table.Table:
-    names = rules_of(group)
+    names, methods = rules_of(group), maps_of(group)
     table = _table()
     table.add_column("image", overflow="fold")
-    for column in ("predicted", "class", "score", *map(_broken, names)):
+    for column in ("predicted", "class", "score", *map(_broken, [*names, *methods])):
         table.add_column(column, justify="right")
     for e in group:
         shares = [percent(e.share(name)) for name in names]
-        table.add_row(_plain(e.name), e.label, e.target, f"{e.score:.3f}", *shares)
+        places = [strongest(e.maps[method]) for method in methods]
+        label, target = _plain(e.label), _plain(e.target)
+        table.add_row(_plain(e.name), label, target, f"{e.score:.3f}", *shares, *places)
     return table
 
 

@@ -1,4 +1,7 @@
-"""What is shown: one image with its relevance under several rules, and where relevance went."""
+"""What is shown: one image with its relevance under several rules, and where relevance went.
+
+Beside relevance there may be maps that are no parts of the score: how much each place counts.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ class Explanation:
         score: what the model gives the target.
         rules: name of the rules -> relevance of the image's pixels, and its sums: ``"handed out"``
             (the relevance of the score) and ``"explained"`` (the sum over all pixels).
+        maps: name of a method -> how much each pixel counts, which is not relevance: only the
+            differences within one map have a meaning.
 
     >>> r = np.array([[1.0, 2.0]])
     >>> e = Explanation("m", "a.png", r / 2, "cat", "cat", 4.0,
@@ -38,6 +43,7 @@ class Explanation:
     target: str
     score: float
     rules: Mapping[str, tuple[Float[np.ndarray, "h w *c"], Mapping[str, float]]]
+    maps: Mapping[str, Float[np.ndarray, "h w"]] = dataclasses.field(default_factory=dict)
 
     def share(self, rules: str) -> float | None:
         """The part of the relevance that arrived at the pixels; None where it is no number."""
@@ -94,6 +100,23 @@ def by_model(explanations: Iterable[Explanation]) -> dict[str, list[Explanation]
 def rules_of(explanations: Sequence[Explanation]) -> list[str]:
     """The names of all rules, in the order in which they appear."""
     return list(dict.fromkeys(name for e in explanations for name in e.rules))
+
+
+def maps_of(explanations: Sequence[Explanation]) -> list[str]:
+    """The names of all methods that give maps, in the order in which they appear."""
+    return list(dict.fromkeys(name for e in explanations for name in e.maps))
+
+
+def strongest(values: Float[np.ndarray, "h w"]) -> str:
+    """The row and column of the largest value, from 1, as text.
+
+    >>> strongest(np.array([[0.0, 1.0], [0.0, 0.0]])), strongest(np.array([[np.nan]]))
+    ('1, 2', 'n/a')
+    """
+    if not np.isfinite(values).all():
+        return "n/a"
+    row, column = np.unravel_index(np.argmax(values), values.shape)
+    return f"{row + 1}, {column + 1}"
 
 
 def ratio(part: float, whole: float) -> float | None:

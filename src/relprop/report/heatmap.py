@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 COLOURS = "bwr"  # blue, white, red; symmetric about 0
+MAP_COLOURS = "YlOrBr"  # yellow to brown: these know no sign
 _LARGEST = 256  # pixels along the longer side of a picture; more adds bytes and nothing to see
 
 
@@ -49,6 +50,36 @@ def overlay(relevance: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 4"
     return np.rint(255 * rgba).astype(np.uint8)
 
 
+def enlarged(
+    values: Float[np.ndarray, "rows columns"], height: int, width: int
+) -> Float[np.ndarray, "h w"]:
+    """A map of patches over the pixels of the image: bilinear between the middles of patches.
+
+    >>> enlarged(np.array([[0.0, 1.0]]), 1, 4).tolist()
+    [[0.0, 0.25, 0.75, 1.0]]
+    """
+    image = Image.fromarray(np.asarray(values, np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def map_overlay(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
+    """Dark where the values are greatest, clear where they are least.
+
+    The scale goes from the least to the greatest value, as in the reference implementation of
+    Chefer et al. 2021. Entries that are NaN or infinite, and maps of one value, are clear.
+
+    >>> map_overlay(np.array([[2.0, 4.0]]))[0, :, 3].tolist()
+    [0, 217]
+    """
+    values = np.asarray(values, np.float64)
+    finite = np.isfinite(values)
+    least, most = (f(values[finite]) if finite.any() else 0.0 for f in (np.min, np.max))
+    strength = np.where(finite, values - least, 0.0) / ((most - least) or 1.0)
+    rgba = matplotlib.colormaps[MAP_COLOURS](0.25 + 0.75 * strength)
+    rgba[..., 3] = 0.85 * strength**0.7
+    return np.rint(255 * rgba).astype(np.uint8)
+
+
 def grey(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
     """The brightness of an image with values in [0, 1]."""
     image = np.asarray(image, np.float64)
@@ -68,9 +99,24 @@ def picture(
     >>> picture(np.ones((2, 3)), np.ones((2, 3, 1))).size
     (3, 2)
     """
+    return _over(image, overlay(relevance))
+
+
+def map_picture(
+    image: Float[np.ndarray, "h w *c"], values: Float[np.ndarray, "h w"]
+) -> Image.Image:
+    """A map that knows no sign over the image in grey.
+
+    >>> map_picture(np.ones((2, 3)), np.ones((2, 3))).size
+    (3, 2)
+    """
+    return _over(image, map_overlay(values))
+
+
+def _over(image: Float[np.ndarray, "h w *c"], colours: UInt8[np.ndarray, "h w 4"]) -> Image.Image:
     # Less contrast: black and white as they are would compete with the colours.
     base = Image.fromarray(np.rint(65 + 0.6 * grey(image)).astype(np.uint8)).convert("RGBA")
-    return Image.alpha_composite(base, Image.fromarray(overlay(relevance))).convert("RGB")
+    return Image.alpha_composite(base, Image.fromarray(colours)).convert("RGB")
 
 
 def plain(image: Float[np.ndarray, "h w *c"]) -> Image.Image:
@@ -99,5 +145,14 @@ def data_uri(image: Image.Image) -> str:
 def scale(steps: int = 21) -> list[str]:
     """The colours from -1 to 1, over a grey image, as CSS."""
     ends = np.linspace(-1.0, 1.0, steps)[None]
-    colours = np.asarray(picture(np.full_like(ends, 0.5), ends))[0]
-    return [f"rgb({r} {g} {b})" for r, g, b in colours.tolist()]
+    return _css(picture(np.full_like(ends, 0.5), ends))
+
+
+def map_scale(steps: int = 21) -> list[str]:
+    """The colours of a map from its least to its greatest value, likewise."""
+    ends = np.linspace(0.0, 1.0, steps)[None]
+    return _css(map_picture(np.full_like(ends, 0.5), ends))
+
+
+def _css(row: Image.Image) -> list[str]:
+    return [f"rgb({r} {g} {b})" for r, g, b in np.asarray(row)[0].tolist()]

@@ -15,11 +15,21 @@ from relprop.report.explanation import (
     Explanation,
     amount,
     by_model,
+    maps_of,
     percent,
     ratio,
     rules_of,
+    strongest,
 )
-from relprop.report.heatmap import data_uri, normalised, picture, plain, scale
+from relprop.report.heatmap import (
+    data_uri,
+    map_picture,
+    map_scale,
+    normalised,
+    picture,
+    plain,
+    scale,
+)
 
 _NONE: Mapping = {}
 
@@ -35,7 +45,7 @@ def write_html(
     command: str = "",
     versions: Mapping[str, str] = _NONE,
 ) -> None:
-    """Writes a report with one row per image and one column per set of rules.
+    """Writes a report with one row per image and one column per set of rules and per method.
 
     All images are inside of the file, and nothing in it depends on the time.
 
@@ -59,14 +69,15 @@ def write_html(
         command=command,
         versions=versions,
         scale=scale(),
+        map_scale=map_scale(),
     )
     Path(path).write_text(text, encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    rules: str
     share: float | None
+    shared: bool  # whether the score is, so that there is a share
     uri: str
     alt: str
 
@@ -81,14 +92,22 @@ class _Bar:
 
 
 def _section(model: str, group: list[Explanation], balances: Balances) -> dict:
-    names = rules_of(group)
+    names, methods = rules_of(group), maps_of(group)
     bars = [_bar(n, balances[model, n]) for n in names if (model, n) in balances]
     ends = [end for bar in bars for _, x, width in bar.segments for end in (x, x + width)]
     return {
         "model": model,
         "rules": names,
+        "methods": methods,
         "large": max(group[0].image.shape[:2]) > 104,  # then pixels are smaller than those shown
-        "rows": [(e, data_uri(plain(e.image)), [_cell(e, n) for n in names]) for e in group],
+        "rows": [
+            (
+                e,
+                data_uri(plain(e.image)),
+                [*(_cell(e, name) for name in names), *(_map_cell(e, name) for name in methods)],
+            )
+            for e in group
+        ],
         "bars": bars,
         "least": min([0.0, *ends]),
         "most": max([1.0, *ends]),
@@ -106,7 +125,18 @@ def _cell(explanation: Explanation, rules: str) -> _Cell | None:
         f"{percent(share)} of the score explained, strongest evidence at row {row + 1}, "
         f"column {column + 1}."
     )
-    return _Cell(rules, share, data_uri(picture(explanation.image, relevance)), alt)
+    return _Cell(share, True, data_uri(picture(explanation.image, relevance)), alt)
+
+
+def _map_cell(explanation: Explanation, method: str) -> _Cell | None:
+    if method not in explanation.maps:
+        return None
+    values = explanation.maps[method]
+    alt = (
+        f"Map of {explanation.name} for class {explanation.target} by {method}: strongest at row, "
+        f"column {strongest(values)}."
+    )
+    return _Cell(None, False, data_uri(map_picture(explanation.image, values)), alt)
 
 
 def _bar(rules: str, balance: Balance) -> _Bar:

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from relprop.report.explanation import Explanation, by_model, percent, rules_of
-from relprop.report.heatmap import fitted, picture, plain
+from relprop.report.explanation import Explanation, by_model, maps_of, percent, rules_of
+from relprop.report.heatmap import fitted, map_picture, picture, plain
 
 MOST_ROWS = 64  # of more images than that only the first are drawn
 _DPI = 100
@@ -48,7 +48,7 @@ class _Block:
     """The pictures of one model, with what is written beside them."""
 
     def __init__(self, model: str, group: list[Explanation]):
-        self.rules = rules_of(group)
+        self.rules, self.maps = rules_of(group), maps_of(group)
         self.group = group[:MOST_ROWS]
         more = f" (first {MOST_ROWS} of {len(group)})" if len(group) > MOST_ROWS else ""
         self.title = model + more
@@ -58,10 +58,13 @@ class _Block:
 
     def _row(self, explanation: Explanation) -> list[np.ndarray]:
         relevances = [explanation.rules.get(name) for name in self.rules]
-        blank = np.zeros_like(explanation.image)
+        maps = [explanation.maps.get(name) for name in self.maps]
+        image = explanation.image
+        blank = np.zeros_like(image)
         return [
-            _tile(plain(explanation.image)),
-            *(_tile(picture(explanation.image, r[0] if r else blank)) for r in relevances),
+            _tile(plain(image)),
+            *(_tile(picture(image, r[0] if r else blank)) for r in relevances),
+            *(_tile(picture(image, blank) if m is None else map_picture(image, m)) for m in maps),
         ]
 
     def _joined(self, tiles: list[np.ndarray]) -> np.ndarray:
@@ -71,9 +74,10 @@ class _Block:
     def draw(self, axes) -> None:
         axes.imshow(self.canvas, interpolation="nearest", aspect="auto")
         height, width = self.tile
-        columns = np.arange(1 + len(self.rules)) * (width + _SPACE) + width / 2
+        names = ["image", *(n.replace("_", "_\n") for n in [*self.rules, *self.maps])]
+        columns = np.arange(len(names)) * (width + _SPACE) + width / 2
         rows = np.arange(len(self.group)) * (height + _SPACE) + height / 2
-        axes.set_xticks(columns, ["image", *(n.replace("_", "_\n") for n in self.rules)])
+        axes.set_xticks(columns, names)
         axes.set_yticks(rows, [_label(explanation) for explanation in self.group])
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelsize=8.5)
@@ -90,9 +94,13 @@ class _Block:
 
 def _label(explanation: Explanation) -> str:
     name = explanation.name if len(explanation.name) <= 24 else "…" + explanation.name[-23:]
-    scored = f"class {explanation.target}: {explanation.score:.2f}"
+    target, label = (
+        text if len(text) <= 16 else text[:15] + "…"
+        for text in (explanation.target, explanation.label)
+    )
+    scored = f"class {target}: {explanation.score:.2f}"
     if explanation.label != explanation.target:
-        scored += f"\npredicted {explanation.label}"
+        scored += f"\npredicted {label}"
     # A dollar would start a formula.
     return f"{name}\n{scored}".replace("$", r"\$")
 
