@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -298,6 +301,28 @@ def test_the_middle_of_the_image(tmp_path, photo):
     with Image.open(photo) as image:  # 44 x 30
         whole = np.asarray(image.resize((29, 20), Image.Resampling.BILINEAR)) / 255
     np.testing.assert_allclose(pixels, whole[2:18, 6:22], atol=1e-6)
+
+
+def test_pytorch_is_not_imported(tmp_path):
+    name = f"vit:{written(tmp_path / 'vit')}"
+    code = "import sys; sys.modules |= {'torch': None, 'transformers': None}\n"
+    code += f"from relprop.cli.inputs import load_model; print(load_model({name!r}).labels[1])"
+    path = [str(Path(cli.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.stdout == "dog\n", result.stderr
+
+
+def test_a_model_that_averages_over_tokens():
+    def score(params, image, target):
+        tokens = image.reshape(4, 2, 4, 2, 1).transpose(0, 2, 1, 3, 4).reshape(16, 4)
+        attention = jax.nn.softmax(tokens @ params @ tokens.T, axis=-1)
+        return (attention @ tokens).mean(0)[target]
+
+    random = np.random.default_rng(0)
+    args = (random.normal(size=(4, 4)), random.normal(size=(8, 8, 1)), 0)
+    assert attention.found(score, args, None) == attention.Patches((4, 4), "mean")
 
 
 def test_shards(tmp_path):

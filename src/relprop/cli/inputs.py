@@ -87,7 +87,7 @@ def load_model(name: str) -> Model:
             hint = "A model of your own is named as package.module:function or vit:FOLDER."
             raise UnknownNameError(f"{error} {hint}") from error
     if name.startswith(VIT):
-        of = vit.load(Path(name.removeprefix(VIT)))
+        of = vit.load(Path(name.removeprefix(VIT)).expanduser())
         return Model(name, of.fn, of.params, of.preprocess, False, of.labels, of.grid, of.notes)
     module, _, function = name.partition(":")
     found = _attribute(module, function)
