@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,9 @@ Accounts = dict[int, Account]  # by the number of the step
 CONSTANT = -1  # in place of a number: relevance that a graph was given for its constant outputs
 
 
-class Inside(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inside:
     """A place inside a function.
 
     Attributes:
