@@ -33,8 +33,8 @@ class Inside:
         value: what the forward pass computed there.
     """
 
-    relevance: Inexact[Array, "*shape"]
-    value: Inexact[Array, "*shape"]
+    relevance: Inexact[Array, "..."]
+    value: Inexact[Array, "..."]
 
 
 class Record(NamedTuple):
