@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import relprop
 from relprop import chefer
 from relprop.chefer.aggregate import min_max, rollout
 from relprop.chefer.explain import explain, gradients, over_samples
@@ -305,6 +306,14 @@ def test_generate_lrp_by_the_other_rules(image):
     found = chefer.generate_lrp(model, image, method="grad", variant="orig")
     compare(np.asarray(found), "img0/index_None/grad_s0", "orig", 32)
     assert chefer.generate_lrp(model, image, variant="orig", quirks=True) is None
+
+
+def test_in_double_precision_whatever_the_model_has(model, image):
+    found = chefer.generate_lrp(model, image, method="rollout", start_layer=0, double=True)
+    assert found.dtype == "float32"
+    assert golden.error(found, golden.load("chefer_vit")["img0/argmax/rollout_s0_f64"]) < 1e-6
+    with pytest.raises(relprop.InputError, match="not for use inside of jax.jit"):
+        jax.jit(lambda x: chefer.generate_lrp(model, x, double=True))(image)
 
 
 def test_generate_rollout(model, image):
