@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from relprop import _compat
@@ -200,7 +199,7 @@ def _generate(
 
 def _in_double(model: Any, arrays: tuple[Array, ...], *options: Any) -> Array:
     leaves = jax.tree.leaves((model, arrays))
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
+    if any(_compat.is_traced(leaf) for leaf in leaves):
         raise InputError(
             "double=True is not for use inside of jax.jit or another transformation; there, give "
             "the model float64 weights under jax.enable_x64(True)."
