@@ -78,8 +78,9 @@ def transformer_attribution(
     of which the row of the query is the result.
 
     Args:
-        f: a function with attention in it that returns a score, as for `relprop.relevance`; for a
-            batch, the sum of the scores of its samples.
+        f: a function with attention in it that returns the score of one sample, as for
+            `relprop.relevance`; for a batch use `jax.vmap`. A sum of scores mixes its samples,
+            unless the rules are such that treat them apart, which those of the default are not.
         argnums: the argument that the attention depends on: images or embeddings.
         method: one of `methods()`: ``"transformer_attribution"``; ``"generic"``, with attention in
             the place of its relevance; ``"rollout"``, of attention alone; ``"attention"``,

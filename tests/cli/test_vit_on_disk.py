@@ -220,11 +220,6 @@ def test_the_command(tmp_path, photo):
         image.load()
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    strict=True,
-    reason="relprop.ledger raises a KeyError where a region returns its input, as chefer's clone",
-)
 def test_relevance_and_a_method_side_by_side(tmp_path, photo):
     folder = written(tmp_path / "vit")
     args = ["--method", "relevance", "--rules", "gradient", "--method", "rollout"]

@@ -22,6 +22,11 @@ def two_pass(x, axes=-1):
     return (x - mean) * lax.rsqrt(((x - mean) ** 2).mean(axes, keepdims=True) + 1e-6)
 
 
+def centred_first(x, axes=-1):
+    x = x - x.mean(axes, keepdims=True)
+    return x / jnp.sqrt((x * x).mean(axes, keepdims=True) + 1e-6)
+
+
 def moments(x, axes=-1):
     mean = x.mean(axes, keepdims=True)
     variance = jnp.maximum((x * x).mean(axes, keepdims=True) - mean**2, 0)
@@ -51,7 +56,7 @@ def scaled_before(x):
     return x * inverse + (P["bias"] - mean * inverse)
 
 
-SPELLINGS = (two_pass, moments, folded, rms, l2, grouped, scaled_before)
+SPELLINGS = (two_pass, centred_first, moments, folded, rms, l2, grouped, scaled_before)
 
 
 @pytest.mark.parametrize("norm", SPELLINGS)

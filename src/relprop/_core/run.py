@@ -125,7 +125,12 @@ def backward(
             None if atom in plan.active or not jnp.issubdtype(atom.dtype, jnp.inexact) else seed
             for atom, seed in zip(plan.graph.outputs, seeds, strict=True)
         ]
-        accounts[CONSTANT] = {"bias": _sum(outside, tape.read_all(plan.graph.outputs))}
+        # Only what is asked for: a tape need not hold outputs that are inputs.
+        read = [
+            None if seed is None else tape.read(atom)
+            for atom, seed in zip(plan.graph.outputs, outside, strict=True)
+        ]
+        accounts[CONSTANT] = {"bias": _sum(outside, read)}
 
     for step in reversed(plan.steps):
         operation = step.operation

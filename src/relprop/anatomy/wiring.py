@@ -91,10 +91,11 @@ class Wiring:
             if step is None or value in seen:
                 continue
             seen.add(value)
-            if not passing(step):
+            if not passing(step) and _copied(step, value) is None:
                 yield Link(step, copies, passed)
                 continue
-            operands = self.active(step)
+            copied = _copied(step, value)
+            operands = self.active(step) if copied is None else [copied]
             for operand in operands:
                 repeats = _size(value) // max(_size(operand), 1) if len(operands) == 1 else 1
                 queue.append((operand, copies * max(repeats, 1), (*passed, step)))
@@ -103,6 +104,10 @@ class Wiring:
         """The value behind steps of some structures that have one variable operand."""
         while True:
             step = self.maker(value)
+            copied = None if step is None else _copied(step, value)
+            if copied is not None:
+                value = copied
+                continue
             if step is None or step.structure not in structures or len(self.active(step)) != 1:
                 return value
             (value,) = self.active(step)
@@ -122,6 +127,19 @@ class Wiring:
 def passes(*structures: str) -> Callable[[Step], bool]:
     """Whether a step is of one of the structures."""
     return lambda step: step.structure in structures
+
+
+def _copied(step: Step, value: Value) -> Value | None:
+    """The operand that a result of a region or call is a mere copy of."""
+    if len(step.bodies) != 1 or step.structure not in ("region", "custom_derivative", "remat"):
+        return None
+    (body,) = step.bodies
+    out = body.graph.outputs[step.operation.outputs.index(value)]
+    if out not in body.graph.inputs:
+        return None
+    operands = step.operation.inputs[len(step.operation.inputs) - len(body.graph.inputs) :]
+    operand = operands[body.graph.inputs.index(out)]
+    return operand if isinstance(operand, Value) else None
 
 
 def _size(value: Value) -> int:

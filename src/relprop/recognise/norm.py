@@ -18,7 +18,7 @@ from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
 from relprop.recognise.statistic import statistics
 
 # What is done to a value before it is summed into a statistic.
-_POWERS = ("square", "integer_pow", "pow", "abs", "mul", "sub")
+_POWERS = ("square", "integer_pow", "pow", "abs", "mul")
 # How many equations after its statistic a norm is complete, weights and bias left aside.
 _REACH = 16
 
@@ -26,14 +26,17 @@ _REACH = 16
 def norms(flow: Dataflow) -> Iterator[Operation]:
     """Each normalisation of a value by its own statistic, with its weights and bias."""
     for statistic in statistics(flow):
-        for start in _starts(flow, statistic.last.inputs[0]):
-            end = _end(flow, start, statistic.last)
-            if end is not None:
+        starts = list(_starts(flow, statistic.last.inputs[0]))
+        nearest = next((s for s in starts if _end(flow, s, statistic.last) is not None), None)
+        # The mean may have been subtracted before, and the result been used for both.
+        candidates = [s for s in starts[-1:] if _is_centred(flow, nearest, s)] or [nearest]
+        for start in candidates:
+            end = None if start is None else _end(flow, start, statistic.last)
+            if start is not None and end is not None:
                 # Groups are made before and undone after; weights may come in between or later.
                 shapes = {value.shape: value for value in _before_moves(flow, start)}
                 end = _with_weights(flow, end, shapes.keys())
                 yield flow.region(shapes[end.outputs[0].shape], end, Norm())
-                break
 
 
 def _starts(flow: Dataflow, atom: Atom) -> Iterator[Value]:
@@ -42,11 +45,29 @@ def _starts(flow: Dataflow, atom: Atom) -> Iterator[Value]:
     while isinstance(value, Value):
         yield value
         equation = flow.producer(value)
-        if equation is None or not (is_move(equation) or equation.name in _POWERS):
+        operands = [] if equation is None else flow.operands(equation)
+        if equation is None or not operands:
             return
-        operands = flow.operands(equation)
-        # In `x - mean` the mean was computed from x.
-        value = operands[0] if operands else None
+        centred = equation.name == "sub" and len(operands) == 2
+        power = equation.name in _POWERS and all(a is operands[0] for a in operands)
+        if not (centred or power or is_move(equation)):
+            return
+        # In `x - mean` the mean was computed from x; nothing before that is part of the norm.
+        (value, *_) = operands
+        if centred:
+            yield value
+            return
+
+
+def _is_centred(flow: Dataflow, value: Value | None, start: Value) -> bool:
+    """Whether a value is another one without its mean, and that one starts a norm as well."""
+    equation = None if value is None else flow.producer(value)
+    return (
+        equation is not None
+        and equation.name == "sub"
+        and len(flow.operands(equation)) == 2
+        and equation.inputs[0] is start
+    )
 
 
 def _summed(flow: Dataflow, atom: Atom) -> Atom | None:
