@@ -507,6 +507,15 @@ def test_what_is_a_gate(f, count):
     assert len(blocks(lambda x: f(x @ W[0], x @ W[1]).sum(), X, kind=Gate)) == count
 
 
+def test_the_complement_of_a_gate_is_no_activation_of_its_own():
+    def f(x):
+        z = jax.nn.sigmoid(x @ W[0])
+        return ((1 - z) * jnp.tanh(x @ W[1]) + z * x).sum()
+
+    names = [block.function for block in blocks(f, X, kind=Activation)]
+    assert sorted(names) == ["sigmoid", "tanh"]
+
+
 def test_a_limit_that_nothing_reaches_is_no_activation():
     def f(x):
         return jnp.maximum(x @ W[0], jnp.finfo(jnp.float32).min).sum()

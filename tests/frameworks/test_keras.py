@@ -71,7 +71,7 @@ CASES = {
     ),
     "gru": (
         lambda: layers.GRU(4, name="l"),
-        {"dense": 2, "activation": 3, "gate": 3},
+        {"dense": 2, "activation": 4, "gate": 3},  # sigmoid twice, tanh, and 1 - z
         ["gru_cell/kernel", "gru_cell/recurrent_kernel"],
     ),
     "dropout": (

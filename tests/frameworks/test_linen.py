@@ -62,7 +62,7 @@ CASES = {
     ),
     "gru": (
         lambda: nn.RNN(nn.GRUCell(4, name="cell")),
-        {"dense": 6, "activation": 3, "gate": 3},
+        {"dense": 6, "activation": 4, "gate": 3},  # sigmoid twice, tanh, and 1 - z
         kernels(*(f"cell/{a}{b}/" for b in "rzn" for a in "ih")),
     ),
     "activations": (

@@ -64,7 +64,7 @@ CASES = {
     ),
     "gru": (
         lambda r: nnx.RNN(nnx.GRUCell(8, 4, rngs=r)),
-        {"dense": 2, "activation": 3, "gate": 3},
+        {"dense": 2, "activation": 4, "gate": 3},  # sigmoid twice, tanh, and 1 - z
         ["params/cell/dense_i/kernel/value", "params/cell/dense_h/kernel/value"],
     ),
     "mlp": (

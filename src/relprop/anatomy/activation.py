@@ -65,8 +65,11 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def activations(wiring: Wiring) -> Iterator[Activation]:
     """Each function of one value, with its name where the values tell it."""
-    for step in wiring.steps:
-        if step.structure == "activation":
+    found = [step for step in wiring.steps if step.structure == "activation"]
+    for step in found:
+        # `1 - z`, where z is used as well, is no activation of its own to its author.
+        inside = set(step.operation.equations)
+        if not any(inside > set(other.operation.equations) for other in found):
             name = function_name(wiring, step)
             if name != _IDENTITY:
                 yield Activation("activation", **place(step), function=name)  # type: ignore[arg-type]
