@@ -9,7 +9,7 @@ or custom-derivative calls) holds it as a `Graph`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -165,6 +165,15 @@ class Environment(dict):
 
     def read_all(self, atoms: Sequence[Atom]) -> list[Any]:
         return [self.read(atom) for atom in atoms]
+
+
+def computed_from(equations: Sequence[Equation], sources: Iterable[Atom]) -> set[Atom]:
+    """The sources and all values that are computed from them, of whatever type, cut or not."""
+    found = set(sources)
+    for equation in equations:
+        if any(atom in found for atom in equation.inputs):
+            found.update(equation.outputs)
+    return found
 
 
 def depends_on(

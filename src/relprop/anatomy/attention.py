@@ -13,9 +13,8 @@ from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
 # Between a map and the product that uses it: dropout, conversions, scaling of heads.
 _AFTER_MAP = passes("structural", "scale", "offset")
 # Between the product of queries and keys and the map: scale, mask, position bias, soft cap.
-_SCORES = passes(*LINEAR_LINKS, "sum", "activation")
 # Between a projection and its use: splitting into heads, norms, rotation, feature maps.
-_PROJECTED = passes(*LINEAR_LINKS, "sum", "activation")
+_BETWEEN = passes(*LINEAR_LINKS, "sum", "activation")
 
 
 def attentions(wiring: Wiring) -> Iterator[Attention]:
@@ -49,7 +48,7 @@ def _scores(wiring: Wiring, normaliser: Step) -> Link | None:
     if _multiplies(wiring, normaliser):
         return Link(normaliser, 1, ())  # Linear attention: the product is the map.
     for operand in wiring.active(normaliser):
-        for link in wiring.back(operand, _SCORES):
+        for link in wiring.back(operand, _BETWEEN):
             if _multiplies(wiring, link.step):
                 return link
     return None
@@ -103,7 +102,7 @@ def _name(normaliser: Step) -> str:
 
 
 def _projection(wiring: Wiring, value: Value) -> Link | None:
-    links = wiring.back(value, _PROJECTED)
+    links = wiring.back(value, _BETWEEN)
     return next((link for link in links if link.step.structure == "dense"), None)
 
 

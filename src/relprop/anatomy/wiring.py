@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Equation, Value, computed_from
 from relprop._core.plan import Plan, Step
 
 #: What leaves the entries of a value what they are, or changes all of them alike.
@@ -44,11 +44,8 @@ class Wiring:
     @functools.cached_property
     def touched(self) -> set[Atom]:
         """All values computed from the explained inputs, those that count as constants too."""
-        found: set[Atom] = {v for v in self.plan.graph.inputs if v in self.plan.active}
-        for equation in self.plan.graph.equations:
-            if any(a in found for a in equation.inputs):
-                found.update(equation.outputs)
-        return found
+        graph = self.plan.graph
+        return computed_from(graph.equations, [v for v in graph.inputs if v in self.plan.active])
 
     def equation(self, atom: Atom) -> Equation | None:
         """The equation that makes a value."""

@@ -47,6 +47,6 @@ def recognise(
     flow = Dataflow(graph, dependent, explained, visible)
     found: dict[Equation, Operation] = {}
     for structure in (*(WHOLES[name] for name in WHOLES if name in wholes), *STRUCTURES):
-        for operation in structure(flow):
+        for operation in flow.found(structure):
             found.setdefault(operation.last, operation)
     return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]

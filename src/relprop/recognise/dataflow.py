@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Graph, Value
+from relprop._core.graph import Atom, Constant, Equation, Graph, Value, computed_from
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop.propagators.general import Conversion
@@ -35,17 +36,20 @@ class Dataflow:
         self.equations = equations
         self.dependent = dependent
         self._explained = explained
+        self._found: dict[Callable[..., Any], tuple[Operation, ...]] = {}
         self._producer = {out: equation for equation in equations for out in equation.outputs}
         self._position = {equation: i for i, equation in enumerate(equations)}
 
+    def found(self, find: Callable[[Dataflow], Iterable[Operation]]) -> tuple[Operation, ...]:
+        """What a recogniser finds here; it looks once, whoever asks."""
+        if find not in self._found:
+            self._found[find] = tuple(find(self))
+        return self._found[find]
+
     @functools.cached_property
-    def touched(self) -> set[Value]:
+    def touched(self) -> set[Atom]:
         """Values computed from the explained inputs at all, also where no relevance passes."""
-        found = set(self._explained)
-        for equation in self.equations:
-            if any(atom in found for atom in equation.inputs):
-                found.update(equation.outputs)
-        return found
+        return computed_from(self.equations, self._explained)
 
     def is_number(self, atom: Atom) -> bool:
         """Whether it is a number in the code, or one that the function closes over."""

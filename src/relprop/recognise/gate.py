@@ -24,7 +24,7 @@ _LIMITS = ("max", "min", "clamp", "square", "integer_pow")
 
 def gates(flow: Dataflow) -> Iterator[Operation]:
     """Each product of two values of which one is an activation, or the more gate-like one."""
-    ends = {operation.last: operation for operation in joins(flow)}
+    ends = {operation.last: operation for operation in flow.found(joins)}
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)

@@ -25,7 +25,7 @@ _REACH = 16
 
 def norms(flow: Dataflow) -> Iterator[Operation]:
     """Each normalisation of a value by its own statistic, with its weights and bias."""
-    for statistic in statistics(flow):
+    for statistic in flow.found(statistics):
         starts = list(_starts(flow, statistic.last.inputs[0]))
         nearest = next((s for s in starts if _end(flow, s, statistic.last) is not None), None)
         # The mean may have been subtracted before, and the result been used for both.
