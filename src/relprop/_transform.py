@@ -134,7 +134,7 @@ def value_and_relevance(
         leaving, record = backward(run.plan, tape, run.seed(outputs[0]))
         out = jtu.tree_unflatten(run.trace.out_tree, outputs)
         result = run.result(leaving, tape, argnums)
-        return out, (result, dict(sorted(record.inside.items()))) if wanted else result
+        return out, (result, record.places) if wanted else result
 
     return value_and_relevance_of
 
@@ -193,7 +193,7 @@ def vrp(
         rest = [None] * (len(outputs) - len(seeds))
         leaving, record = backward(run.plan, tape, [*seeds, *rest])
         result = run.result(leaving, tape, argnums)
-        return (result, dict(sorted(record.inside.items()))) if wanted else result
+        return (result, record.places) if wanted else result
 
     return (explained, back, *aux)
 

@@ -48,6 +48,11 @@ class Record(NamedTuple):
     accounts: Accounts
     inside: dict[str, Inside]
 
+    @property
+    def places(self) -> dict[str, Inside]:
+        """The watched places in the order of their names, as a compiled function returns them."""
+        return dict(sorted(self.inside.items()))
+
 
 class Tape(Environment):
     """All values of a forward pass, and what steps with bodies kept for the way back."""
