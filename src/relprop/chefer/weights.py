@@ -129,7 +129,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"{path} is read as a checkpoint of PyTorch, which is not installed; convert it to "
