@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from relprop._arguments import argument_numbers, check_score
 from relprop._assign import anatomy, assign
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
@@ -332,10 +332,10 @@ class _Run:
         scalar: bool = True,
         places: Sequence[Place] = (),
     ) -> _Run:
-        traced = trace(f, args, _numbers(argnums, len(args)))
+        traced = trace(f, args, argument_numbers(argnums, len(args)))
         count = _explained_outputs(traced, has_aux)
         if scalar:
-            _check_score(traced, count, has_aux)
+            check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
         mask = [i < count for i in range(len(traced.graph.outputs))]
         return cls(traced, assign(traced, composite, mask, on_missing, places), composite)
 
@@ -380,28 +380,6 @@ def _closed(f: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]
     return functools.partial(f, **kwargs) if kwargs else f
 
 
-def _numbers(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
-    try:
-        single = not isinstance(argnums, Sequence)
-        numbers = tuple(map(operator.index, (argnums,) if single else argnums))
-    except TypeError:
-        raise InputError(
-            f"`argnums` must be an integer or a sequence of integers, got {argnums!r}."
-        ) from None
-    if not numbers:
-        raise InputError("`argnums` is empty: name at least one argument to be explained.")
-    for number in numbers:
-        if not -count <= number < count:
-            raise InputError(
-                f"`argnums` names argument {number}, but the function was called with {count} "
-                "positional argument(s). Keyword arguments cannot be explained; close over them."
-            )
-    numbers = tuple(number % count for number in numbers)
-    if len(set(numbers)) != len(numbers):
-        raise InputError(f"`argnums` names an argument twice: {numbers}.")
-    return numbers
-
-
 def _explained_outputs(traced: Trace, has_aux: bool) -> int:
     if not has_aux:
         return traced.out_tree.num_leaves
@@ -412,18 +390,6 @@ def _explained_outputs(traced: Trace, has_aux: bool) -> int:
             f"{traced.out_tree}."
         )
     return children[0].num_leaves
-
-
-def _check_score(traced: Trace, count: int, has_aux: bool) -> None:
-    shapes = traced.out_shapes[:count]
-    if count == 1 and shapes[0].shape == () and jnp.issubdtype(shapes[0].dtype, jnp.floating):
-        return
-    found = ", ".join(f"{s.dtype}{list(s.shape)}" for s in shapes) or "nothing"
-    raise InputError(
-        f"The explained score must be one real scalar, but the function returned {found}"
-        f"{' beside aux' if has_aux else ''}. Select an entry (`f(x)[0, target]`), sum over a "
-        "batch, or use `relprop.vrp` for outputs of any structure."
-    )
 
 
 def _checked_seed(seed: Any, outputs: Any) -> list[Relevance | None]:
