@@ -101,7 +101,7 @@ def test_terminal_shows_each_token_in_colour(result):
 
 
 def test_colours_are_white_at_zero_and_full_at_the_largest(result):
-    from relprop.tokens._show import colours
+    from relprop._coloured_text import colours
 
     assert colours(0.0, 2.0)[0] == (255, 255, 255)
     assert colours(1.0, 2.0)[0] == (255, 128, 128)

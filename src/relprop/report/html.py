@@ -9,6 +9,15 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from relprop.plots.pixels import (
+    data_uri,
+    map_picture,
+    map_scale,
+    normalised,
+    picture,
+    plain,
+    scale,
+)
 from relprop.report.explanation import (
     Balance,
     Balances,
@@ -20,15 +29,6 @@ from relprop.report.explanation import (
     ratio,
     rules_of,
     strongest,
-)
-from relprop.report.heatmap import (
-    data_uri,
-    map_picture,
-    map_scale,
-    normalised,
-    picture,
-    plain,
-    scale,
 )
 
 _NONE: Mapping = {}

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
+from relprop.plots.gallery import Tiles
+from relprop.plots.pixels import map_picture, picture, plain
 from relprop.report.explanation import Explanation, by_model, maps_of, percent, rules_of
-from relprop.report.heatmap import fitted, map_picture, picture, plain
 
 MOST_ROWS = 64  # of more images than that only the first are drawn
 _DPI = 100
-_TILE = 96  # pixels: smaller images are enlarged to about this, larger ones are shrunk to twice it
-_SPACE = 8
 _MARGINS = {"left": 165, "right": 20, "top": 85, "bottom": 15}  # pixels, for labels
 
 
@@ -27,69 +25,46 @@ def write_png(explanations: Iterable[Explanation], path: Path) -> None:
         explanations: what to draw; of each model, the first 64.
         path: the file, which is replaced if it exists.
     """
-    blocks = [_Block(model, group) for model, group in by_model(explanations).items()]
-    width = sum(block.canvas.shape[1] + _MARGINS["left"] + _MARGINS["right"] for block in blocks)
-    tallest = max(block.canvas.shape[0] for block in blocks)
+    blocks = {_title(m, group): _tiles(group) for m, group in by_model(explanations).items()}
+    width = sum(tiles.width + _MARGINS["left"] + _MARGINS["right"] for tiles in blocks.values())
+    tallest = max(tiles.height for tiles in blocks.values())
     height = tallest + _MARGINS["top"] + _MARGINS["bottom"]
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     x = 0
-    for block in blocks:
+    for title, tiles in blocks.items():
         x += _MARGINS["left"]
-        rows, columns = block.canvas.shape[:2]
-        bottom = height - _MARGINS["top"] - rows
-        axes = figure.add_axes((x / width, bottom / height, columns / width, rows / height))
-        block.draw(axes)
-        x += columns + _MARGINS["right"]
+        bottom = height - _MARGINS["top"] - tiles.height
+        box = (x / width, bottom / height, tiles.width / width, tiles.height / height)
+        tiles.draw(figure.add_axes(box), title)
+        x += tiles.width + _MARGINS["right"]
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-class _Block:
-    """The pictures of one model, with what is written beside them."""
+def _title(model: str, group: list[Explanation]) -> str:
+    more = f" (first {MOST_ROWS} of {len(group)})" if len(group) > MOST_ROWS else ""
+    return model + more
 
-    def __init__(self, model: str, group: list[Explanation]):
-        self.rules, self.maps = rules_of(group), maps_of(group)
-        self.group = group[:MOST_ROWS]
-        more = f" (first {MOST_ROWS} of {len(group)})" if len(group) > MOST_ROWS else ""
-        self.title = model + more
-        rows = [self._row(explanation) for explanation in self.group]
-        self.tile = rows[0][0].shape[:2]
-        self.canvas = np.concatenate([self._joined(row) for row in rows])
 
-    def _row(self, explanation: Explanation) -> list[np.ndarray]:
-        relevances = [explanation.rules.get(name) for name in self.rules]
-        maps = [explanation.maps.get(name) for name in self.maps]
-        image = explanation.image
-        blank = np.zeros_like(image)
-        return [
-            _tile(plain(image)),
-            *(_tile(picture(image, r[0] if r else blank)) for r in relevances),
-            *(_tile(picture(image, blank) if m is None else map_picture(image, m)) for m in maps),
-        ]
+def _tiles(group: list[Explanation]) -> Tiles:
+    rules, maps, group = rules_of(group), maps_of(group), group[:MOST_ROWS]
+    columns = {"image": [np.asarray(plain(e.image)) for e in group]}
+    columns |= {name: [_relevance_tile(e, name) for e in group] for name in rules}
+    columns |= {name: [_map_tile(e, name) for e in group] for name in maps}
+    notes = {n: [percent(e.share(n)) if n in e.rules else "" for e in group] for n in rules}
+    return Tiles.of(columns, [_label(e) for e in group], notes)
 
-    def _joined(self, tiles: list[np.ndarray]) -> np.ndarray:
-        space = ((0, _SPACE), (0, _SPACE), (0, 0))
-        return np.concatenate([np.pad(t, space, constant_values=255) for t in tiles], axis=1)
 
-    def draw(self, axes) -> None:
-        axes.imshow(self.canvas, interpolation="nearest", aspect="auto")
-        height, width = self.tile
-        names = ["image", *(n.replace("_", "_\n") for n in [*self.rules, *self.maps])]
-        columns = np.arange(len(names)) * (width + _SPACE) + width / 2
-        rows = np.arange(len(self.group)) * (height + _SPACE) + height / 2
-        axes.set_xticks(columns, names)
-        axes.set_yticks(rows, [_label(explanation) for explanation in self.group])
-        axes.xaxis.tick_top()
-        axes.tick_params(length=0, labelsize=8.5)
-        axes.set_frame_on(False)
-        axes.set_title(self.title, loc="left", fontsize=12, fontweight="bold", pad=8)
-        for i, explanation in enumerate(self.group):
-            for j, name in enumerate(self.rules, start=1):
-                if name in explanation.rules:
-                    corner = (columns[j] - width / 2 + 3, rows[i] + height / 2 - 4)
-                    text = percent(explanation.share(name))
-                    box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
-                    axes.annotate(text, corner, fontsize=7, color="white", bbox=box)
+def _relevance_tile(explanation: Explanation, rules: str) -> np.ndarray:
+    found = explanation.rules.get(rules)
+    image = explanation.image
+    return np.asarray(picture(image, found[0] if found else np.zeros_like(image)))
+
+
+def _map_tile(explanation: Explanation, method: str) -> np.ndarray:
+    found, image = explanation.maps.get(method), explanation.image
+    shown = picture(image, np.zeros_like(image)) if found is None else map_picture(image, found)
+    return np.asarray(shown)
 
 
 def _label(explanation: Explanation) -> str:
@@ -101,11 +76,4 @@ def _label(explanation: Explanation) -> str:
     scored = f"class {target}: {explanation.score:.2f}"
     if explanation.label != explanation.target:
         scored += f"\npredicted {label}"
-    # A dollar would start a formula.
-    return f"{name}\n{scored}".replace("$", r"\$")
-
-
-def _tile(image: Image.Image) -> np.ndarray:
-    image = fitted(image, 2 * _TILE)
-    factor = max(1, _TILE // max(image.size))
-    return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
+    return f"{name}\n{scored}"

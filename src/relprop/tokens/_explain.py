@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from relprop import presets
+from relprop._coloured_text import visible
 from relprop._errors import InputError, unknown_name
 from relprop.composites import composite_of
 from relprop.places import places_of
 from relprop.tokens._model import LanguageModel
 from relprop.tokens._result import TokenRelevance
-from relprop.tokens._show import visible
 from relprop.tokens._targets import AtPosition, ClassTarget, Continuation, NextToken, Target
 from relprop.tokens._text import (
     Texts,

@@ -1,18 +1,70 @@
-"""Relevance as colours over an image."""
+"""Images as pixels: brightness, size, and colours laid over them."""
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from PIL import Image
 
-COLOURS = "bwr"  # blue, white, red; symmetric about 0
-MAP_COLOURS = "YlOrBr"  # yellow to brown: these know no sign
+from relprop._colours import diverging
+from relprop._errors import InputError
+from relprop.plots.scale import Channels, limit, numbers, strength
+
+COLOURS = "bwr"  # blue, white, red
+MAP_COLOURS = "YlOrBr"  # yellow to brown: for what knows no sign
 _LARGEST = 256  # pixels along the longer side of a picture; more adds bytes and nothing to see
+
+
+def colormap(colours: str | Colormap = COLOURS) -> Colormap:
+    """A map of matplotlib with a level for zero alone, and a colour for NaN.
+
+    Args:
+        colours: ``"bwr"``, ``"seismic"`` or ``"coldnhot"``; a map of matplotlib is taken as it is.
+
+    >>> [float(part) for part in colormap("seismic")(0.5)]
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    if isinstance(colours, Colormap):
+        return colours
+    levels = diverging(colours)
+    return ListedColormap(levels.levels() / 255, name=colours).with_extremes(bad=levels.bad)
+
+
+def overlay_colormap(colours: str = COLOURS) -> Colormap:
+    """The colours of `overlay` from -1 to 1 as a map of matplotlib."""
+    chosen = diverging(colours)
+    count = len(chosen.levels())
+    table = overlay(np.linspace(-1.0, 1.0, count), colours) / 255
+    return ListedColormap(table, name=f"{colours}_overlay").with_extremes(bad=chosen.bad)
+
+
+def overlay(strength: Float[np.ndarray, "*s"], colours: str = COLOURS) -> UInt8[np.ndarray, "*s 4"]:
+    """Red where relevance is positive, blue where it is negative, clear where there is none.
+
+    Args:
+        strength: in [-1, 1]; NaN has a colour of its own.
+        colours: the name of a map.
+
+    >>> overlay(np.array([0.0, 1.0, -1.0])).tolist()
+    [[255, 255, 255, 0], [255, 0, 0, 230], [0, 0, 255, 230]]
+    """
+    chosen = diverging(colours)
+    wrong = np.isnan(strength)
+    s = np.where(wrong, 0.0, strength)
+    # Weak relevance is clear, not white, which would look like a bright part of the image: of the
+    # map's middle only the very zero is used.
+    rgb = chosen(np.sign(s) * (0.7 + 0.3 * np.abs(s)))
+    # Not quite opaque, for the image to shine through; a root, for weak relevance to be seen.
+    alpha = np.rint(255 * 0.9 * np.abs(s) ** 0.7)
+    rgba = np.concatenate([rgb, alpha[..., None]], axis=-1).astype(np.uint8)
+    rgba[wrong] = np.rint(255 * np.array(to_rgba(chosen.bad)))
+    return rgba
 
 
 def normalised(relevance: Float[np.ndarray, "h w *c"]) -> Float[np.ndarray, "h w"]:
@@ -28,26 +80,7 @@ def normalised(relevance: Float[np.ndarray, "h w *c"]) -> Float[np.ndarray, "h w
     relevance = np.asarray(relevance, np.float64)
     relevance = np.where(np.isfinite(relevance), relevance, 0.0)
     relevance = relevance.reshape(*relevance.shape[:2], -1).sum(-1)
-    largest = np.abs(relevance).max(initial=0.0)
-    return relevance / largest if largest else relevance
-
-
-def overlay(relevance: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 4"]:
-    """Red where relevance is positive, blue where it is negative, clear where there is none.
-
-    The strongest pixel of the image has the full colour, whatever its sign: colours of one
-    picture can be compared with one another, but not with those of another picture.
-
-    >>> overlay(np.array([[0.0, 2.0, -2.0]]))[0].tolist()
-    [[255, 254, 254, 0], [255, 0, 0, 230], [0, 0, 255, 230]]
-    """
-    strength = normalised(relevance)
-    # Weak relevance is clear, not white, which would look like a bright part of the image: of the
-    # map's middle only the very zero is used.
-    rgba = matplotlib.colormaps[COLOURS](0.5 + np.sign(strength) * (0.35 + 0.15 * np.abs(strength)))
-    # Not quite opaque, for the image to shine through; a root, for weak relevance to be seen.
-    rgba[..., 3] = 0.9 * np.abs(strength) ** 0.7
-    return np.rint(255 * rgba).astype(np.uint8)
+    return strength(relevance, limit(relevance))
 
 
 def enlarged(
@@ -80,6 +113,21 @@ def map_overlay(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
     return np.rint(255 * rgba).astype(np.uint8)
 
 
+def image_of(values: Any, channels: Channels) -> Float[np.ndarray, "h w *c"]:
+    """An image with its channels last.
+
+    Raises:
+        InputError: it isn't one; the shape is named.
+    """
+    image = numbers(values, "The image")
+    if image.ndim != (2 if channels is None or image.ndim == 2 else 3) or not image.size:
+        raise InputError(
+            f"The image must be [h, w] or, with channels={channels!r}, one image with channels; "
+            f"its shape is {image.shape}."
+        )
+    return np.moveaxis(image, 0, -1) if image.ndim == 3 and channels == "first" else image
+
+
 def grey(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
     """The brightness of an image with values in [0, 1]."""
     image = np.asarray(image, np.float64)
@@ -87,10 +135,18 @@ def grey(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
     return np.rint(255 * np.clip(brightness, 0.0, 1.0)).astype(np.uint8)
 
 
+def background(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
+    """The image in grey with less contrast: black and white would compete with the colours."""
+    return np.rint(65 + 0.6 * grey(image)).astype(np.uint8)
+
+
 def picture(
     image: Float[np.ndarray, "h w *c"], relevance: Float[np.ndarray, "h w *c"]
 ) -> Image.Image:
     """The heatmap over the image in grey.
+
+    The strongest pixel has the full colour, whatever its sign: colours of one picture can be
+    compared with one another, but not with those of another picture.
 
     Args:
         image: values in [0, 1].
@@ -99,7 +155,7 @@ def picture(
     >>> picture(np.ones((2, 3)), np.ones((2, 3, 1))).size
     (3, 2)
     """
-    return _over(image, overlay(relevance))
+    return over(image, overlay(normalised(relevance)))
 
 
 def map_picture(
@@ -110,12 +166,12 @@ def map_picture(
     >>> map_picture(np.ones((2, 3)), np.ones((2, 3))).size
     (3, 2)
     """
-    return _over(image, map_overlay(values))
+    return over(image, map_overlay(values))
 
 
-def _over(image: Float[np.ndarray, "h w *c"], colours: UInt8[np.ndarray, "h w 4"]) -> Image.Image:
-    # Less contrast: black and white as they are would compete with the colours.
-    base = Image.fromarray(np.rint(65 + 0.6 * grey(image)).astype(np.uint8)).convert("RGBA")
+def over(image: Float[np.ndarray, "h w *c"], colours: UInt8[np.ndarray, "h w 4"]) -> Image.Image:
+    """Colours over the image in grey."""
+    base = Image.fromarray(background(image)).convert("RGBA")
     return Image.alpha_composite(base, Image.fromarray(colours)).convert("RGB")
 
 

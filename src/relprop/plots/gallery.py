@@ -1,0 +1,216 @@
+"""Galleries: a row per image, a column per method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from PIL import Image
+
+from relprop._errors import InputError
+from relprop.plots import pixels
+from relprop.plots.figure import Plot, describe, title
+from relprop.plots.scale import Bad, Channels, checked, limit, reduced, strength
+
+_TILE = 96  # pixels: smaller images are enlarged to about this, larger ones shrunk to twice it
+_SPACE = 8  # pixels between tiles
+_INCH = 100  # pixels
+_NONE: Mapping = {}
+
+
+def gallery(
+    images: Any,
+    relevances: Mapping[str, Any],
+    *,
+    channels: Channels = None,
+    maps: Mapping[str, Any] = _NONE,
+    names: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] = _NONE,
+    shared: bool = False,
+    quantile: float = 1.0,
+    bad: Bad = "error",
+    colours: str = pixels.COLOURS,
+    name: str = "",
+) -> Plot:
+    """Images with their heatmaps by several methods, side by side.
+
+    Args:
+        images: values in [0, 1]: ``[n, h, w]``, or with channels ``[n, c, h, w]`` or
+            ``[n, h, w, c]``.
+        relevances: name of a method -> relevance of all images, of the same height and width.
+        channels: of images and relevances.
+        maps: name of a method -> ``[n, h, w]``, how much each pixel counts: what has no sign, and
+            is drawn from its least to its greatest value in yellow and brown.
+        names: what is written beside each row, such as the image and its score.
+        notes: name of a method -> what is written into the corner of each tile, such as a share.
+        shared: one scale for each method; by default one for each tile.
+        quantile: of the absolute relevance, that has the full colour.
+        bad: ``"error"``, or ``"mark"`` to draw NaN and infinity in yellow.
+        colours: as for `relprop.plots.heatmap`.
+        name: the title.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: shapes don't fit, or numbers are NaN or infinite; the method is named.
+
+    >>> images = np.zeros((2, 4, 4))
+    >>> figure = gallery(images, {"epsilon": images, "gamma": images}, names=["a", "b"])
+    >>> figure.alt
+    'Gallery of 2 images (a, b) by epsilon, gamma.'
+    """
+    shown = _images(images, channels)
+    size = shown[0].shape[:2]
+    columns = {"image": [np.asarray(pixels.plain(image)) for image in shown]}
+    for method, given in relevances.items():
+        values = _values(method, given, channels, len(shown), size)
+        wrong = checked(values, bad)
+        values = np.where(wrong, np.nan, values)
+        common = limit(values, quantile)
+        strengths = [strength(v, common if shared else limit(v, quantile)) for v in values]
+        columns[method] = [
+            np.asarray(pixels.over(image, pixels.overlay(s, colours)))
+            for image, s in zip(shown, strengths, strict=True)
+        ]
+    for method, given in maps.items():
+        values = _values(method, given, None, len(shown), size)
+        checked(values, bad)
+        columns[method] = [
+            np.asarray(pixels.map_picture(image, v)) for image, v in zip(shown, values, strict=True)
+        ]
+    tiles = Tiles.of(columns, names, {"image": (), **notes})
+    figure = Plot((tiles.width + 190) / _INCH, (tiles.height + 90) / _INCH)
+    tiles.draw(figure.add_subplot(), name)
+    which = f" ({', '.join(names)})" if names else ""
+    methods = ", ".join([*relevances, *maps])
+    describe(figure, f"Gallery of {len(shown)} images{which} by {methods}.")
+    return figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiles:
+    """Pictures in rows and columns, as one picture.
+
+    Attributes:
+        canvas: the pixels.
+        columns: the names above the columns.
+        rows: what is written beside the rows.
+        notes: per column, what is written into the corners of its tiles; empty for none.
+        tile: height and width of one of them, in pixels.
+    """
+
+    canvas: UInt8[np.ndarray, "h w 3"]
+    columns: Sequence[str]
+    rows: Sequence[str]
+    notes: Sequence[Sequence[str]]
+    tile: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]],
+        rows: Sequence[str],
+        notes: Mapping[str, Sequence[str]] = _NONE,
+    ) -> Tiles:
+        """Lays pictures of one size out.
+
+        Args:
+            columns: name -> pictures, one per row.
+            rows: what is written beside the rows; empty for nothing.
+            notes: name of a column -> what is written into the corners.
+
+        Raises:
+            InputError: there are not as many names or notes as rows, or columns of other names.
+        """
+        count = len(next(iter(columns.values())))
+        wrong = [f"  {len(rows)} names of rows"] if len(rows) not in (0, count) else []
+        wrong += [
+            f"  {len(texts)} notes of {column!r}"
+            for column, texts in notes.items()
+            if len(texts) not in (0, count)
+        ]
+        wrong += [f"  notes of {column!r}, no column" for column in notes if column not in columns]
+        if wrong:
+            raise InputError(f"There are {count} rows, but:\n" + "\n".join(wrong))
+        tiles = [[_tile(picture) for picture in column] for column in columns.values()]
+        space = ((0, _SPACE), (0, _SPACE), (0, 0))
+        canvas = np.concatenate(
+            [
+                np.concatenate([np.pad(t, space, constant_values=255) for t in column])
+                for column in tiles
+            ],
+            axis=1,
+        )
+        return cls(
+            canvas,
+            tuple(columns),
+            tuple(rows),
+            tuple(tuple(notes.get(column, ())) for column in columns),
+            tiles[0][0].shape[:2],
+        )
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.canvas.shape[0]
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.canvas.shape[1]
+
+    def draw(self, axes: Axes, name: str = "") -> None:
+        """Draws all tiles, their names around them and the notes in their corners."""
+        axes.imshow(self.canvas, interpolation="nearest", aspect="equal")
+        height, width = self.tile
+        x = np.arange(len(self.columns)) * (width + _SPACE) + width / 2
+        y = np.arange(self.height // (height + _SPACE)) * (height + _SPACE) + height / 2
+        # After an underscore a name may be broken.
+        heads = [column.replace("_", "_\n") for column in self.columns]
+        axes.set_xticks(x, heads, parse_math=False)
+        axes.set_yticks(y, self.rows or [""] * len(y), parse_math=False)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelsize=8.5)
+        axes.set_frame_on(False)
+        title(axes, name, loc="left", fontsize=12, fontweight="bold", pad=8)
+        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+        for j, notes in enumerate(self.notes):
+            for i, text in enumerate(notes):
+                if text:
+                    corner = (x[j] - width / 2 + 3, y[i] + height / 2 - 4)
+                    axes.annotate(
+                        text, corner, fontsize=7, color="white", bbox=box, parse_math=False
+                    )
+
+
+def _tile(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    image = pixels.fitted(Image.fromarray(picture), 2 * _TILE)
+    factor = max(1, _TILE // max(image.size))
+    return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _images(images: Any, channels: Channels) -> list[np.ndarray]:
+    if not len(images):
+        raise InputError("A gallery needs at least one image, got none.")
+    shown = [pixels.image_of(image, channels) for image in images]
+    shapes = {image.shape for image in shown}
+    if len(shapes) > 1:
+        raise InputError(f"All images must have one shape, got {sorted(shapes)}.")
+    return shown
+
+
+def _values(
+    method: str, given: Any, channels: Channels, count: int, size: tuple[int, int]
+) -> np.ndarray:
+    values = reduced(given, channels, what=f"{method!r}")
+    if values.shape != (count, *size):
+        raise InputError(
+            f"{method!r} must be of {count} images of {size[0]} x {size[1]} pixels, "
+            f"channels={channels!r}; its shape is {np.shape(given)}."
+        )
+    return values
