@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from relprop._core.plan import Plan, Step
-from relprop._core.run import Accounts
+from relprop._core.run import PLACES, Accounts
 from relprop._inspect import PlannedOperation, planned, walk
 from relprop._table import Table
 
@@ -25,7 +25,9 @@ class LedgerRow:
         left: relevance handed to its operands.
         bias: absorbed by a bias or another constant that was added.
         epsilon: absorbed by a stabiliser, or by a denominator of exactly zero.
-        stopped: ended by a rule that stops relevance, or at a weight of zero.
+        stopped: ended by a rule that stops relevance, or at a weight of zero; of what has a body,
+            by a mask inside.
+        entered: of what has a body, handed out by seeds inside.
     """
 
     operation: PlannedOperation
@@ -34,11 +36,13 @@ class LedgerRow:
     bias: float
     epsilon: float
     stopped: float
+    entered: float = 0.0
 
     @property
     def gap(self) -> float:
         """What is not accounted for: made or lost by a rule that does not conserve relevance."""
-        return self.arrived - self.left - self.bias - self.epsilon - self.stopped
+        given = self.arrived + self.entered
+        return given - self.left - self.bias - self.epsilon - self.stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Ledger(Table, Sequence[LedgerRow]):
 
     Attributes:
         score: value of the function.
-        seed: relevance that was handed out, usually the score.
+        seed: relevance that the score was given, usually its value.
         relevance: what `relprop.relevance` returns.
         left: relevance of the explained inputs, summed.
         fault: where NaN or infinity came from, or None if every number is finite.
@@ -114,13 +118,19 @@ class Ledger(Table, Sequence[LedgerRow]):
 
     @property
     def stopped(self) -> float:
-        """All that was stopped."""
+        """All that was stopped, by rules or by masks at places."""
         return self._totals["stopped"]
+
+    @property
+    def entered(self) -> float:
+        """All that was handed out at places inside, by `relprop.places.Seeded`."""
+        return self._totals["entered"]
 
     @property
     def gap(self) -> float:
         """What is not accounted for."""
-        return float(self.seed) - self.left - self.bias - self.epsilon - self.stopped
+        given = float(self.seed) + self.entered
+        return given - self.left - self.bias - self.epsilon - self.stopped
 
     def columns(self) -> Sequence[str]:
         return (
@@ -145,6 +155,7 @@ class Ledger(Table, Sequence[LedgerRow]):
         parts = {
             "score": float(self.score),
             "handed out": float(self.seed),
+            **({"inside": self.entered} if self.entered else {}),
             "explained": self.left,
             "bias": self.bias,
             "epsilon": self.epsilon,
@@ -162,6 +173,9 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     rows = [_row(step, depth, accounts) for step, depth in walk(plan) if step.number in accounts]
     names = ("bias", "epsilon", "stopped")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
+    changes = accounts.get(PLACES, {})
+    totals["stopped"] += float(changes.get("mask", 0.0))
+    totals["entered"] = -float(changes.get("seed", 0.0))
     return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
 
 
@@ -174,11 +188,13 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
         # Its own part is what constants took; what was absorbed inside has rows of its own, too.
         inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk()]
         amounts = {k: own + sum(float(a.get(k, 0.0)) for a in inner) for k, own in amounts.items()}
+        amounts["stopped"] += float(account.get("mask", 0.0))
     return LedgerRow(
         operation=planned(step, depth),
         arrived=arrived,
         left=left,
         **amounts,
+        entered=-float(account.get("seed", 0.0)),
     )
 
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from relprop._arguments import argument_numbers, check_score
-from relprop._assign import anatomy, assign
-from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
-from relprop._core.run import Accounts, Keep, Tape, backward, forward
-from relprop._core.trace import Trace, trace
+from relprop._core.run import Accounts, Keep, forward
 from relprop._errors import InputError
+from relprop._explanation import Run, checked_seed, closed
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
-from relprop.composites import Composite, composite_of
-from relprop.places import Place, places_of
+from relprop.composites import composite_of
+from relprop.places import places_of
 
 
 def relevance(
@@ -57,6 +52,7 @@ def relevance(
         places: places inside f whose relevance is wanted as well: names or scopes as strings,
             `relprop.Where` for the outputs of operations, or `relprop.places`. Then the place of
             the relevance is taken by a pair of it and a dict of `relprop.places.Inside`.
+            `relprop.places.Masked` and `relprop.places.Seeded` change the relevance there.
         on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
             gradient times input; or a rule.
 
@@ -70,8 +66,8 @@ def relevance(
         RuleError: a rule cannot be applied where the composite puts it.
         NothingMatchedError: a selection of the composite matches no operation, or a place is not
             there.
-        InputError: an explained argument is not real, the score is not a real scalar, or a place
-            lies inside of what was recognised as one operation.
+        InputError: an explained argument is not real, the score is not a real scalar, a place
+            lies inside of what was recognised as one operation, or a mask does not fit its place.
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Epsilon
@@ -127,11 +123,11 @@ def value_and_relevance(
 
     @functools.wraps(f)
     def value_and_relevance_of(*args: Any, **kwargs: Any) -> Any:
-        run = _Run.start(
-            _closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=wanted
+        run = Run.start(
+            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=wanted
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
-        leaving, record = backward(run.plan, tape, run.seed(outputs[0]))
+        leaving, record = run.backward(tape, run.seed(outputs[0]))
         out = jtu.tree_unflatten(run.trace.out_tree, outputs)
         result = run.result(leaving, tape, argnums)
         return out, (result, record.places) if wanted else result
@@ -181,7 +177,7 @@ def vrp(
     if not primals:
         raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
     argnums = tuple(range(len(primals))) if argnums is None else argnums
-    run = _Run.start(
+    run = Run.start(
         f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
     )
     outputs, tape = forward(run.plan, run.trace.arrays)
@@ -189,9 +185,9 @@ def vrp(
     explained, *aux = out if has_aux else (out,)
 
     def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:
-        seeds = _checked_seed(seed, explained)
+        seeds = checked_seed(seed, explained)
         rest = [None] * (len(outputs) - len(seeds))
-        leaving, record = backward(run.plan, tape, [*seeds, *rest])
+        leaving, record = run.backward(tape, [*seeds, *rest])
         result = run.result(leaving, tape, argnums)
         return (result, record.places) if wanted else result
 
@@ -237,8 +233,8 @@ def inspect(
 
     @functools.wraps(f)
     def inspect_of(*args: Any, **kwargs: Any) -> Inspection:
-        run = _Run.start(
-            _closed(f, kwargs),
+        run = Run.start(
+            closed(f, kwargs),
             args,
             argnums,
             composite,
@@ -258,6 +254,7 @@ def ledger(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
+    places: Any = (),
     on_missing: Any = "error",
 ) -> Callable[..., Ledger]:
     r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
@@ -273,6 +270,8 @@ def ledger(
         rules: as for `relevance`.
         argnums: as for `relevance`.
         has_aux: as for `relevance`.
+        places: as for `relevance`, of which only masks and seeds make a difference. What a mask
+            takes away is stopped; `Ledger.entered` is what seeds bring in.
         on_missing: as for `relevance`.
 
     Returns:
@@ -289,18 +288,22 @@ def ledger(
     >>> float(book.score), float(book.left), float(book.bias)
     (10.0, 8.0, 2.0)
     """
-    composite = composite_of(rules)
+    composite, changed = composite_of(rules), places_of(places)
 
     @functools.wraps(f)
     def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
-        run = _Run.start(_closed(f, kwargs), args, argnums, composite, on_missing, has_aux)
+        run = Run.start(
+            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
+        )
 
         @functools.partial(jax.jit, static_argnums=1)
         def compute(arrays: tuple[Any, ...], keep: Keep) -> tuple[Any, Any, Any, Accounts]:
             outputs, tape = forward(run.plan, arrays)
-            leaving, record = backward(run.plan, tape, run.seed(outputs[0]), keep)
+            seeds = run.seed(outputs[0])
+            leaving, record = run.backward(tape, seeds, keep)
             totals = run.totals(leaving, tape)
-            return outputs[0], run.initial(outputs[0]), totals, record.accounts
+            handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
+            return outputs[0], handed, totals, record.accounts
 
         score, seed, found, accounts = compute(run.trace.arrays, "sums")
         if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found))):
@@ -310,106 +313,3 @@ def ledger(
         return ledger_of(run.plan, accounts, np.asarray(score), np.asarray(seed), result)
 
     return ledger_of_f
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Run:
-    """One function on given arguments, with its plan."""
-
-    trace: Trace
-    plan: Plan
-    composite: Composite
-
-    @classmethod
-    def start(
-        cls,
-        f: Callable[..., Any],
-        args: Sequence[Any],
-        argnums: int | Sequence[int],
-        composite: Composite,
-        on_missing: Any,
-        has_aux: bool,
-        scalar: bool = True,
-        places: Sequence[Place] = (),
-    ) -> _Run:
-        traced = trace(f, args, argument_numbers(argnums, len(args)))
-        count = _explained_outputs(traced, has_aux)
-        if scalar:
-            check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
-        mask = [i < count for i in range(len(traced.graph.outputs))]
-        return cls(traced, assign(traced, composite, mask, on_missing, places), composite)
-
-    def anatomy(self) -> Plan:
-        """The plan without regard to rules."""
-        return anatomy(self.trace, [True] * len(self.trace.graph.outputs))
-
-    def initial(self, score: Array) -> Array:
-        """The relevance of the score."""
-        score = precise(score)
-        return score if self.composite.seed == "score" else jnp.ones_like(score)
-
-    def seed(self, score: Array) -> list[Relevance | None]:
-        one = jnp.ones_like(precise(score))
-        # As a multiplier, the value of the score is 1 times itself: the form that loses nothing.
-        scored = self.composite.seed == "score"
-        first = Relevance(multiplier=one) if scored else Relevance(share=one)
-        return [first, *[None] * (len(self.trace.graph.outputs) - 1)]
-
-    def totals(self, leaving: Sequence[Relevance | None], tape: Tape) -> list[list[Array]]:
-        """Relevance of each explained leaf, as one array each."""
-        out = []
-        for group in self.trace.explained:
-            arrays = [precise(tape[self.trace.graph.inputs[i]]) for i in group]
-            found = [leaving[i] or Relevance() for i in group]
-            out.append([r.total(x) for r, x in zip(found, arrays, strict=True)])
-        return out
-
-    def unflatten(self, totals: Sequence[Sequence[Array]], argnums: int | Sequence[int]) -> Any:
-        trees = [
-            jtu.tree_unflatten(tree, leaves)
-            for tree, leaves in zip(self.trace.in_trees, totals, strict=True)
-        ]
-        return tuple(trees) if isinstance(argnums, Sequence) else trees[0]
-
-    def result(self, leaving, tape: Tape, argnums: int | Sequence[int]) -> Any:
-        return self.unflatten(self.totals(leaving, tape), argnums)
-
-
-def _closed(f: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """The function of its positional arguments alone; as in `jax.grad` the others are constant."""
-    return functools.partial(f, **kwargs) if kwargs else f
-
-
-def _explained_outputs(traced: Trace, has_aux: bool) -> int:
-    if not has_aux:
-        return traced.out_tree.num_leaves
-    children, node = traced.out_tree.children(), traced.out_tree.node_data()
-    if node is None or node[0] not in (tuple, list) or len(children) != 2:
-        raise InputError(
-            "With has_aux=True the function must return a pair (explained, aux); it returned "
-            f"{traced.out_tree}."
-        )
-    return children[0].num_leaves
-
-
-def _checked_seed(seed: Any, outputs: Any) -> list[Relevance | None]:
-    leaves, tree = jtu.tree_flatten(outputs)
-    seeds, seed_tree = jtu.tree_flatten(seed)
-    if tree != seed_tree:
-        raise InputError(
-            f"The seed must have the structure of the outputs, {tree}, but has {seed_tree}."
-        )
-    wrong = [
-        f"  {jtu.keystr(path) or 'the output'}: {jnp.shape(leaf)}, seed {jnp.shape(r)}"
-        for (path, leaf), r in zip(jtu.tree_flatten_with_path(outputs)[0], seeds, strict=True)
-        if jnp.shape(leaf) != jnp.shape(r)
-    ]
-    if wrong:
-        raise InputError("The seed must have the shapes of the outputs:\n" + "\n".join(wrong))
-    out: list[Relevance | None] = []
-    for leaf, r in zip(leaves, seeds, strict=True):
-        inexact = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        share = jnp.asarray(r)
-        dtype = jnp.result_type(precise(jnp.real(leaf))) if inexact else None
-        out.append(Relevance(share=share.astype(dtype)) if inexact else None)
-    return out

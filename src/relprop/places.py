@@ -9,6 +9,9 @@ Equinox and `relprop.interop.from_torch` name scopes after layers), a name given
 (`Named`, with `relprop.named`), an operation that makes it (`Output`) or reads it (`Input`). A
 string means a name or a scope. Two places are no part of the way from the inputs and start one of
 their own: `Parameter` and `Phases`.
+
+Relevance can be changed at a place as well: `Masked` lets a part of it through, and `Seeded` lets
+relevance start there.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Shaped
 
+from relprop._core.edit import Edit, Mask, Seed, fits
 from relprop._core.graph import Atom, Equation, Graph, Value
 from relprop._core.plan import Plan, Step
 from relprop._core.run import Inside as Inside
@@ -36,12 +41,14 @@ __all__ = [
     "AttentionMaps",
     "Inside",
     "Input",
+    "Masked",
     "Named",
     "Output",
     "Parameter",
     "Phases",
     "Place",
     "Scope",
+    "Seeded",
     "named",
     "positions",
 ]
@@ -73,6 +80,16 @@ class Place:
         """Values on the way from the explained inputs, with their names."""
         yield from ()
 
+    def edits(self, name: str) -> tuple[Edit, ...]:
+        """What is done to the relevance of its values."""
+        del name
+        return ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether relevance starts here and not at the score."""
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class Named(Place):
@@ -85,7 +102,7 @@ class Named(Place):
     name: str
 
     def values(self, plan):
-        for body in _plans(plan):
+        for body in plan.nested():
             for equation in body.graph.equations:
                 named = equation.name == "name" and _is(_tag(equation), self.name)
                 if named and equation.outputs[0].touched:
@@ -108,7 +125,7 @@ class Scope(Place):
 
     def values(self, plan):
         pattern = tuple(self.scope.split("/"))
-        for body in _plans(plan):
+        for body in plan.nested():
             for name, outputs in _leaving(body, pattern):
                 for i, value in enumerate(outputs):
                     yield (name if len(outputs) == 1 else f"{name}[{i}]"), value
@@ -160,7 +177,7 @@ class AttentionMaps(Place):
 
     def values(self, plan):
         count = itertools.count()
-        for body in _plans(plan):
+        for body in plan.nested():
             anatomy = anatomy_of(body.graph, set(body.active) & set(body.graph.inputs))
             for block in attentions(Wiring(anatomy)):
                 yield f"attention {next(count):03d}", block.value
@@ -205,6 +222,86 @@ class Phases(Place):
             for equation in inner.equations:
                 if equation.name in ("cos", "sin") and not equation.outputs[0].touched:
                     yield equation.name, equation.outputs[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Changed(Place):
+    """A place where something is done to relevance."""
+
+    place: Any
+
+    def __post_init__(self):
+        object.__setattr__(self, "place", _place(self.place))
+
+    def sources(self, graph):
+        return self.place.sources(graph)
+
+    def values(self, plan):
+        return self.place.values(plan)
+
+    @property
+    def alone(self):
+        return self.place.alone
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Masked(_Changed):
+    r"""A place whose relevance is multiplied by a mask before it goes on.
+
+    .. math:: R' = m \odot R
+
+    The ground for concept relevance: with a mask that keeps one channel, the relevance of the
+    inputs is that which goes through this channel. What the mask takes away counts as stopped.
+
+    Args:
+        place: where, as in `places=`.
+        mask: numbers or truth values that broadcast to the shape of `Inside.relevance` there, which
+            inside of a scan has an axis for the steps in front; or a function ``(relevance, value)
+            -> mask`` of the arrays of one evaluation (in a scan, of one step).
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.sum(named(2 * x, "doubled") + 1)
+    >>> second = Masked("doubled", jnp.array([0.0, 1.0]))
+    >>> R, inside = relprop.relevance(f, relprop.rules.Epsilon(), places=second)(jnp.ones(2))
+    >>> R.tolist()
+    [0.0, 2.0]
+
+    Source: Achtibat et al. 2023, eq. 5 (conditional relevance).
+    """
+
+    mask: Any
+
+    def edits(self, name):
+        return (*self.place.edits(name), _edit(Mask, self.mask, name))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seeded(_Changed):
+    """A place at which relevance starts, instead of at the score or besides.
+
+    Args:
+        place: where, as in `places=`.
+        relevance: what is handed out there: numbers or a function, of shapes as for `Masked`.
+        besides: the relevance of the score is handed out as well. In `relprop.vrp` what is given
+            to ``back`` always is.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.sum(named(2 * x, "doubled") + 1)
+    >>> at_first = Seeded("doubled", jnp.array([5.0, 0.0]))
+    >>> R, inside = relprop.relevance(f, relprop.rules.Epsilon(), places=at_first)(jnp.ones(2))
+    >>> R.tolist()
+    [5.0, 0.0]
+    """
+
+    relevance: Any
+    besides: bool = False
+
+    def edits(self, name):
+        return (*self.place.edits(name), _edit(Seed, self.relevance, name))
+
+    @property
+    def alone(self):
+        return not self.besides or self.place.alone
 
 
 def positions(parameter: str = "") -> tuple[Place, ...]:
@@ -259,26 +356,30 @@ def located(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> 
 
     Raises:
         NothingMatchedError: a place isn't there.
-        InputError: a parameter that is to take relevance is a factor.
+        InputError: a parameter that is to take relevance is a factor, or a mask does not fit.
     """
-    here = {value for body in _plans(plan) for value in _values(body.graph)}
+    here = {value for body in plan.nested() for value in body.graph.values()}
     found: list[tuple[str, Value]] = [(n, v) for v, n in extra.items() if v in here]
+    edits: dict[Value, list[Edit]] = {}
     idle = []
     for place in places:
         inside = [*place.values(plan)]
         found.extend(inside)
-        starting = (value for _, value in place.sources(plan.graph))
-        if not inside and not any(value in here for value in starting):
+        starting = [(n, v) for n, v in place.sources(plan.graph) if v in here]
+        if not inside and not starting:
             idle.append(place)
+        for name, value in dict.fromkeys([*inside, *starting]):
+            edits.setdefault(value, []).extend(place.edits(name))
     if idle:
         raise NothingMatchedError(_idle_message(idle, plan))
     _check_factors(plan, {v: n for v, n in extra.items() if v in plan.graph.inputs})
-    return _mark(plan, _unique(found))
+    marked = _mark(plan, _unique(found))
+    return dataclasses.replace(marked, edits=_fitted(plan, edits))
 
 
 def hidden(plan: Plan) -> dict[Value, str]:
     """Watched values that the backward pass goes around, with what to say about them."""
-    watched = {v: names for body in _plans(plan) for v, names in body.watched.items()}
+    watched = {v: names for body in plan.nested() for v, names in body.watched.items()}
     found = {}
     for step in plan.walk():
         inputs = set(step.operation.inputs)
@@ -342,14 +443,53 @@ def _mark(plan: Plan, names: Mapping[Value, tuple[str, ...]]) -> Plan:
         dataclasses.replace(step, bodies=tuple(_mark(body, names) for body in step.bodies))
         for step in plan.steps
     ]
-    own = {value: names[value] for value in _values(plan.graph) if value in names}
+    own = {value: names[value] for value in plan.graph.values() if value in names}
     return dataclasses.replace(plan, steps=tuple(steps), watched=own)
 
 
-def _values(graph: Graph) -> Iterator[Value]:
-    yield from graph.inputs
-    for equation in graph.equations:
-        yield from equation.outputs
+def _edit(kind: type[Mask | Seed], given: Any, name: str) -> Edit:
+    if callable(given):
+        return kind(None, given, name)
+    if isinstance(given, (str, type(None))):
+        raise InputError(
+            f"A {kind.kind} must be numbers or a function of relevance and value; for {name!r} "
+            f"there is {given!r}."
+        )
+    return kind(jnp.asarray(given), None, name)
+
+
+def _fitted(plan: Plan, edits: Mapping[Value, Sequence[Edit]]) -> dict[Value, list[Edit]]:
+    """The edits with arrays of the shape of what they change; all that do not fit are told."""
+    fitted: dict[Value, list[Edit]] = {}
+    wrong = []
+    for body, rounds in _in_loops(plan):
+        for value in body.graph.values():
+            shape = (*rounds, *value.shape)
+            for edit in edits.get(value, ()):
+                if isinstance(edit, Seed) and value not in body.active:
+                    wrong.append(f"  {edit.name}: the rules take the value as a constant")
+                elif edit.array is not None and not fits(edit.array.shape, shape):
+                    wrong.append(
+                        f"  {edit.name}: {edit.kind} {edit.array.shape}, relevance {shape}"
+                    )
+                else:
+                    fitted.setdefault(value, []).append(edit.of_shape(shape))
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} change(s) cannot be made to the relevance at places:\n"
+            + "\n".join(wrong)
+            + "\nMasks and seeds must broadcast to the shape of the relevance there, which the "
+            "place alone in `places=` returns; in a scan it has an axis for the steps in front."
+        )
+    return fitted
+
+
+def _in_loops(plan: Plan, rounds: tuple[int, ...] = ()) -> Iterator[tuple[Plan, tuple[int, ...]]]:
+    """The plan and those of bodies, each with how often the loops around it are run."""
+    yield plan, rounds
+    for step in plan.steps:
+        for body in step.bodies:
+            yield from _in_loops(body, (*rounds, *step.nested.rounds(step)))
 
 
 def _unique(pairs: Iterable[tuple[str, Value]]) -> dict[Value, tuple[str, ...]]:
@@ -370,9 +510,9 @@ def _unique(pairs: Iterable[tuple[str, Value]]) -> dict[Value, tuple[str, ...]]:
 
 
 def _idle_message(idle: Sequence[Place], plan: Plan) -> str:
-    scopes = sorted({"/".join(parts) for body in _plans(plan) for parts in _all_scopes(body)})
+    scopes = sorted({"/".join(parts) for body in plan.nested() for parts in _all_scopes(body)})
     tags = sorted(
-        {_tag(e) for body in _plans(plan) for e in body.graph.equations if e.name == "name"}
+        {_tag(e) for body in plan.nested() for e in body.graph.equations if e.name == "name"}
     )
     shown = ", ".join(scopes[:40]) + (f" and {len(scopes) - 40} more" if len(scopes) > 40 else "")
     return (
@@ -383,13 +523,6 @@ def _idle_message(idle: Sequence[Place], plan: Plan) -> str:
         "region or loop that has a rule of its own consists of is not there. Parameters must be "
         "positional arguments that are not explained themselves."
     )
-
-
-def _plans(plan: Plan) -> Iterator[Plan]:
-    yield plan
-    for step in plan.steps:
-        for body in step.bodies:
-            yield from _plans(body)
 
 
 def _graphs(graph: Graph) -> Iterator[Graph]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from relprop import _compat
+from relprop._core.edit import within
 from relprop._core.graph import Value
 from relprop._core.plan import Nested, Plan, reach
 from relprop._core.relevance import Relevance, add
@@ -60,9 +61,9 @@ class Call(Nested):
         _, tape = forward(body, values, replay=True)
         return outputs, _packed(body, tape, _mentioned(body))
 
-    def backward(self, step, values, tape, arriving, keep: Any):
+    def backward(self, step, values, tape, arriving, request: Any):
         (body,) = step.bodies
-        return backward(body, _unpacked(body, tape, _mentioned(body)), arriving, keep)
+        return backward(body, _unpacked(body, tape, _mentioned(body)), arriving, request)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +77,13 @@ class Remat(Call):
             return forward(step.bodies[0], values, replay)[0], ()
         return step.operation.last.evaluate(values), ()
 
-    def backward(self, step, values, tape, arriving, keep: Any):
+    def backward(self, step, values, tape, arriving, request: Any):
         del tape
         if step.operation.last.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
             values, arriving = lax.optimization_barrier((list(values), arriving))
         _, tape = forward(step.bodies[0], values, replay=True)
-        return backward(step.bodies[0], tape, arriving, keep)
+        return backward(step.bodies[0], tape, arriving, request)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +130,14 @@ class Branch(Nested):
         runs = [lambda *args, b=body: forward(b, args, replay)[0] for body in step.bodies]
         return lax.switch(index, runs, *operands), ()
 
-    def backward(self, step, values, tape, arriving, keep: Any):
+    def backward(self, step, values, tape, arriving, request: Any):
         del tape
         index, *operands = values
 
         def branch(body):
             def run(operands, arriving):
                 _, tape = forward(body, operands, replay=True)
-                return backward(body, tape, arriving, keep)
+                return backward(body, tape, arriving, request)
 
             return run
 
@@ -193,6 +194,9 @@ class Scan(Nested):
         (body,) = step.bodies
         return body.is_active(body.graph.outputs)
 
+    def rounds(self, step):
+        return (step.operation.last.params["length"],)
+
     def reach(self, step, outputs):
         (body,) = step.bodies
         consts, carried = _compat.scan_sizes(step.operation.last.params)
@@ -227,17 +231,19 @@ class Scan(Nested):
         )
         return [*final, *stacked], saved
 
-    def backward(self, step, values, tape, arriving, keep: Any):
+    def backward(self, step, values, tape, arriving, request: Any):
         (plan,) = step.bodies
         params = step.operation.last.params
         consts, carried = _compat.scan_sizes(params)
         fixed, per_step = list(values[:consts]), list(values[consts + carried :])
         kept = _kept_values(plan, consts, carried)
         invariant = _invariant_equations(plan, consts)
+        edits = within(request.edits, plan)
 
         def body(carry, slices):
             from_carry, total = carry
-            xs, saved, from_outputs = slices
+            xs, saved, from_outputs, own = slices
+            here = dataclasses.replace(request, edits=dict(zip(edits, own, strict=True)))
             again = _unpacked(plan, saved, kept)
             again.update(zip(plan.graph.inputs[:consts], fixed, strict=True))
             again.update(zip(plan.graph.inputs[consts + carried :], xs, strict=True))
@@ -245,12 +251,12 @@ class Scan(Nested):
                 out = equation.evaluate(again.read_all(equation.inputs))
                 again.update(zip(equation.outputs, out, strict=True))
             seeds = [*from_carry, *from_outputs]
-            leaving, record = backward(plan, again, seeds, keep)
+            leaving, record = backward(plan, again, seeds, here)
             to_consts = [add(a, b) for a, b in zip(total, leaving[:consts], strict=True)]
             to_carry, to_xs = leaving[consts : consts + carried], leaving[consts + carried :]
             return (to_carry, to_consts), (to_xs, record)
 
-        slices = (per_step, tape, arriving[carried:])
+        slices = (per_step, tape, arriving[carried:], list(edits.values()))
         first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), slices)
         carry = (list(arriving[:carried]), [None] * consts)
         # What forms of relevance are carried is known only after a step: repeat until it settles.

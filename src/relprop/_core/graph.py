@@ -9,7 +9,7 @@ or custom-derivative calls) holds it as a `Graph`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -155,6 +155,12 @@ class Graph:
     outputs: tuple[Atom, ...]
     inner: bool = False
     scope: str = ""
+
+    def values(self) -> Iterator[Value]:
+        """All that its equations read and make, without constants and bodies."""
+        yield from self.inputs
+        for equation in self.equations:
+            yield from equation.outputs
 
 
 class Environment(dict):

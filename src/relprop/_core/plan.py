@@ -88,6 +88,7 @@ class Plan:
         active: the values that depend on the explained ones.
         dependent: the same, with those that a rule has made constants of.
         watched: the values whose relevance is asked for, with the names of their places.
+        edits: masks and seeds for values, those of bodies among them; in the outermost plan.
     """
 
     graph: Graph
@@ -95,6 +96,7 @@ class Plan:
     active: frozenset[Value]
     dependent: frozenset[Value] = frozenset()
     watched: Mapping[Value, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    edits: Mapping[Value, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
     def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
         return tuple(atom in self.active for atom in atoms)
@@ -110,6 +112,13 @@ class Plan:
             yield step
             for body in step.bodies:
                 yield from body.walk()
+
+    def nested(self) -> Iterator[Plan]:
+        """Itself and the plans of all bodies."""
+        yield self
+        for step in self.steps:
+            for body in step.bodies:
+                yield from body.nested()
 
 
 Choose = Callable[[Step], tuple[Any, str]]
@@ -273,7 +282,12 @@ class Nested(registry.Propagator):
         """
         raise NotImplementedError
 
-    def backward(self, step: Step, values, tape, arriving, keep: Any) -> tuple[list, Any]:
+    def rounds(self, step: Step) -> tuple[int, ...]:
+        """How often its bodies are evaluated, if they are a loop: the axes in front of a record."""
+        del step
+        return ()
+
+    def backward(self, step: Step, values, tape, arriving, request: Any) -> tuple[list, Any]:
         """Relevance of every operand (None for inactive ones), and the record of the bodies."""
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from relprop._core.edit import Edits
 from relprop._core.graph import Atom, Environment, Equation, Value
 from relprop._core.operation import Operation
 from relprop._core.plan import Plan, Step
@@ -21,6 +22,21 @@ Account = dict[str, Any]
 Keep = Literal["", "sums", "faults"]
 Accounts = dict[int, Account]  # by the number of the step
 CONSTANT = -1  # in place of a number: relevance that a graph was given for its constant outputs
+PLACES = -2  # likewise: what masks have stopped, and what has entered by seeds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What is wanted of a backward pass beside the relevance of the inputs.
+
+    Attributes:
+        keep: what to sum up per step: ``"sums"`` of what arrives, leaves and is absorbed, or
+            ``"faults"``, the same and how many numbers are NaN or infinite.
+        edits: masks and seeds at values.
+    """
+
+    keep: Keep = ""
+    edits: Edits = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +112,10 @@ def _unplanned(equation: Equation) -> Step:
 
 
 def backward(
-    plan: Plan, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
+    plan: Plan,
+    tape: Tape,
+    seeds: Sequence[Relevance | None],
+    request: Request = Request(),  # noqa: B008 - a frozen value
 ) -> tuple[list[Relevance | None], Record]:
     """Takes relevance from the outputs of a graph to its inputs.
 
@@ -104,8 +123,7 @@ def backward(
         plan: the plan of the graph.
         tape: of the forward pass.
         seeds: relevance of each output; None where there is none.
-        keep: what to sum up per step: ``"sums"`` of what arrives, leaves and is absorbed, or
-            ``"faults"``, the same and how many numbers are NaN or infinite.
+        request: what is wanted beside.
 
     Returns:
         Relevance of each input (None where none arrives), the accounts per step, and the places
@@ -113,7 +131,17 @@ def backward(
     """
     found: dict[Value, Relevance | None] = {}
     record = Record({}, {})
-    accounts = record.accounts
+    accounts, keep = record.accounts, request.keep
+
+    def taken(value: Value) -> Relevance | None:
+        """All relevance that has arrived at a value, as masks and seeds leave it."""
+        relevance = found.pop(value, None)
+        for edit in request.edits.get(value, ()):
+            before, array = relevance, precise(tape[value])
+            relevance = edit.apply(before, array)
+            if keep:
+                _count(accounts, edit.kind, _sum([before], [array]) - _sum([relevance], [array]))
+        return relevance
 
     def look(value: Value, relevance: Relevance | None) -> None:
         array = tape[value]
@@ -139,7 +167,7 @@ def backward(
 
     for step in reversed(plan.steps):
         operation = step.operation
-        arriving = [found.pop(out, None) for out in operation.outputs]
+        arriving = [taken(out) for out in operation.outputs]
         for out, relevance in zip(operation.outputs, arriving, strict=True):
             if out in plan.watched:
                 look(out, relevance)
@@ -157,7 +185,7 @@ def backward(
         with jax.named_scope(_scope_name(step)):
             if step.bodies:
                 leaving, inner = step.nested.backward(
-                    step, values, tape.inner[step], arriving, keep
+                    step, values, tape.inner[step], arriving, request
                 )
                 if keep:
                     # To a constant that a loop starts from, or that a branch returns.
@@ -165,6 +193,10 @@ def backward(
                     lost = inner.accounts.pop(CONSTANT)["bias"]
                     account["bias"] = lost + _sum(constant, values)
                 leaving = [r if a in plan.active else None for a, r in _pairs(step, leaving)]
+                changes = inner.accounts.pop(PLACES, {})
+                for kind, amount in changes.items():
+                    _count(accounts, kind, amount)
+                account.update(changes)
                 accounts.update(inner.accounts)
                 record.inside.update(inner.inside)
             else:
@@ -180,10 +212,18 @@ def backward(
         for atom, relevance in zip(operation.inputs, leaving, strict=True):
             if relevance is not None and atom in plan.active:
                 found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
+    leaving = {value: taken(value) for value in plan.graph.inputs}
     for value, names in plan.watched.items():
         if names[0] not in record.inside:
-            look(value, found.get(value))
-    return [found.get(value) for value in plan.graph.inputs], record
+            look(value, leaving[value] if value in leaving else taken(value))
+    return [leaving[value] for value in plan.graph.inputs], record
+
+
+def _count(accounts: Accounts, kind: str, lost: Any) -> None:
+    """Adds what a mask has stopped, or a seed taken away (less than nothing), to the accounts."""
+    # Always both entries, so that the branches of a condition keep the same ones.
+    account = accounts.setdefault(PLACES, {"mask": jnp.zeros(()), "seed": jnp.zeros(())})
+    account[kind] = account[kind] + lost
 
 
 def _pairs(step: Step, leaving: Sequence[Any]) -> Iterator[tuple[Atom, Any]]:

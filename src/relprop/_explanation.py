@@ -1,0 +1,130 @@
+"""What the transforms have in common: a function on given arguments, with its plan, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array
+
+from relprop._arguments import argument_numbers, check_score
+from relprop._assign import anatomy, assign
+from relprop._core.plan import Plan
+from relprop._core.relevance import Relevance, precise
+from relprop._core.run import Keep, Record, Request, Tape, backward
+from relprop._core.trace import Trace, trace
+from relprop._errors import InputError
+from relprop.composites import Composite
+from relprop.places import Place
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One function on given arguments, with its plan."""
+
+    trace: Trace
+    plan: Plan
+    composite: Composite
+    places: Sequence[Place] = ()
+
+    @classmethod
+    def start(
+        cls,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        argnums: int | Sequence[int],
+        composite: Composite,
+        on_missing: Any,
+        has_aux: bool,
+        scalar: bool = True,
+        places: Sequence[Place] = (),
+    ) -> Run:
+        traced = trace(f, args, argument_numbers(argnums, len(args)))
+        count = _explained_outputs(traced, has_aux)
+        if scalar:
+            check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
+        mask = [i < count for i in range(len(traced.graph.outputs))]
+        return cls(traced, assign(traced, composite, mask, on_missing, places), composite, places)
+
+    def anatomy(self) -> Plan:
+        """The plan without regard to rules."""
+        return anatomy(self.trace, [True] * len(self.trace.graph.outputs))
+
+    def seed(self, score: Array) -> list[Relevance | None]:
+        """Relevance of the outputs, of which the score is the first."""
+        one = jnp.ones_like(precise(score))
+        first = None
+        if not any(place.alone for place in self.places):
+            # As a multiplier, the score is 1 times itself: the form that loses nothing.
+            scored = self.composite.seed == "score"
+            first = Relevance(multiplier=one) if scored else Relevance(share=one)
+        return [first, *[None] * (len(self.trace.graph.outputs) - 1)]
+
+    def backward(
+        self, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
+    ) -> tuple[list[Relevance | None], Record]:
+        """Takes relevance of the outputs to the inputs, with masks and seeds on the way."""
+        return backward(self.plan, tape, seeds, Request(keep, self.plan.edits))
+
+    def totals(self, leaving: Sequence[Relevance | None], tape: Tape) -> list[list[Array]]:
+        """Relevance of each explained leaf, as one array each."""
+        out = []
+        for group in self.trace.explained:
+            arrays = [precise(tape[self.trace.graph.inputs[i]]) for i in group]
+            found = [leaving[i] or Relevance() for i in group]
+            out.append([r.total(x) for r, x in zip(found, arrays, strict=True)])
+        return out
+
+    def unflatten(self, totals: Sequence[Sequence[Array]], argnums: int | Sequence[int]) -> Any:
+        trees = [
+            jtu.tree_unflatten(tree, leaves)
+            for tree, leaves in zip(self.trace.in_trees, totals, strict=True)
+        ]
+        return tuple(trees) if isinstance(argnums, Sequence) else trees[0]
+
+    def result(self, leaving, tape: Tape, argnums: int | Sequence[int]) -> Any:
+        return self.unflatten(self.totals(leaving, tape), argnums)
+
+
+def closed(f: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """The function of its positional arguments alone; as in `jax.grad` the others are constant."""
+    return functools.partial(f, **kwargs) if kwargs else f
+
+
+def _explained_outputs(traced: Trace, has_aux: bool) -> int:
+    if not has_aux:
+        return traced.out_tree.num_leaves
+    children, node = traced.out_tree.children(), traced.out_tree.node_data()
+    if node is None or node[0] not in (tuple, list) or len(children) != 2:
+        raise InputError(
+            "With has_aux=True the function must return a pair (explained, aux); it returned "
+            f"{traced.out_tree}."
+        )
+    return children[0].num_leaves
+
+
+def checked_seed(seed: Any, outputs: Any) -> list[Relevance | None]:
+    leaves, tree = jtu.tree_flatten(outputs)
+    seeds, seed_tree = jtu.tree_flatten(seed)
+    if tree != seed_tree:
+        raise InputError(
+            f"The seed must have the structure of the outputs, {tree}, but has {seed_tree}."
+        )
+    wrong = [
+        f"  {jtu.keystr(path) or 'the output'}: {jnp.shape(leaf)}, seed {jnp.shape(r)}"
+        for (path, leaf), r in zip(jtu.tree_flatten_with_path(outputs)[0], seeds, strict=True)
+        if jnp.shape(leaf) != jnp.shape(r)
+    ]
+    if wrong:
+        raise InputError("The seed must have the shapes of the outputs:\n" + "\n".join(wrong))
+    out: list[Relevance | None] = []
+    for leaf, r in zip(leaves, seeds, strict=True):
+        inexact = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        share = jnp.asarray(r)
+        dtype = jnp.result_type(precise(jnp.real(leaf))) if inexact else None
+        out.append(Relevance(share=share.astype(dtype)) if inexact else None)
+    return out
