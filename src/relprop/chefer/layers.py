@@ -25,6 +25,7 @@ from relprop._core.relevance import summed_to
 from relprop.chefer import functional
 from relprop.chefer.functional import Pair
 from relprop.rules.base import negative, positive
+from relprop.rules.signs import sum_of_sign
 
 Variant = Literal["ours", "orig"]
 Arrays = Sequence[Array]
@@ -296,11 +297,6 @@ def normalised(R: Array, left: Array, right: Array) -> tuple[Array, Array]:
     return scaled(left, A), scaled(right, B)
 
 
-# Sums over few numbers are often small beside their terms, which is where three products lose
-# digits that four keep. Small layers cost little in any case.
-_LARGE = 1024
-
-
 def alpha_beta(
     R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float, joint: bool
 ) -> list[Array]:
@@ -342,16 +338,11 @@ def joint_alpha_beta(
     beta, size = alpha - 1, jnp.abs(weight)
     z, a = apply(xs, weight), apply([jnp.abs(x) for x in xs], size)
     # Of x (.., n), W (m, n) and their product (.., m).
-    count = math.sqrt(sum(x.size for x in xs) * weight.size / max(z.size, 1))
-    rounding = 2 * jnp.finfo(z.dtype).eps * (1 + math.sqrt(count)) * a
-
-    def over_half(both: Array) -> Array:
-        # Without a contribution a denominator has to be exactly zero, not the rounding of z and a.
-        return safe_divide(R, jnp.where(jnp.abs(both) <= rounding, 0, both / 2))
-
-    plain = signed = alpha * over_half(z + a)
+    terms = math.sqrt(sum(x.size for x in xs) * weight.size / max(z.size, 1))
+    # Without a contribution a denominator has to be exactly zero, not the rounding of z and a.
+    plain = signed = alpha * safe_divide(R, sum_of_sign(z, a, 1, terms))
     if beta:
-        inhibiting = beta * over_half(z - a)
+        inhibiting = beta * safe_divide(R, sum_of_sign(z, a, -1, terms))
         plain, signed = plain - inhibiting, signed + inhibiting
     plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)
     return [(x * p + jnp.abs(x) * s) / 2 for x, p, s in zip(xs, plains, signeds, strict=True)]

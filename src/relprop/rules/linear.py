@@ -28,6 +28,7 @@ from relprop.rules.base import (
     positive,
     stabilizer,
 )
+from relprop.rules.signs import FEW, magnitudes, number_of_terms, sum_of_sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,14 +201,11 @@ class Gamma(LinearRule):
             raise ValueError(f"gamma must be a finite number from 0, got {self.gamma!r}.")
 
     def through(self, site, linear, relevance):
-        weight, inputs = linear.weight, site.inputs
         given = relevance.total(site.output)
-        magnitude, sizes = jnp.abs(weight), [jnp.abs(x) for x in inputs]
+        sizes = magnitudes(linear, given)
         # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
         sign = jnp.sign(site.output)
-        z = linear.product + self.gamma / 2 * (
-            linear.product + sign * linear.apply(sizes, magnitude)
-        )
+        z = linear.product + self.gamma / 2 * (linear.product + sign * sizes.output)
         biased = None
         if self.bias == "absorb" and linear.bias is not None:
             bias = jnp.broadcast_to(linear.bias, z.shape)
@@ -217,10 +215,10 @@ class Gamma(LinearRule):
         if biased is not None:
             site.absorb("bias", lambda: coefficients * biased)
         site.absorb("epsilon", lambda: given - coefficients * z)
-        plain = linear.transpose(weight, (1 + self.gamma / 2) * coefficients)
-        signed = linear.transpose(magnitude, self.gamma / 2 * sign * coefficients)
+        plain = linear.transpose(linear.weight, (1 + self.gamma / 2) * coefficients)
+        signed = sizes.transpose(sizes.weight, self.gamma / 2 * sign * coefficients)
         return multipliers(
-            [p + jnp.sign(x) * s for p, s, x in zip(plain, signed, inputs, strict=True)]
+            [p + jnp.sign(x) * s for p, s, x in zip(plain, signed, site.inputs, strict=True)]
         )
 
 
@@ -233,6 +231,14 @@ class AlphaBeta(LinearRule):
                           - \beta \frac{(x_i w_{ij})^-}{z_j^-} \right) R_j
 
     with :math:`z^\pm` the sums of the positive and of the negative contributions, b among them.
+
+    Needs three products, as `Gamma` does:
+
+    .. math:: \sum_i (x_i w_{ij})^\pm = \tfrac12 (x w \pm |x| |w|)_j
+
+    so that a sum which is a small fraction of :math:`|x||w|` loses as many digits, and counts as
+    zero where it is not more than rounding errors. Layers of few terms take a product for each
+    sign, which is exact.
 
     Args:
         alpha: weight of what speaks for the output.
@@ -254,10 +260,34 @@ class AlphaBeta(LinearRule):
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
+        terms = number_of_terms(linear)
+        if terms < FEW:
+            return multipliers(self._directly(site, linear, given))
+        sizes = magnitudes(linear, given)
+        plain = signed = jnp.zeros_like(given)
+        for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
+            if factor == 0:
+                continue
+            z = sum_of_sign(linear.product, sizes.output, sign, terms)
+            coefficients = self._coefficients(site, linear, factor * given, z, sign)
+            # Where there is no contribution, none is to be made of rounding errors.
+            coefficients = jnp.where(z == 0, 0, coefficients)
+            plain, signed = plain + coefficients, signed + sign * coefficients
+        plain = linear.transpose(linear.weight, plain / 2)
+        signed = sizes.transpose(sizes.weight, signed / 2)
+        return multipliers(
+            [
+                jnp.where(x == 0, 0, p + jnp.sign(x) * s)
+                for p, s, x in zip(plain, signed, site.inputs, strict=True)
+            ]
+        )
+
+    def _directly(self, site: Site, linear: LinearMap, given: Array) -> list[Array]:
+        """With a product for each sign of x and of w: exact where nearly everything cancels."""
         leaving = [jnp.zeros_like(x) for x in site.inputs]
-        for factor, part, opposite in (
-            (self.alpha, positive, negative),
-            (-self.beta, negative, positive),
+        for factor, sign, part, opposite in (
+            (self.alpha, 1, positive, negative),
+            (-self.beta, -1, negative, positive),
         ):
             if factor == 0:
                 continue
@@ -267,26 +297,28 @@ class AlphaBeta(LinearRule):
                 ([negative(x) for x in site.inputs], opposite(linear.weight)),
             ]
             above, below = (linear.apply(xs, w) for xs, w in halves)
-            z = above + below
-            bias = None
-            if self.bias == "absorb" and linear.bias is not None:
-                bias = part(jnp.broadcast_to(linear.bias, z.shape))
-                z = z + bias
-            coefficients = factor * safe_divide(given, stabilizer(self.epsilon)(z))
+            coefficients = self._coefficients(site, linear, factor * given, above + below, sign)
             for xs, w in halves:
                 backs = linear.transpose(w, coefficients)
                 leaving = [
                     got + jnp.where(x == 0, 0, back)
                     for got, x, back in zip(leaving, xs, backs, strict=True)
                 ]
-            self._account(site, factor * given, coefficients, z, bias)
-        return multipliers(leaving)
+        return leaving
 
-    @staticmethod
-    def _account(site: Site, given: Array, coefficients: Array, z: Array, bias: Array | None):
-        if bias is not None:
+    def _coefficients(
+        self, site: Site, linear: LinearMap, given: Array, z: Array, sign: int
+    ) -> Array:
+        """Relevance per unit of contribution, for the contributions z of one sign."""
+        if self.bias == "absorb" and linear.bias is not None:
+            bias = (positive if sign > 0 else negative)(jnp.broadcast_to(linear.bias, z.shape))
+            z = z + bias
+            coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
             site.absorb("bias", lambda: coefficients * bias)
+        else:
+            coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
         site.absorb("epsilon", lambda: given - coefficients * z)
+        return coefficients
 
 
 @dataclasses.dataclass(frozen=True)

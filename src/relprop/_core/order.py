@@ -1,0 +1,36 @@
+"""The order of evaluation, where it decides what is in memory at the same time."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+
+def after(array: Array, awaited: Array) -> Array:
+    """The same array, made when another one is there.
+
+    What depends on weights alone, such as their absolute values, can be computed at any time, and
+    XLA for CPUs keeps apart in memory whatever might run at the same time: for a rule that needs
+    ``abs(w)`` that is a second copy of all weights of a model. `lax.optimization_barrier` is gone
+    by the time that buffers are assigned; a dependence on numbers stays. Other devices run one
+    operation after the other, in an order that needs little memory.
+    """
+    if jax.default_backend() != "cpu":
+        return array
+    return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
+
+
+@jax.custom_batching.custom_vmap
+def _never(awaited: Array) -> Bool[Array, ""]:
+    """False, after looking at an array."""
+    largest = jnp.max(awaited)
+    return (largest < 0) & (largest > 0)
+
+
+@_never.def_vmap
+def _never_of_any(size: int, batched: list[bool], awaited: Array) -> tuple[Array, bool]:
+    # One answer for the whole batch, so that weights don't become as many as there are examples.
+    del size, batched
+    return _never(awaited), False
