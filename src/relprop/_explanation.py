@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from relprop._arguments import argument_numbers, check_score
 from relprop._assign import anatomy, assign
+from relprop._core.compared import amount_of
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Keep, Record, Request, Tape, backward
@@ -70,13 +71,16 @@ class Run:
         """Takes relevance of the outputs to the inputs, with masks and seeds on the way."""
         return backward(self.plan, tape, seeds, Request(keep, self.plan.edits))
 
-    def totals(self, leaving: Sequence[Relevance | None], tape: Tape) -> list[list[Array]]:
-        """Relevance of each explained leaf, as one array each."""
+    def totals(
+        self, leaving: Sequence[Relevance | None], tape: Tape, multiply: bool = True
+    ) -> list[list[Array]]:
+        """Relevance of each explained leaf, or what it is per unit of it, as one array each."""
         out = []
         for group in self.trace.explained:
-            arrays = [precise(tape[self.trace.graph.inputs[i]]) for i in group]
+            arrays = [amount_of(tape[self.trace.graph.inputs[i]]) for i in group]
             found = [leaving[i] or Relevance() for i in group]
-            out.append([r.total(x) for r, x in zip(found, arrays, strict=True)])
+            pairs = zip(found, arrays, strict=True)
+            out.append([r.total(x) if multiply else r.over(x) for r, x in pairs])
         return out
 
     def unflatten(self, totals: Sequence[Sequence[Array]], argnums: int | Sequence[int]) -> Any:

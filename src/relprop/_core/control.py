@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from relprop import _compat
+from relprop._core.compared import evaluate, value_of
 from relprop._core.edit import within
 from relprop._core.graph import Value
 from relprop._core.plan import Nested, Plan, reach
@@ -132,7 +133,8 @@ class Branch(Nested):
 
     def backward(self, step, values, tape, arriving, request: Any):
         del tape
-        index, *operands = values
+        # Of two runs that take different branches, that of the value decides.
+        index, *operands = (value_of(values[0]), *values[1:])
 
         def branch(body):
             def run(operands, arriving):
@@ -248,7 +250,7 @@ class Scan(Nested):
             again.update(zip(plan.graph.inputs[:consts], fixed, strict=True))
             again.update(zip(plan.graph.inputs[consts + carried :], xs, strict=True))
             for equation in invariant:
-                out = equation.evaluate(again.read_all(equation.inputs))
+                out = evaluate(equation, again.read_all(equation.inputs))
                 again.update(zip(equation.outputs, out, strict=True))
             seeds = [*from_carry, *from_outputs]
             leaving, record = backward(plan, again, seeds, here)

@@ -30,6 +30,7 @@ class Propagator:
         native: must be evaluated in the dtype it was traced in, not in higher precision.
         transposable: linear in the active operands together, if `linear` says so, and JAX can
             transpose it.
+        extreme: 1 where the result is the largest of some entries, -1 where the smallest.
         multiplies: a product of its active operands, linear in each of them.
         hides_weights: linear, but by weights that are no operand and cannot be looked at.
         first_is_main: of several equations, the first does the work.
@@ -45,6 +46,7 @@ class Propagator:
     bodies: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     native: ClassVar[bool] = True
     transposable: ClassVar[bool] = False
+    extreme: int = dataclasses.field(default=0, kw_only=True)
     multiplies: ClassVar[bool] = False
     hides_weights: ClassVar[bool] = False
     first_is_main: ClassVar[bool] = False

@@ -10,11 +10,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from relprop._core.compared import (
+    amount_of,
+    is_compared,
+    paired,
+    paired_trees,
+    reference_of,
+    value_of,
+)
 from relprop._core.edit import Edits
 from relprop._core.graph import Atom, Environment, Equation, Value
 from relprop._core.operation import Operation
 from relprop._core.plan import Plan, Step
-from relprop._core.relevance import Relevance, add, precise
+from relprop._core.relevance import Relevance, add
 from relprop._core.site import Site
 
 # What the ledger knows of one step: the name of an entry -> a scalar.
@@ -83,9 +91,11 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
 
     Args:
         plan: the plan of the graph.
-        inputs: values of the graph's inputs.
+        inputs: values of the graph's inputs; if some are `Compared`, so is all that follows.
         replay: the graph has been evaluated before: don't print or log a second time.
     """
+    if is_compared(inputs):
+        return _forward_twice(plan, inputs, replay)
     tape = Tape()
     tape.update(plan.graph.constants)
     tape.update(zip(plan.graph.inputs, inputs, strict=True))
@@ -103,6 +113,18 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
             outputs = equation.evaluate(values)
         tape.update(zip(equation.outputs, outputs, strict=True))
     return tape.read_all(plan.graph.outputs), tape
+
+
+def _forward_twice(plan: Plan, inputs: Sequence[Any], replay: bool) -> tuple[list[Any], Tape]:
+    """The runs of inputs and references, value by value."""
+    outputs, tape = forward(plan, [*map(value_of, inputs)], replay)
+    others, reference = forward(plan, [*map(reference_of, inputs)], replay=True)
+    both = Tape()
+    both.update((value, paired(tape[value], reference[value])) for value in reference)
+    both.inner = {
+        step: paired_trees(tape.inner[step], reference.inner[step]) for step in tape.inner
+    }
+    return [*map(paired, outputs, others)], both
 
 
 def _unplanned(equation: Equation) -> Step:
@@ -137,17 +159,16 @@ def backward(
         """All relevance that has arrived at a value, as masks and seeds leave it."""
         relevance = found.pop(value, None)
         for edit in request.edits.get(value, ()):
-            before, array = relevance, precise(tape[value])
+            before, array = relevance, amount_of(tape[value])
             relevance = edit.apply(before, array)
             if keep:
                 _count(accounts, edit.kind, _sum([before], [array]) - _sum([relevance], [array]))
         return relevance
 
     def look(value: Value, relevance: Relevance | None) -> None:
-        array = tape[value]
-        total = (relevance or Relevance()).total(precise(array))
+        total = (relevance or Relevance()).total(amount_of(tape[value]))
         for name in plan.watched[value]:
-            record.inside[name] = Inside(total, array)
+            record.inside[name] = Inside(total, value_of(tape[value]))
 
     # An output may be an input, a constant, or the same value twice: seeds accumulate.
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
@@ -176,7 +197,9 @@ def backward(
                 continue
             # Nothing arrives, which is what those who look inside are to be told.
             arriving = [
-                Relevance(share=jnp.zeros_like(precise(tape[out]))) if out in plan.active else None
+                Relevance(share=jnp.zeros_like(amount_of(tape[out])))
+                if out in plan.active
+                else None
                 for out in operation.outputs
             ]
         values = tape.read_all(operation.inputs)
@@ -201,7 +224,7 @@ def backward(
                 record.inside.update(inner.inside)
             else:
                 note = _note_into(account) if keep else None
-                site = Site(operation, step.active, values, outputs, note)
+                site = _site(step, values, outputs, note)
                 active_leaving = iter(step.rule.propagate(site, arriving))
                 leaving = [next(active_leaving) if on else None for on in step.active]
         if keep:
@@ -226,6 +249,16 @@ def _count(accounts: Accounts, kind: str, lost: Any) -> None:
     account[kind] = account[kind] + lost
 
 
+def _site(step: Step, values: Sequence[Any], outputs: Sequence[Any], note: Any) -> Site:
+    """What the rule of a step is to see."""
+    against = None
+    if is_compared(values) or is_compared(outputs):
+        theirs = [*map(reference_of, values)], [*map(reference_of, outputs)]
+        against = Site(step.operation, step.active, theirs[0], theirs[1])
+    ours = [*map(value_of, values)], [*map(value_of, outputs)]
+    return Site(step.operation, step.active, ours[0], ours[1], note, against)
+
+
 def _pairs(step: Step, leaving: Sequence[Any]) -> Iterator[tuple[Atom, Any]]:
     return zip(step.operation.inputs, leaving, strict=True)
 
@@ -247,7 +280,7 @@ def _faults(operation, arriving, outputs, leaving) -> Account:
     """How many numbers of a step are none."""
     return {
         "bad_values": _count_bad(
-            v for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
+            value_of(v) for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
         ),
         "bad_arrived": _count_bad(jax.tree.leaves(arriving)),
         "bad_left": _count_bad(jax.tree.leaves(leaving)),
@@ -258,7 +291,7 @@ def _sum(relevances, values) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + jnp.sum(relevance.total(precise(value)))
+            total = total + jnp.sum(relevance.total(amount_of(value)))
     return total
 
 

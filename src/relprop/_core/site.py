@@ -61,6 +61,7 @@ class Site:
         active: per operand, whether it depends on the explained inputs.
         values: the values of all operands, half precision raised to float32.
         outputs: the values of the results, likewise.
+        reference: the same operation in the run of the reference, if there is one.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Site:
         values: Sequence[Any],
         outputs: Sequence[Any],
         account: Callable[[str, Callable[[], Any]], None] | None = None,
+        reference: Site | None = None,
     ):
         self.operation = operation
         self.active = tuple(active)
         self._given = tuple(values)
         self._outputs = tuple(outputs)
         self._account = account
+        self.reference = reference
 
     @functools.cached_property
     def values(self) -> tuple[Any, ...]:
@@ -121,8 +124,10 @@ class Site:
             values.append(next(supply).astype(jnp.result_type(value)) if on else value)
         return tuple(propagator.evaluate(self.operation, values))
 
-    def vjp(self, cotangents: Sequence[Array | None]) -> tuple[Array, ...]:
-        """The vector-Jacobian product with respect to the active operands."""
+    def vjp(
+        self, cotangents: Sequence[Array | None], at: Sequence[Array] | None = None
+    ) -> tuple[Array, ...]:
+        """The vector-Jacobian product with respect to the active operands, or at others."""
         kind = self.operation.propagator
         exact = all(jnp.issubdtype(y.dtype, jnp.inexact) for y in self.outputs)
         if exact and kind.transposable and (kind.structural or self.is_linear):
@@ -131,7 +136,7 @@ class Site:
             return jax.linear_transpose(self.function, *shapes)(
                 tuple(_cotangent(c, y) for c, y in zip(cotangents, self.outputs, strict=True))
             )
-        outputs, pull = jax.vjp(self.function, *self.inputs)
+        outputs, pull = jax.vjp(self.function, *(self.inputs if at is None else at))
         return pull(tuple(_cotangent(c, y) for c, y in zip(cotangents, outputs, strict=True)))
 
     def absorb_zeros(self, relevance: Relevance, z: Array) -> None:

@@ -8,6 +8,8 @@ arguments are. The result can be jitted and vmapped; what needs many evaluations
 
 from relprop.baselines._ablation import feature_ablation as feature_ablation
 from relprop.baselines._ablation import occlusion as occlusion
+from relprop.baselines._deeplift import deeplift as deeplift
+from relprop.baselines._deeplift import rescale as rescale
 from relprop.baselines._gradients import gradient as gradient
 from relprop.baselines._gradients import gradient_times_input as gradient_times_input
 from relprop.baselines._integrated import expected_gradients as expected_gradients
@@ -22,6 +24,7 @@ from relprop.baselines._surrogate import lime as lime
 __all__ = [
     "Lasso",
     "Ridge",
+    "deeplift",
     "expected_gradients",
     "feature_ablation",
     "gradient",
@@ -30,6 +33,7 @@ __all__ = [
     "kernel_shap",
     "lime",
     "occlusion",
+    "rescale",
     "smooth_grad",
     "var_grad",
 ]

@@ -96,13 +96,12 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Contraction("dense"), "dot_general ragged_dot_general ragged_dot"),
     (Contraction("convolution"), "conv_general_dilated"),
     # The winner takes all.
-    (Extremum(), "max min"),
-    (
-        Maximum(),
-        "reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin "
-        "select_and_gather_add",
-    ),
-    (ScatteredMaximum(), "scatter-min scatter-max"),
+    (Extremum(), "max"),
+    (Extremum(extreme=-1), "min"),
+    (Maximum(), "reduce_max reduce_window_max cummax select_and_gather_add"),
+    (Maximum(extreme=-1), "reduce_min reduce_window_min cummin"),
+    (ScatteredMaximum(), "scatter-max"),
+    (ScatteredMaximum(extreme=-1), "scatter-min"),
     # Functions of each entry.
     (
         Elementwise(),

@@ -96,8 +96,13 @@ class Naming(Conversion):
 
 @dataclasses.dataclass(frozen=True)
 class Maximum(Propagator):
-    """The largest or smallest: relevance to the winner."""
+    """The largest or smallest: relevance to the winner.
 
+    Args:
+        extreme: 1 for the largest, -1 for the smallest.
+    """
+
+    extreme: int = dataclasses.field(default=1, kw_only=True)
     native: ClassVar[bool] = False
 
     def structure(self, operation, active):

@@ -10,6 +10,11 @@ from relprop._core.site import Site as Site
 from relprop._errors import unknown_name as _unknown_name
 from relprop.rules.base import Rule as Rule
 from relprop.rules.base import Stabilizer as Stabilizer
+from relprop.rules.difference import DifferenceRule as DifferenceRule
+from relprop.rules.difference import MeanGradient as MeanGradient
+from relprop.rules.difference import Rescale as Rescale
+from relprop.rules.difference import RescaleMaximum as RescaleMaximum
+from relprop.rules.difference import RescaleSoftmax as RescaleSoftmax
 from relprop.rules.general import Constant as Constant
 from relprop.rules.general import Gradient as Gradient
 from relprop.rules.general import Pass as Pass
@@ -31,15 +36,20 @@ from relprop.rules.linear import ZPlus as ZPlus
 __all__ = [
     "AlphaBeta",
     "Constant",
+    "DifferenceRule",
     "Epsilon",
     "Flat",
     "Gamma",
     "Gradient",
     "LinearMap",
+    "MeanGradient",
     "Norm",
     "Pass",
     "Proportional",
     "Relevance",
+    "Rescale",
+    "RescaleMaximum",
+    "RescaleSoftmax",
     "Route",
     "Rule",
     "SignalTakesAll",

@@ -1,0 +1,211 @@
+r"""The rules of DeepLIFT: contributions to the difference from a reference.
+
+They carry multipliers :math:`m`, the contribution per unit of :math:`\Delta x = x - x'`, from the
+score to the inputs. Whatever is linear needs no rule of its own here: its multiplier is the
+vector-Jacobian product, which is that of `Zero`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from relprop._core.relevance import safe_divide
+from relprop._core.site import Site, multipliers
+from relprop._errors import RuleError
+from relprop.rules.base import Arriving, Leaving, Rule, irreversible
+
+
+class _Changes(NamedTuple):
+    """What an operation did to a difference from the reference.
+
+    Attributes:
+        reference: the operation in the other run.
+        inputs: the differences of its active operands.
+        outputs: those of its results.
+        arriving: per result, its multiplier, if any arrives.
+    """
+
+    reference: Site
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    arriving: tuple[Array | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DifferenceRule(Rule):
+    """Base of the rules that compare with a reference, and get along with nothing else."""
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        reference = site.reference
+        if reference is None:
+            raise RuleError(
+                f"{self} compares with a reference, which `relprop.baselines.deeplift` gives it, "
+                f"but there is none at {site.operation.primitive}, {site.operation.last.source}."
+            )
+        inputs = tuple(x - r for x, r in zip(site.inputs, reference.inputs, strict=True))
+        outputs = tuple(
+            y - r if jnp.issubdtype(y.dtype, jnp.inexact) else y
+            for y, r in zip(site.outputs, reference.outputs, strict=True)
+        )
+        carried = tuple(
+            None if r is None else r.over(dy) for r, dy in zip(arriving, outputs, strict=True)
+        )
+        return multipliers(self.compare(site, _Changes(reference, inputs, outputs, carried)))
+
+    def compare(self, site: Site, changes: _Changes) -> Sequence[Array]:
+        """The multiplier of each active operand."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescale(DifferenceRule):
+    r"""Rescale rule: the slope of a function between reference and input.
+
+    .. math:: m_i = m_j \frac{f(x) - f(x')}{x - x'},
+              \qquad m_i = m_j f'(x) \quad\text{where}\quad |x - x'| < \epsilon
+
+    For functions of each entry of one operand.
+
+    Args:
+        epsilon: below which difference the slope at x is taken, in units of x.
+
+    Source: Shrikumar et al. 2017, section 3.5.2.
+    """
+
+    epsilon: float = 1e-10
+
+    def problem(self, operation, active):
+        operands = [a for a, on in zip(operation.inputs, active, strict=True) if on]
+        if len(operands) == 1 and all(o.shape == operands[0].shape for o in operation.outputs):
+            return irreversible(operation)
+        return "Rescale needs a function of each entry of one operand"
+
+    def compare(self, site, changes):
+        return [_rescaled(site, changes, self.epsilon)]
+
+
+def _rescaled(site: Site, changes: _Changes, epsilon: float) -> Array:
+    """What arrives, times the slope between reference and input, entry by entry."""
+    (dx,), (dy,), (m,) = changes.inputs, changes.outputs, changes.arriving
+    assert m is not None
+    near = jnp.abs(dx) < epsilon
+    (slope,) = site.vjp([m])
+    return jnp.where(near, slope, m * dy / jnp.where(near, 1, dx))
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleMaximum(DifferenceRule):
+    r"""The difference of a maximum, to the winners of input and reference.
+
+    .. math:: C_w = m_j \big(\max(y, y') - y'\big), \qquad
+              C_{w'} = m_j \big(y - \max(y, y')\big), \qquad m_i = \frac{C_i}{x_i - x'_i}
+
+    where w is the winner in the input and w' that in the reference. For a minimum, with it.
+
+    Args:
+        epsilon: as in `Rescale`.
+
+    As in Captum; compare Lundberg and Lee 2017, section 4.2 (max SHAP).
+    """
+
+    epsilon: float = 1e-10
+
+    def problem(self, operation, active):
+        if operation.propagator.extreme:
+            return None
+        return "RescaleMaximum needs a maximum or a minimum"
+
+    def compare(self, site, changes):
+        larger = jnp.maximum if site.operation.propagator.extreme > 0 else jnp.minimum
+        ours, theirs = [], []
+        for m, y, r in zip(changes.arriving, site.outputs, changes.reference.outputs, strict=True):
+            most = larger(y, r)
+            ours.append(None if m is None else m * (most - r))
+            theirs.append(None if m is None else m * (y - most))
+        slopes = site.vjp(list(changes.arriving))
+        shares = zip(site.vjp(ours), changes.reference.vjp(theirs), strict=True)
+        return [
+            jnp.where(jnp.abs(dx) < self.epsilon, slope, safe_divide(a + b, dx))
+            for (a, b), dx, slope in zip(shares, changes.inputs, slopes, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleSoftmax(DifferenceRule):
+    r"""The rescale rule entry by entry, and then no multiplier in the mean.
+
+    .. math:: \hat m_i = m_i \frac{y_i - y'_i}{x_i - x'_i}, \qquad
+              m_i \leftarrow \hat m_i - \frac{1}{n} \sum_k \hat m_k
+
+    over the n entries of a softmax. What it hands on is not what arrives: `MeanGradient` is the
+    rule that is complete.
+
+    Args:
+        epsilon: as in `Rescale`.
+
+    As in Captum; compare Shrikumar et al. 2017, section 3.6.
+    """
+
+    epsilon: float = 1e-10
+
+    def problem(self, operation, active):
+        if operation.propagator.structure(operation, active) == "softmax":
+            return None
+        return "RescaleSoftmax needs a softmax"
+
+    def compare(self, site, changes):
+        rescaled, zeros = _rescaled(site, changes, self.epsilon), jnp.zeros_like(site.inputs[0])
+        # At zero a softmax is 1 / n, and its derivative takes the mean away and divides by n: so
+        # nobody needs to know over which axes it goes.
+        (part,) = site.function(zeros)
+        (centred,) = site.vjp([rescaled], at=[zeros])
+        return [safe_divide(centred, part)]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanGradient(DifferenceRule):
+    r"""The gradient of one operation averaged over the line from reference to input.
+
+    .. math:: m_i = \sum_j m_j \int_0^1
+              \frac{\partial f_j}{\partial x_i}\big(x' + \alpha \Delta x\big)\, d\alpha
+
+    Integrated gradients of the operation by itself: complete for whatever has a derivative, up to
+    the error of the integral. It is exact for products of up to 2 n factors at n points; of two
+    factors each gets its difference times the mean of the other one.
+
+    Args:
+        steps: points of the Gauss-Legendre integral.
+
+    Source: Sundararajan et al. 2017, eq. 1, for each operation (Aumann-Shapley values).
+    """
+
+    steps: int = 8
+
+    def problem(self, operation, active):
+        return irreversible(operation)
+
+    def compare(self, site, changes):
+        # The mean over a line of what is linear in each of two operands is that in its middle.
+        bilinear = site.operation.propagator.multiplies and len(site.inputs) == 2
+        positions, weights = np.polynomial.legendre.leggauss(1 if bilinear else self.steps)
+
+        def add(sums, point):
+            position, weight = point
+            at = [
+                r + position.astype(dx.dtype) * dx
+                for r, dx in zip(changes.reference.inputs, changes.inputs, strict=True)
+            ]
+            slopes = site.vjp(list(changes.arriving), at)
+            pairs = zip(sums, slopes, strict=True)
+            return [a + weight.astype(a.dtype) * b for a, b in pairs], None
+
+        points = jnp.asarray((positions + 1) / 2), jnp.asarray(weights / 2)
+        sums, _ = lax.scan(add, [jnp.zeros_like(x) for x in site.inputs], points)
+        return sums
