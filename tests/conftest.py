@@ -9,6 +9,8 @@ from hypothesis import settings
 
 # Plugins may have imported JAX already; it reads the variable only then.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+# As many devices as tests/sharding needs; everything else runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 # Accidental broadcasting between arrays of different rank is a classical source of wrong numbers.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

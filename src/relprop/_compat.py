@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 from jax import lax
 from jax.core import Tracer
@@ -22,8 +23,11 @@ from jax.extend.core import Literal, Primitive, primitives
 __all__ = [
     "Literal",
     "Primitive",
+    "alike",
+    "barrier",
     "bind",
     "carried_operands",
+    "entry_type",
     "function_name",
     "is_traced",
     "make_jaxpr",
@@ -32,6 +36,9 @@ __all__ = [
     "scan_sizes",
     "scope_of",
     "source_of",
+    "type_of",
+    "varying",
+    "zeros",
 ]
 
 
@@ -57,6 +64,7 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
     params = {**eqn.params, **overrides}
     # Plain params fail for custom derivatives: their functions are packed in the jaxpr.
     with _context(eqn):
+        values = _together(values, [varying(var.aval) for var in eqn.invars])
         out = prim.bind(*values, **prim.get_bind_params(params))
     return list(out) if prim.multiple_results else [out]
 
@@ -70,6 +78,98 @@ def _context(eqn: Any) -> Iterator[None]:
         return
     with context.manager:
         yield
+
+
+def type_of(array: Any) -> Any:
+    """The type of an array: shape, dtype, explicit sharding and `varying` axes."""
+    return array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
+
+
+def entry_type(array: Any) -> jax.ShapeDtypeStruct:
+    """The type of the entries of an array along its first dimension."""
+    kind = type_of(array)
+    mesh = getattr(kind.sharding, "mesh", None)
+    if not mesh:
+        return jax.ShapeDtypeStruct(kind.shape[1:], kind.dtype)
+    spec = jax.sharding.PartitionSpec(*kind.sharding.spec[1:])
+    return jax.ShapeDtypeStruct(
+        kind.shape[1:],
+        kind.dtype,
+        sharding=jax.sharding.NamedSharding(mesh, spec),
+        manual_axis_type=kind.manual_axis_type,
+    )
+
+
+def varying(kind: Any) -> frozenset[Any]:
+    """The mesh axes of a `shard_map` along which arrays of a type differ between devices.
+
+    None where JAX does not keep track of them: outside, and inside with ``check_vma=False``.
+    """
+    manual = getattr(kind, "manual_axis_type", None)
+    return frozenset(getattr(manual, "varying", None) or ())
+
+
+def _together(values: Sequence[Any], traced: Sequence[frozenset[Any]]) -> list[Any]:
+    """Operands with copies for the devices along which others of them differ.
+
+    A number in the code is the same on all devices; what it meets may not be.
+    """
+    if not any(traced):
+        return list(values)
+    present = frozenset().union(*(varying(type_of(x)) for x in values))
+    return [_spread(x, axes & present) for x, axes in zip(values, traced, strict=True)]
+
+
+def _spread(array: Any, axes: frozenset[Any]) -> Any:
+    """An array with a copy of it for each device along some mesh axes."""
+    missing = axes and axes - varying(type_of(array))
+    return lax.pcast(array, _ordered(missing), to="varying") if missing else array
+
+
+def alike(array: jax.Array, like: Any) -> jax.Array:
+    """An array of relevance, laid out over devices as the value that it is the relevance of.
+
+    What differs between devices that hold the same value is added up: each has a part of the
+    relevance.
+    """
+    wanted = type_of(like)
+    surplus = varying(type_of(array)) - varying(wanted)
+    if surplus:
+        array = lax.psum(array, _ordered(surplus))
+    array = _spread(array, varying(wanted))
+    if _explicit(wanted) and _explicit(wanted) != _explicit(type_of(array)):
+        array = jax.sharding.reshard(array, wanted.sharding)
+    return array
+
+
+def _explicit(kind: Any) -> Any:
+    """The sharding that is part of a type, None where XLA chooses."""
+    sharding: Any = getattr(kind, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    return sharding.spec if mesh and mesh.explicit_axes else None
+
+
+def barrier(tree: Any) -> Any:
+    """`lax.optimization_barrier`, which would make all its operands differ between devices."""
+    leaves, structure = jax.tree.flatten(tree)
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        groups.setdefault(varying(type_of(leaf)), []).append(i)
+    for members in groups.values():
+        held = lax.optimization_barrier([leaves[i] for i in members])
+        for i, leaf in zip(members, held, strict=True):
+            leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _ordered(axes: frozenset[Any]) -> tuple[Any, ...]:
+    # The order of a set differs from one run to the next, and from one process to another.
+    return tuple(sorted(axes, key=str))
+
+
+def zeros(like: Any) -> jax.Array:
+    """Zeros of the type of an array."""
+    return alike(jnp.zeros(like.shape, like.dtype), like)
 
 
 def is_traced(array: Any) -> bool:

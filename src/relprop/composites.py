@@ -47,6 +47,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
         "remat": None,
         "cond": None,
         "scan": None,
+        "shard_map": None,
         "while": None,
     }
 )
@@ -54,7 +55,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
 WHOLES = ("norm",)
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
-_WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "while")
+_WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "shard_map", "while")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -486,7 +486,7 @@ COLLECTIVES = {
 
 OTHER_RELEASE = "another name that some JAX release has for it, or only a Python function"
 INNER = "made by JAX inside its own transformations, in no traced function"
-MULTI = "only inside of shard_map, which is refused as a whole"
+MULTI = "only inside of shard_map: tests/sharding"
 REFUSED = "changes an array in place: test_missing.py shows that it is refused"
 WITHOUT = {
     "new_ref": REFUSED,
@@ -517,7 +517,14 @@ WITHOUT = {
     "rng_uniform": "has no derivative and no batching rule, and no other use than in tests of JAX",
     "create_token": "takes and gives no arrays",
     "after_all": "takes and gives no arrays",
+    "shard_map": MULTI,
     "psum_invariant": MULTI,
+    "reduce_scatter": MULTI,
+    "all_gather_invariant": MULTI,
+    "pbroadcast": MULTI,
+    "ragged_all_to_all": "XLA has it for GPUs and TPUs only",
+    "pmax": "JAX has no derivative for it: tests/sharding shows that it is refused",
+    "pmin": "JAX has no derivative for it",
     "pvary": MULTI,
     "mesh_cast": MULTI,
     "reshard": MULTI,

@@ -55,16 +55,16 @@ class Call(Nested):
         (body,) = step.bodies
         if replay:
             outputs, tape = forward(body, values, replay)
-            return outputs, _packed(body, tape, _mentioned(body))
+            return outputs, packed(body, tape, mentioned(body))
         # The value comes from the call itself and keeps the derivative that its author wrote;
         # compiled, the evaluation of the body is the same one again.
         outputs = step.operation.last.evaluate(values)
         _, tape = forward(body, values, replay=True)
-        return outputs, _packed(body, tape, _mentioned(body))
+        return outputs, packed(body, tape, mentioned(body))
 
     def backward(self, step, values, tape, arriving, request: Any):
         (body,) = step.bodies
-        return backward(body, _unpacked(body, tape, _mentioned(body)), arriving, request)
+        return backward(body, unpacked(body, tape, mentioned(body)), arriving, request)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Remat(Call):
         del tape
         if step.operation.last.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
-            values, arriving = lax.optimization_barrier((list(values), arriving))
+            values, arriving = _compat.barrier((list(values), arriving))
         _, tape = forward(step.bodies[0], values, replay=True)
         return backward(step.bodies[0], tape, arriving, request)
 
@@ -96,7 +96,7 @@ class Region(Call):
     def forward(self, step, values, replay):
         (body,) = step.bodies
         outputs, tape = forward(body, values, replay)
-        return outputs, _packed(body, tape, _mentioned(body))
+        return outputs, packed(body, tape, mentioned(body))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Scan(Nested):
 
         def body(carry, xs):
             outputs, tape = forward(plan, [*fixed, *carry, *xs], replay)
-            return outputs[:carried], (outputs[carried:], _packed(plan, tape, kept))
+            return outputs[:carried], (outputs[carried:], packed(plan, tape, kept))
 
         final, (stacked, saved) = lax.scan(
             body,
@@ -246,7 +246,7 @@ class Scan(Nested):
             from_carry, total = carry
             xs, saved, from_outputs, own = slices
             here = dataclasses.replace(request, edits=dict(zip(edits, own, strict=True)))
-            again = _unpacked(plan, saved, kept)
+            again = unpacked(plan, saved, kept)
             again.update(zip(plan.graph.inputs[:consts], fixed, strict=True))
             again.update(zip(plan.graph.inputs[consts + carried :], xs, strict=True))
             for equation in invariant:
@@ -259,7 +259,7 @@ class Scan(Nested):
             return (to_carry, to_consts), (to_xs, record)
 
         slices = (per_step, tape, arriving[carried:], list(edits.values()))
-        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), slices)
+        first = jax.tree.map(_compat.entry_type, slices)
         carry = (list(arriving[:carried]), [None] * consts)
         # What forms of relevance are carried is known only after a step: repeat until it settles.
         while True:
@@ -311,7 +311,7 @@ class While(Nested):
         return final, ()
 
 
-def _mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
+def mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
     """The values that the way back reads, without those that are known anyway."""
     kept: dict[Value, None] = {}
     for step in plan.steps:
@@ -324,13 +324,13 @@ def _mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
     return [value for value in kept if value not in plan.graph.constants]
 
 
-def _packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:
+def packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:
     """A tape as a tree of arrays, for loops to stack."""
     inner = [tape.inner[step] for step in plan.steps if step.bodies]
     return tape.read_all(values), inner
 
 
-def _unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[Value]) -> Tape:
+def unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[Value]) -> Tape:
     tape = Tape()
     tape.update(plan.graph.constants)
     arrays, inner = packed
@@ -344,7 +344,7 @@ def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
     known = {*plan.graph.inputs[:consts], *plan.graph.inputs[consts + carried :]}
     for equation in _invariant_equations(plan, consts):
         known.update(equation.outputs)
-    return _mentioned(plan, known)
+    return mentioned(plan, known)
 
 
 def _invariant_equations(plan: Plan, consts: int):
@@ -391,7 +391,7 @@ def _in_form(relevance: Relevance | None, form: Relevance | None) -> Relevance |
     def filled(part, like):
         if like is None:
             return part
-        return jnp.zeros(like.shape, like.dtype) if part is None else part.astype(like.dtype)
+        return _compat.zeros(like) if part is None else part.astype(like.dtype)
 
     return Relevance(
         filled(relevance.share, form.share), filled(relevance.multiplier, form.multiplier)
@@ -399,4 +399,4 @@ def _in_form(relevance: Relevance | None, form: Relevance | None) -> Relevance |
 
 
 def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), jnp.result_type(a)), tree)
+    return jax.tree.map(_compat.zeros, tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -66,6 +67,11 @@ class Relevance:
             return self.multiplier if self.multiplier is not None else jnp.zeros_like(z)
         divided = safe_divide(self.share.astype(jnp.result_type(z, self.share)), z)
         return divided if self.multiplier is None else self.multiplier + divided
+
+    def map(self, function: Callable[[Array], Array]) -> Relevance:
+        """Both forms with the same done to them, which must be linear."""
+        parts = (self.share, self.multiplier)
+        return Relevance(*(None if part is None else function(part) for part in parts))
 
 
 def add(a: Relevance | None, b: Relevance | None) -> Relevance | None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from relprop import _compat
 from relprop._core.compared import (
     amount_of,
     is_compared,
@@ -166,9 +167,10 @@ def backward(
         return relevance
 
     def look(value: Value, relevance: Relevance | None) -> None:
+        array = value_of(tape[value])
         total = (relevance or Relevance()).total(amount_of(tape[value]))
         for name in plan.watched[value]:
-            record.inside[name] = Inside(total, value_of(tape[value]))
+            record.inside[name] = Inside(_compat.alike(total, array), array)
 
     # An output may be an input, a constant, or the same value twice: seeds accumulate.
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
@@ -232,8 +234,10 @@ def backward(
             if keep == "faults":
                 account |= _faults(operation, arriving, outputs, leaving)
             accounts[step.number] = account
-        for atom, relevance in zip(operation.inputs, leaving, strict=True):
+        for atom, relevance, value in zip(operation.inputs, leaving, values, strict=True):
             if relevance is not None and atom in plan.active:
+                like = value_of(value)
+                relevance = relevance.map(lambda r, like=like: _compat.alike(r, like))
                 found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
     leaving = {value: taken(value) for value in plan.graph.inputs}
     for value, names in plan.watched.items():
@@ -271,7 +275,7 @@ def _scope_name(step: Step) -> str:
 
 def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
     def note(what: str, amount: Callable[[], Any]) -> None:
-        account[what] = account.get(what, 0.0) + jnp.sum(amount())
+        account[what] = account.get(what, 0.0) + _everywhere(amount())
 
     return note
 
@@ -291,9 +295,15 @@ def _sum(relevances, values) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + jnp.sum(relevance.total(amount_of(value)))
+            total = total + _everywhere(relevance.total(amount_of(value)))
     return total
 
 
 def _count_bad(arrays) -> Any:
-    return sum((jnp.sum(~jnp.isfinite(a)) for a in arrays), 0)
+    return sum((_everywhere(~jnp.isfinite(a)) for a in arrays), 0)
+
+
+def _everywhere(array: Any) -> Any:
+    """The sum of all entries, on all devices that hold different ones."""
+    total = jnp.sum(array)
+    return _compat.alike(total, jax.ShapeDtypeStruct((), total.dtype))

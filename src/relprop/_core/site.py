@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from relprop import _compat
 from relprop._core.operation import Operation
 from relprop._core.relevance import Relevance, precise
 
@@ -46,9 +47,9 @@ class LinearMap:
 
     def transpose(self, weight: Array, coefficients: Array) -> tuple[Array, ...]:
         r""":math:`w^\top c`, one array per active operand."""
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.inputs]
-        (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), shapes)(
-            coefficients.astype(self.output.dtype)
+        types = [_compat.type_of(x) for x in self.inputs]
+        (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), types)(
+            _cotangent(coefficients, self.output)
         )
         return tuple(out)
 
@@ -132,8 +133,8 @@ class Site:
         exact = all(jnp.issubdtype(y.dtype, jnp.inexact) for y in self.outputs)
         if exact and kind.transposable and (kind.structural or self.is_linear):
             # Transposing spares the evaluation that `jax.vjp` would begin with.
-            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.inputs]
-            return jax.linear_transpose(self.function, *shapes)(
+            types = [_compat.type_of(x) for x in self.inputs]
+            return jax.linear_transpose(self.function, *types)(
                 tuple(_cotangent(c, y) for c, y in zip(cotangents, self.outputs, strict=True))
             )
         outputs, pull = jax.vjp(self.function, *(self.inputs if at is None else at))
@@ -158,8 +159,8 @@ def _cotangent(given: Array | None, output: Array) -> Any:
     if not jnp.issubdtype(output.dtype, jnp.inexact):
         return jnp.zeros(output.shape, jax.dtypes.float0)
     if given is None:
-        return jnp.zeros(output.shape, output.dtype)
-    return given.astype(output.dtype)
+        return jnp.zeros_like(output)
+    return _compat.alike(given.astype(output.dtype), output)
 
 
 def shares(arrays: Sequence[Array]) -> tuple[Relevance, ...]:

@@ -10,6 +10,7 @@ from relprop._core.control import Branch, Call, Region, Remat, Scan, While
 from relprop._core.registry import Propagator as Propagator
 from relprop._core.registry import register as register
 from relprop._core.registry import registered as registered
+from relprop._core.sharded import Sharded
 from relprop.propagators.general import (
     Conversion,
     Cut,
@@ -22,6 +23,7 @@ from relprop.propagators.general import (
     Mutation,
     Naming,
     Rearrangement,
+    Replication,
     ScatteredMaximum,
     Selection,
     Structural,
@@ -29,6 +31,7 @@ from relprop.propagators.general import (
 from relprop.propagators.linear import (
     Addition,
     Contraction,
+    DeviceSum,
     Division,
     Linear,
     Multiplication,
@@ -70,15 +73,18 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "reshape transpose broadcast_in_dim squeeze expand_dims rev slice dynamic_slice "
         "dynamic_update_slice gather concatenate pad split stack unstack tile "
         "optimization_barrier sharding_constraint reshard device_put "
-        "pvary mesh_cast all_gather ppermute all_to_all checkpoint_name",
+        "mesh_cast all_gather all_gather_invariant ppermute all_to_all pbroadcast "
+        "checkpoint_name",
     ),
-    (Rearrangement(), "sort top_k approx_top_k scatter"),
+    (Replication(), "pvary"),
+    (Rearrangement(), "sort top_k approx_top_k scatter ragged_all_to_all"),
     (Selection(), "select_n"),
     (Conversion(folds=True), "convert_element_type"),
     (Conversion(), "copy copy_p reduce_precision"),
     (Naming(), "name"),
     # Sums and other linear maps without weights.
-    (Sum(), "reduce_sum psum psum_invariant"),
+    (Sum(), "reduce_sum"),
+    (DeviceSum(), "psum psum_invariant reduce_scatter"),
     (WindowSum(), "cumsum reduce_window_sum"),
     (ScatteredSum(), "scatter-add"),
     (ScatteredSum(sign=-1), "scatter-sub"),
@@ -121,13 +127,14 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Remat(bodies=("jaxpr",)), "remat remat2 checkpoint"),
     (Branch(bodies=("branches",)), "cond"),
     (Scan(bodies=("jaxpr",)), "scan"),
+    (Sharded(bodies=("jaxpr",)), "shard_map"),
     (While(bodies=("cond_jaxpr", "body_jaxpr")), "while"),
     # Known, differentiable, and without a rule that everybody would expect.
     (
         Differentiable(),
         "cholesky eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
     ),
-    (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal"),
+    (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal pmax pmin"),
     # Refused: what passes here is seen by no analysis of values.
     (Mutation(), "new_ref mutable_array get swap addupdate freeze ref_addupdate"),
     # No relevance passes.

@@ -44,6 +44,15 @@ class Structural(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class Replication(Structural):
+    """The same on more devices."""
+
+    def repeats(self, inputs, dtype):
+        (x,) = inputs
+        return x if isinstance(x, Constant) and x.shape == () else None
+
+
+@dataclasses.dataclass(frozen=True)
 class Rearrangement(Structural):
     """Moves numbers to where other numbers say: sort, top-k, overwriting."""
 

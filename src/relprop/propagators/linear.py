@@ -63,6 +63,14 @@ class Sum(Linear):
 
 
 @dataclasses.dataclass(frozen=True)
+class DeviceSum(Sum):
+    """A sum over devices, of what each of them has computed."""
+
+    def linear(self, operation, active):
+        return len(operation.outputs) == 1
+
+
+@dataclasses.dataclass(frozen=True)
 class WindowSum(Linear):
     """A running or windowed sum, of weights 1."""
 

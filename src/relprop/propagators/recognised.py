@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from relprop._core.graph import Equation
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
@@ -64,11 +65,20 @@ class Statistic(Propagator):
         return "statistic"
 
 
+def _carried(equations: Sequence[Equation], value: Any) -> Any:
+    """A value after equations that read nothing else."""
+    for equation in equations:
+        step = Operation.of(equation)
+        (value,) = step.propagator.evaluate(step, [value])
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class _Followed(Propagator):
-    """A linear operation, perhaps moves of its result, and last a step with one more operand.
+    """A linear operation, moves of its result, and last a step with one more operand.
 
-    The operands are those of the linear operation and, last, the new one.
+    A sum over devices may be among the moves. The operands are those of the linear operation and,
+    last, the new one.
     """
 
     native: ClassVar[bool] = False
@@ -80,10 +90,7 @@ class _Followed(Propagator):
 
     def moved(self, operation: Operation, value: Any) -> Any:
         """Its result as it reaches the last step."""
-        for equation in operation.equations[1:-1]:
-            step = Operation.of(equation)
-            (value,) = step.propagator.evaluate(step, [value])
-        return value
+        return _carried(operation.equations[1:-1], value)
 
     def linear(self, operation, active):
         first = self.first(operation)
@@ -126,6 +133,45 @@ class Biased(_Followed):
     def evaluate(self, operation, values):
         *values, bias = values
         return [self.result(operation, values) + self.sign * bias]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parted(Propagator):
+    """A layer or a sum of which each device computes a part, and the sum over the devices.
+
+    Only that sum is what the layer computes: a stabiliser or the sign of an output means it, and
+    not the parts, as if all had been done on one device.
+    """
+
+    native: ClassVar[bool] = False
+    transposable: ClassVar[bool] = True
+    first_is_main: ClassVar[bool] = True
+
+    def part(self, operation: Operation) -> Operation:
+        """What each device does."""
+        return Operation.of(operation.equations[0])
+
+    def structure(self, operation, active):
+        part = self.part(operation)
+        return part.propagator.structure(part, active)
+
+    def linear(self, operation, active):
+        part = self.part(operation)
+        return part.propagator.linear(part, active)
+
+    def linear_map(self, site):
+        part, rest = self.part(site.operation), site.operation.equations[1:]
+        if not isinstance(part.propagator, Contraction):
+            return part.propagator.linear_map(site)
+        apply, weight = part.propagator.split(part, site.active, site.values)
+        return LinearMap(
+            site.inputs, site.output, lambda xs, w: _carried(rest, apply(xs, w)), weight
+        )
+
+    def evaluate(self, operation, values):
+        part = self.part(operation)
+        (value,) = part.propagator.evaluate(part, values)
+        return [_carried(operation.equations[1:], value)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,11 +19,21 @@ from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.gate import gates
 from relprop.recognise.norm import norms
+from relprop.recognise.parted import parted_layers
 from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.softmax import softmaxes
 from relprop.recognise.statistic import statistics
 
-STRUCTURES = (softmaxes, soft_maxima, statistics, biased_layers, averages, activations, gates)
+STRUCTURES = (
+    softmaxes,
+    soft_maxima,
+    statistics,
+    biased_layers,
+    parted_layers,
+    averages,
+    activations,
+    gates,
+)
 # Larger ones, which have their place only where a composite names them.
 WHOLES = {"norm": norms}
 

@@ -9,7 +9,7 @@ from relprop._core.graph import Equation
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition, Contraction
 from relprop.propagators.recognised import Biased
-from relprop.recognise.dataflow import Dataflow
+from relprop.recognise.dataflow import Dataflow, is_device_sum
 
 
 def biased_layers(flow: Dataflow) -> Iterator[Operation]:
@@ -23,7 +23,7 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
         left = equation.inputs[0] is operands[0]
         if kind.sign < 0 and not left:
             continue
-        origin, moves = flow.origin(operands[0])
+        origin, moves = flow.origin(operands[0], is_device_sum)
         layer = flow.producer(origin)
         if layer is None or not _is_layer(flow, layer) or operands[0].shape != _shape(equation):
             continue

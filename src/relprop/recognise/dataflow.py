@@ -11,6 +11,7 @@ from relprop._core.graph import Atom, Constant, Equation, Graph, Value, computed
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop.propagators.general import Conversion
+from relprop.propagators.linear import DeviceSum
 
 
 class Dataflow:
@@ -140,6 +141,12 @@ def is_move(equation: Equation) -> bool:
     """Whether an equation only moves, copies or converts numbers."""
     kind = registry.lookup(equation.primitive)
     return kind.structural or isinstance(kind, Conversion)
+
+
+def is_device_sum(equation: Equation) -> bool:
+    """Whether an equation adds up what several devices hold of one value."""
+    kind = registry.lookup(equation.primitive)
+    return isinstance(kind, DeviceSum) and len(equation.inputs) == 1
 
 
 def is_elementwise(equation: Equation) -> bool:

@@ -14,7 +14,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition, Division, Multiplication
 from relprop.propagators.recognised import Norm
-from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
+from relprop.recognise.dataflow import Dataflow, is_device_sum, is_elementwise, is_move
 from relprop.recognise.statistic import statistics
 
 # What is done to a value before it is summed into a statistic.
@@ -78,7 +78,9 @@ def _summed(flow: Dataflow, atom: Atom) -> Atom | None:
             return None
         bodies = [e for body in equation.bodies for e in body.equations]
         if any(registry.lookup(e.primitive).reduces for e in (equation, *bodies)):
-            return flow.operands(equation)[0]
+            value = flow.operands(equation)[0]
+            # Each device has summed up its part before.
+            return (_summed(flow, value) if is_device_sum(equation) else None) or value
         if not (is_move(equation) or is_elementwise(equation)):
             return None
         atom = flow.operands(equation)[0]

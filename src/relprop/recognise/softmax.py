@@ -12,7 +12,7 @@ from relprop import _compat
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
-from relprop.recognise.dataflow import Dataflow, is_move
+from relprop.recognise.dataflow import Dataflow, is_device_sum, is_move
 
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
@@ -32,7 +32,7 @@ def _argument(flow: Dataflow, division: Equation) -> Value | None:
     if len(flow.operands(division)) != 2:
         return None
     numerator, denominator = division.inputs
-    total, _ = flow.origin(denominator)
+    total, _ = flow.origin(denominator, is_device_sum)
     summation = flow.producer(total)
     if summation is None or summation.name != "reduce_sum":
         return None
@@ -64,7 +64,12 @@ def is_maximum_of(flow: Dataflow, atom, argument) -> bool:
         if equation.name == "reduce_max":
             return _first_source(flow, equation.inputs[0]) is _first_source(flow, argument)
         values = [a for a in equation.inputs if isinstance(a, Value)]
-        passing = is_move(equation) or equation.name in ("stop_gradient", "max", "select_n")
+        passing = is_move(equation) or equation.name in (
+            "stop_gradient",
+            "max",
+            "pmax",
+            "select_n",
+        )
         # `max(-inf, m)` and `where(isfinite(m), m, 0)` guard rows that are masked completely.
         inexact = [a for a in values if a.inexact]
         if not passing or not inexact:
