@@ -14,6 +14,7 @@ from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
 from relprop.anatomy import anatomy_of
 from relprop.composites import Composite
 from relprop.places import Place, check_visible, hidden, located, sources
+from relprop.propagators.general import Kernel
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
 
@@ -24,6 +25,11 @@ _HINTS = {
     ),
     "cut": "no relevance passes here",
 }
+_KERNEL_HINT = (
+    "what it does cannot be seen: explain the model with its plain JAX version (such as "
+    '`implementation="xla"`), or give the `jax.custom_vjp` function or `relprop.region` around it '
+    "a rule as a whole"
+)
 
 
 def assign(
@@ -219,7 +225,10 @@ def _dtype(atom: Any) -> str:
 
 
 def _hint(step: Step) -> str:
-    hint = _HINTS.get(step.structure or "", "")
+    if isinstance(step.operation.propagator, Kernel):
+        hint = _KERNEL_HINT
+    else:
+        hint = _HINTS.get(step.structure or "", "")
     return f"\n      {hint}." if hint else ""
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental.pallas import pallas_call
 
 import relprop
 from relprop import _compat, propagators
@@ -144,6 +145,56 @@ def test_a_named_rule_is_enough():
     composite = relprop.Composite().at(primitive="cholesky").use(Zero())
     got = relprop.relevance(lambda x: jnp.sum(lax.linalg.cholesky(x)), composite)(X + X.T)
     close(got, (X + X.T) * jax.grad(lambda x: jnp.sum(lax.linalg.cholesky(x)))(X + X.T))
+
+
+# Code that is no JAX.
+
+
+def _kernel(x):
+    def double(x_ref, out_ref):
+        out_ref[...] = 2.0 * x_ref[...]
+
+    return pallas_call(double, out_shape=jax.typeof(x), interpret=True)(x)
+
+
+@jax.custom_vjp
+def _with_derivative(x):
+    return _kernel(x)
+
+
+_with_derivative.defvjp(lambda x: (_kernel(x), None), lambda _, c: (2.0 * c,))
+
+OPAQUE = {
+    "pallas_call": _kernel,
+    "pure_callback": lambda x: jax.pure_callback(lambda a: 2 * a, jax.typeof(x), x),
+    "ffi_call": lambda x: jax.ffi.ffi_call("nobody", jax.typeof(x))(x),
+}
+
+
+@pytest.mark.parametrize("primitive", OPAQUE)
+def test_kernels_are_refused_with_what_to_do(primitive):
+    def f(x):
+        return jnp.sum(OPAQUE[primitive](jnp.tanh(x)))
+
+    with pytest.raises(relprop.MissingRuleError) as caught:
+        relprop.relevance(f, EPSILON)(X)
+    message = str(caught.value)
+    assert f"{primitive}: float32[3, 3]" in message
+    assert "test_missing.py" in message
+    assert "custom_vjp" in message
+    # There is no gradient to fall back to either.
+    with pytest.raises(relprop.RuleError, match=f"{primitive} cannot be differentiated"):
+        relprop.relevance(f, EPSILON, on_missing="gradient")(X)
+
+
+def test_a_kernel_with_a_derivative_around_it():
+    def f(x):
+        return jnp.sum(_with_derivative(jnp.tanh(x)))
+
+    with pytest.raises(relprop.MissingRuleError, match=r"pallas_call: .*\n.*test_missing.py"):
+        relprop.relevance(f, EPSILON)(X)
+    composite = relprop.Composite().at(structure="custom_derivative").use(Zero())
+    close(relprop.relevance(f, composite)(X), 2.0 * jnp.tanh(X))
 
 
 # The policy.

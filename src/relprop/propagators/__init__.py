@@ -19,6 +19,7 @@ from relprop.propagators.general import (
     Extremum,
     Inline,
     Irreversible,
+    Kernel,
     Maximum,
     Mutation,
     Naming,
@@ -135,6 +136,7 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "cholesky eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
     ),
     (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal pmax pmin"),
+    (Kernel(), "pallas_call ffi_call pure_callback io_callback tpu_custom_call"),
     # Refused: what passes here is seen by no analysis of values.
     (Mutation(), "new_ref mutable_array get swap addupdate freeze ref_addupdate"),
     # No relevance passes.

@@ -173,5 +173,10 @@ class Irreversible(Differentiable):
     differentiable: ClassVar[bool] = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Kernel(Irreversible):
+    """Code of which JAX sees only the call: kernels, foreign functions, callbacks."""
+
+
 def _real(x) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
