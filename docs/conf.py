@@ -13,6 +13,7 @@ version = release = installed_version("relprop")
 
 extensions = [
     "coverage_check",
+    "figures",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
@@ -31,6 +32,7 @@ coverage_check_modules = [
     "relprop.attribution",
     "relprop.interop",
     "relprop.places",
+    "relprop.plots",
     "relprop.tokens",
     "relprop.zoo",
 ]

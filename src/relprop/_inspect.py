@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from relprop._core.graph import Value
+from relprop._core.graph import Atom, Value
 from relprop._core.plan import Plan, Step
 from relprop._table import Table
 from relprop.anatomy import (
@@ -41,6 +42,9 @@ class PlannedOperation:
         source: the line of the user's code.
         equations: how many equations of the jaxpr it comprises.
         note: ``"on_missing"`` where that policy chose the rule.
+        reads: numbers of the operations whose results it reads; -1 for an explained input. What
+            the body of a loop, branch or call is given counts as if it were read from outside, and
+            what a loop carries from turn to turn as a result of the loop.
     """
 
     number: int
@@ -56,6 +60,7 @@ class PlannedOperation:
     source: str
     equations: int
     note: str
+    reads: tuple[int, ...] = ()
 
 
 class Inspection(Table, Sequence[PlannedOperation]):
@@ -118,8 +123,7 @@ class Inspection(Table, Sequence[PlannedOperation]):
 
 def inspection(plan: Plan, name: str, anatomy: Callable[[], Plan]) -> Inspection:
     """The rows of a plan; `anatomy` makes the plan in which blocks are looked for."""
-    rows = [planned(step, depth) for step, depth in walk(plan)]
-    return Inspection(rows, name, lambda: blocks(anatomy()))
+    return Inspection([operation for _, operation in walk(plan)], name, lambda: blocks(anatomy()))
 
 
 def _described(block: Block) -> str:
@@ -129,8 +133,8 @@ def _described(block: Block) -> str:
     return block.kind
 
 
-def planned(step: Step, depth: int = 0) -> PlannedOperation:
-    """A step as its reader sees it."""
+def planned(step: Step, depth: int, made_by: Mapping[Atom, int]) -> PlannedOperation:
+    """A step as its reader sees it; `made_by` has the number of the operation behind a value."""
     operation = step.operation
     active = [a for a, on in zip(operation.inputs, step.active, strict=True) if on]
     return PlannedOperation(
@@ -147,15 +151,30 @@ def planned(step: Step, depth: int = 0) -> PlannedOperation:
         source=step.source,
         equations=len(operation.equations),
         note=step.note,
+        reads=tuple(dict.fromkeys(made_by.get(a, -1) for a in active)),
     )
 
 
-def walk(plan: Plan, depth: int = 0) -> Iterator[tuple[Step, int]]:
-    """All steps with the number of loops, branches or calls around them."""
+def walk(
+    plan: Plan, depth: int = 0, given: Mapping[Atom, int] = MappingProxyType({})
+) -> Iterator[tuple[Step, PlannedOperation]]:
+    """All steps, and how their reader sees them.
+
+    Args:
+        plan: the plan.
+        depth: how many loops, branches or calls are around it.
+        given: the numbers of the operations that made the inputs of its graph.
+    """
+    made_by = dict(given)
     for step in plan.steps:
-        yield step, depth
+        yield step, planned(step, depth, made_by)
+        operands = [*zip(step.operation.inputs, step.active, strict=True)]
         for body in step.bodies:
-            yield from walk(body, depth + 1)
+            own = operands[len(operands) - len(body.graph.inputs) :]
+            # What a loop starts from a constant has come from an earlier turn where it is active.
+            makers = (made_by.get(a, -1 if on else step.number) for a, on in own)
+            yield from walk(body, depth + 1, dict(zip(body.graph.inputs, makers, strict=True)))
+        made_by.update((out, step.number) for out in step.operation.outputs)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

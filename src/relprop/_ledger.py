@@ -11,7 +11,7 @@ import numpy as np
 
 from relprop._core.plan import Plan, Step
 from relprop._core.run import PLACES, Accounts
-from relprop._inspect import PlannedOperation, planned, walk
+from relprop._inspect import PlannedOperation, walk
 from relprop._table import Table
 
 
@@ -170,7 +170,7 @@ class Ledger(Table, Sequence[LedgerRow]):
 
 def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
     """A ledger from the accounts of a backward pass."""
-    rows = [_row(step, depth, accounts) for step, depth in walk(plan) if step.number in accounts]
+    rows = [_row(*pair, accounts) for pair in walk(plan) if pair[0].number in accounts]
     names = ("bias", "epsilon", "stopped")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     changes = accounts.get(PLACES, {})
@@ -179,7 +179,7 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
 
 
-def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
+def _row(step: Step, operation: PlannedOperation, accounts: Accounts) -> LedgerRow:
     account = accounts[step.number]
     left = float(account["left"])
     amounts = {name: float(account.get(name, 0.0)) for name in ("bias", "epsilon", "stopped")}
@@ -190,7 +190,7 @@ def _row(step: Step, depth: int, accounts: Accounts) -> LedgerRow:
         amounts = {k: own + sum(float(a.get(k, 0.0)) for a in inner) for k, own in amounts.items()}
         amounts["stopped"] += float(account.get("mask", 0.0))
     return LedgerRow(
-        operation=planned(step, depth),
+        operation=operation,
         arrived=arrived,
         left=left,
         **amounts,

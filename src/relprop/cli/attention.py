@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from relprop._errors import InputError
 from relprop.attribution import transformer_attribution
-from relprop.plots.pixels import enlarged
+from relprop.plots._pixels import enlarged
 
 
 @dataclasses.dataclass(frozen=True)

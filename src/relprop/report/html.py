@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from relprop.plots.pixels import (
+from relprop.plots._pixels import (
     data_uri,
     map_picture,
     map_scale,

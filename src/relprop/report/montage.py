@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from relprop.plots.gallery import Tiles
-from relprop.plots.pixels import map_picture, picture, plain
+from relprop.plots._gallery import Tiles
+from relprop.plots._pixels import map_picture, picture, plain
 from relprop.report.explanation import Explanation, by_model, maps_of, percent, rules_of
 
 MOST_ROWS = 64  # of more images than that only the first are drawn

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from relprop._errors import InputError
-from relprop.plots import pixels
-from relprop.plots.figure import Plot, describe, title
-from relprop.plots.scale import Bad, Channels, checked, limit, reduced, strength
+from relprop.plots import _pixels
+from relprop.plots._figure import Plot, describe, title
+from relprop.plots._scale import Bad, Channels, checked, limit, reduced, strength
 
 _TILE = 96  # pixels: smaller images are enlarged to about this, larger ones shrunk to twice it
 _SPACE = 8  # pixels between tiles
@@ -33,7 +33,7 @@ def gallery(
     shared: bool = False,
     quantile: float = 1.0,
     bad: Bad = "error",
-    colours: str = pixels.COLOURS,
+    colours: str = _pixels.COLOURS,
     name: str = "",
 ) -> Plot:
     """Images with their heatmaps by several methods, side by side.
@@ -66,7 +66,7 @@ def gallery(
     """
     shown = _images(images, channels)
     size = shown[0].shape[:2]
-    columns = {"image": [np.asarray(pixels.plain(image)) for image in shown]}
+    columns = {"image": [np.asarray(_pixels.plain(image)) for image in shown]}
     for method, given in relevances.items():
         values = _values(method, given, channels, len(shown), size)
         wrong = checked(values, bad)
@@ -74,14 +74,15 @@ def gallery(
         common = limit(values, quantile)
         strengths = [strength(v, common if shared else limit(v, quantile)) for v in values]
         columns[method] = [
-            np.asarray(pixels.over(image, pixels.overlay(s, colours)))
+            np.asarray(_pixels.over(image, _pixels.overlay(s, colours)))
             for image, s in zip(shown, strengths, strict=True)
         ]
     for method, given in maps.items():
         values = _values(method, given, None, len(shown), size)
         checked(values, bad)
         columns[method] = [
-            np.asarray(pixels.map_picture(image, v)) for image, v in zip(shown, values, strict=True)
+            np.asarray(_pixels.map_picture(image, v))
+            for image, v in zip(shown, values, strict=True)
         ]
     tiles = Tiles.of(columns, names, {"image": (), **notes})
     figure = Plot((tiles.width + 190) / _INCH, (tiles.height + 90) / _INCH)
@@ -189,7 +190,7 @@ class Tiles:
 
 
 def _tile(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    image = pixels.fitted(Image.fromarray(picture), 2 * _TILE)
+    image = _pixels.fitted(Image.fromarray(picture), 2 * _TILE)
     factor = max(1, _TILE // max(image.size))
     return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -197,7 +198,7 @@ def _tile(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def _images(images: Any, channels: Channels) -> list[np.ndarray]:
     if not len(images):
         raise InputError("A gallery needs at least one image, got none.")
-    shown = [pixels.image_of(image, channels) for image in images]
+    shown = [_pixels.image_of(image, channels) for image in images]
     shapes = {image.shape for image in shown}
     if len(shapes) > 1:
         raise InputError(f"All images must have one shape, got {sorted(shapes)}.")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from relprop._colours import diverging
 from relprop._errors import InputError
-from relprop.plots.scale import Channels, limit, numbers, strength
+from relprop.plots._scale import Channels, limit, numbers, strength
 
 COLOURS = "bwr"  # blue, white, red
 MAP_COLOURS = "YlOrBr"  # yellow to brown: for what knows no sign

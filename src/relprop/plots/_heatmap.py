@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from relprop._errors import InputError
-from relprop.plots import pixels
-from relprop.plots.figure import Plot, describe, drawing, title
-from relprop.plots.scale import (
+from relprop.plots import _pixels
+from relprop.plots._figure import Plot, describe, drawing, title
+from relprop.plots._scale import (
     Bad,
     Channels,
     checked,
@@ -32,7 +32,7 @@ def heatmap(
     channels: Channels = None,
     reduce: str = "sum",
     image: Any = None,
-    colours: str = pixels.COLOURS,
+    colours: str = _pixels.COLOURS,
     limit: float | None = None,
     quantile: float = 1.0,
     bad: Bad = "error",
@@ -84,7 +84,7 @@ def heatmap(
     figure, axes = drawing(axes, 5.0, 0.7 + 3.9 * min(max(height / width, 0.3), 2.5))
     mappable = _draw(axes, values, end, colours, _checked_image(image, channels, (height, width)))
     title(axes, name)
-    _colour_bar(figure, mappable, axes, end, unit, clipped=bool(np.abs(values[~wrong] > end).any()))
+    colour_bar(figure, mappable, axes, end, unit, clipped=bool(np.abs(values[~wrong] > end).any()))
     describe(figure, _described(values, wrong, name), *_table(values))
     return figure
 
@@ -96,7 +96,7 @@ def heatmaps(
     channels: Channels = None,
     reduce: str = "sum",
     images: Any = None,
-    colours: str = pixels.COLOURS,
+    colours: str = _pixels.COLOURS,
     quantile: float = 1.0,
     bad: Bad = "error",
     names: Any = (),
@@ -159,10 +159,10 @@ def heatmaps(
     assert mappable is not None
     if shared:
         clipped = bool((np.abs(values[~wrong]) > ends[0]).any())
-        _colour_bar(figure, mappable, list(grid.flat), ends[0], unit, clipped)
+        colour_bar(figure, mappable, list(grid.flat), ends[0], unit, clipped)
     else:
         bar = ScalarMappable(Normalize(-1, 1), mappable.cmap)
-        _colour_bar(figure, bar, list(grid.flat), 1.0, "relevance / full colour of the sample")
+        colour_bar(figure, bar, list(grid.flat), 1.0, "relevance / full colour of the sample")
     return figure
 
 
@@ -182,19 +182,26 @@ def _draw(
     image: Float[np.ndarray, "h w *c"] | None,
 ) -> ScalarMappable:
     if image is None:
-        chosen = pixels.colormap(colours)
+        chosen = _pixels.colormap(colours)
     else:
-        chosen = pixels.overlay_colormap(colours)
-        axes.imshow(pixels.background(image), cmap="gray", vmin=0, vmax=255)
-    shown = np.where(np.isfinite(values), values, np.nan)
+        chosen = _pixels.overlay_colormap(colours)
+        axes.imshow(_pixels.background(image), cmap="gray", vmin=0, vmax=255)
+    return coloured(axes, np.where(np.isfinite(values), values, np.nan), end, chosen)
+
+
+def coloured(
+    axes: Axes, values: Float[np.ndarray, "h w"], end: float, colours: Colormap
+) -> ScalarMappable:
+    """Draws numbers as colours, zero in the middle, and no ticks; NaN has the colour for that."""
     # Where all is zero any scale will do.
-    mappable = axes.imshow(shown, chosen, Normalize(-(end or 1), end or 1), interpolation="nearest")
+    norm = Normalize(-(end or 1), end or 1)
+    mappable = axes.imshow(values, colours, norm, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     return mappable
 
 
-def _colour_bar(
+def colour_bar(
     figure: Figure,
     mappable: ScalarMappable,
     axes: Any,
@@ -202,6 +209,7 @@ def _colour_bar(
     unit: str,
     clipped: bool = False,
 ) -> None:
+    """A colour bar with zero in its middle; arrows at its ends if some numbers lie beyond."""
     extend = "both" if clipped else "neither"
     bar = figure.colorbar(mappable, ax=axes, extend=extend, shrink=0.9)
     end = end or 1
@@ -237,7 +245,7 @@ def _table(values: Float[np.ndarray, "h w"]) -> tuple[list[str], list[list[str]]
 def _checked_image(image: Any, channels: Channels, size: tuple[int, int]) -> np.ndarray | None:
     if image is None:
         return None
-    found = pixels.image_of(image, channels)
+    found = _pixels.image_of(image, channels)
     if found.shape[:2] != size:
         raise InputError(
             f"The image has the shape {np.shape(image)}, the relevance {size[0]} x {size[1]} "

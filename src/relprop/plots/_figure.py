@@ -38,7 +38,7 @@ class Plot(Figure):
         self.table: tuple[Sequence[str], Sequence[Sequence[str]]] = ((), ())
 
     def png(self) -> bytes:
-        """The picture; equal numbers give equal bytes."""
+        """The picture; nothing in it depends on the time."""
         file = io.BytesIO()
         self.savefig(file, format="png", metadata={"Software": None})
         return file.getvalue()
