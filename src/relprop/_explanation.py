@@ -19,8 +19,10 @@ from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Keep, Record, Request, Tape, backward
 from relprop._core.trace import Trace, trace
 from relprop._errors import InputError
+from relprop.anatomy import anatomy_of
+from relprop.anatomy.streams import TokenFlow, token_flow
 from relprop.composites import Composite
-from relprop.places import Place
+from relprop.places import Place, sources
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +56,13 @@ class Run:
     def anatomy(self) -> Plan:
         """The plan without regard to rules."""
         return anatomy(self.trace, [True] * len(self.trace.graph.outputs))
+
+    def flow(self) -> TokenFlow:
+        """How tokens flow through attention."""
+        graph, explained = self.trace.graph, self.trace.explained_values
+        starting = explained | sources(graph, self.places, explained).keys()
+        names = dict(zip(graph.inputs, self.trace.names, strict=True))
+        return token_flow(anatomy_of(graph, starting), names)
 
     def seed(self, score: Array) -> list[Relevance | None]:
         """Relevance of the outputs, of which the score is the first."""

@@ -21,6 +21,7 @@ from relprop.anatomy import (
     Stack,
     blocks,
 )
+from relprop.anatomy.streams import TokenFlow
 from relprop.rules import Rule
 
 
@@ -69,6 +70,7 @@ class Inspection(Table, Sequence[PlannedOperation]):
     Attributes:
         blocks: what the model is made of: attention, norms, activations, gates, routers,
             recurrences, residual additions, and suspicions of those.
+        flow: the streams of tokens in it, and which of them look at which.
     """
 
     def __init__(
@@ -76,14 +78,20 @@ class Inspection(Table, Sequence[PlannedOperation]):
         operations: Sequence[PlannedOperation],
         name: str = "",
         find: Callable[[], Iterable[Block]] = tuple,
+        follow: Callable[[], TokenFlow] = TokenFlow,
     ):
         self._operations = tuple(operations)
         self._name = name
         self._find = find
+        self._follow = follow
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
         return tuple(self._find())
+
+    @functools.cached_property
+    def flow(self) -> TokenFlow:
+        return self._follow()
 
     def __getitem__(self, index):
         return self._operations[index]
@@ -121,9 +129,12 @@ class Inspection(Table, Sequence[PlannedOperation]):
     __repr__ = Table.__str__
 
 
-def inspection(plan: Plan, name: str, anatomy: Callable[[], Plan]) -> Inspection:
+def inspection(
+    plan: Plan, name: str, anatomy: Callable[[], Plan], flow: Callable[[], TokenFlow]
+) -> Inspection:
     """The rows of a plan; `anatomy` makes the plan in which blocks are looked for."""
-    return Inspection([operation for _, operation in walk(plan)], name, lambda: blocks(anatomy()))
+    rows = [operation for _, operation in walk(plan)]
+    return Inspection(rows, name, lambda: blocks(anatomy()), flow)
 
 
 def _described(block: Block) -> str:

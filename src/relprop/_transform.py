@@ -243,7 +243,7 @@ def inspect(
             scalar=False,
             places=wanted,
         )
-        return inspection(run.plan, composite.name, run.anatomy)
+        return inspection(run.plan, composite.name, run.anatomy, run.flow)
 
     return inspect_of
 

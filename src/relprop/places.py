@@ -33,8 +33,7 @@ from relprop._core.plan import Plan, Step
 from relprop._core.run import Inside as Inside
 from relprop._errors import InputError, NothingMatchedError
 from relprop.anatomy import anatomy_of
-from relprop.anatomy.attention import attentions
-from relprop.anatomy.wiring import Wiring
+from relprop.anatomy.attention import all_attention
 from relprop.composites import Where
 
 __all__ = [
@@ -176,11 +175,10 @@ class AttentionMaps(Place):
     """
 
     def values(self, plan):
-        count = itertools.count()
-        for body in plan.nested():
-            anatomy = anatomy_of(body.graph, set(body.active) & set(body.graph.inputs))
-            for block in attentions(Wiring(anatomy)):
-                yield f"attention {next(count):03d}", block.value
+        # Whatever the rules, so that the same map has the same name by all of them.
+        anatomy = anatomy_of(plan.graph, set(plan.active) & set(plan.graph.inputs))
+        for count, block in enumerate(all_attention(anatomy)):
+            yield f"attention {count:03d}", block.value
 
 
 @dataclasses.dataclass(frozen=True)

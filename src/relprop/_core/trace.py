@@ -26,6 +26,7 @@ class Trace:
     Attributes:
         graph: its equations; the inputs are the array leaves of the arguments, in tree order.
         arrays: the values of those leaves.
+        names: what the user calls them, as ``argument/key``.
         explained: which of the leaves are to be explained, per entry of `argnums`.
         in_trees: tree structure of each explained argument.
         out_tree: tree structure of what the function returned.
@@ -34,6 +35,7 @@ class Trace:
 
     graph: Graph
     arrays: tuple[Any, ...]
+    names: tuple[str, ...]
     explained: tuple[tuple[int, ...], ...]
     in_trees: tuple[Any, ...]
     out_tree: Any
@@ -54,7 +56,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
     flat = [jtu.tree_flatten_with_path(arg) for arg in args]
     dynamic: list[tuple[int, int]] = []
     arrays: list[Any] = []
-    paths: list[str] = []
+    labels: list[str] = []
     explained: dict[int, list[int]] = {number: [] for number in argnums}
     for number, (leaves, _) in enumerate(flat):
         for position, (path, leaf) in enumerate(leaves):
@@ -62,13 +64,12 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             if number in explained:
                 leaf = _explainable(leaf, label)
                 explained[number].append(len(arrays))
-                label = ""  # What is computed from it is no parameter.
             elif not _is_array(leaf) or _is_numpy_mask(leaf):
                 continue
             dynamic.append((number, position))
             ready = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
             arrays.append(leaf if ready else jnp.asarray(leaf))
-            paths.append(label)
+            labels.append(label)
     for number, group in explained.items():
         if not group:
             raise InputError(
@@ -90,10 +91,12 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
 
     jaxpr, shapes = _compat.make_jaxpr(flattened, *arrays)
     marked = {i for group in explained.values() for i in group}
-    named = [Origin(path, touched=i in marked) for i, path in enumerate(paths)]
+    # What is computed from an explained argument is no parameter.
+    named = [Origin("" if i in marked else x, touched=i in marked) for i, x in enumerate(labels)]
     return Trace(
         graph=graph_of(jaxpr, named),
         arrays=tuple(arrays),
+        names=tuple(labels),
         explained=tuple(tuple(group) for group in explained.values()),
         in_trees=tuple(flat[number][1] for number in explained),
         out_tree=out_tree,

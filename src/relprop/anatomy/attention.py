@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
 from relprop._core.graph import Value
-from relprop._core.plan import Step
+from relprop._core.plan import Plan, Step
 from relprop.anatomy.blocks import Attention, place
 from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
 
@@ -31,7 +32,20 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
             others = [a for a in wiring.active(step) if a is not operand]
             if _is_map(wiring, link.step, scores, bool(others)):
                 seen.add(link.step.operation.outputs[0])
-                yield _attention(wiring, link.step, scores, others[0] if others else None)
+                block = _attention(wiring, link.step, scores, others[0] if others else None)
+                mixed = step.operation.outputs[0]
+                yield dataclasses.replace(block, applied=operand, mixed=mixed)
+
+
+def all_attention(plan: Plan) -> Iterator[Attention]:
+    """The attention of a plan and of all bodies in it, in order of evaluation."""
+    found = {block.value: block for block in attentions(Wiring(plan))}
+    for step in plan.steps:
+        for out in step.operation.outputs:
+            if out in found:
+                yield found[out]
+        for body in step.bodies:
+            yield from all_attention(body)
 
 
 def _is_map(wiring: Wiring, normaliser: Step, scores: Link | None, varies: bool) -> bool:
@@ -65,6 +79,7 @@ def _attention(
     (out,) = normaliser.operation.outputs
     kind, heads, key_heads, query, key = "attention", 0, 0, None, None
     between: tuple[Step, ...] = ()
+    operands: list[Value] = []
     if scores is not None:
         between = scores.passed
         operands = wiring.active(scores.step)
@@ -92,6 +107,7 @@ def _attention(
         values=value.step.path if value else "",
         mask=_mask((*between, normaliser)),
         normaliser=_name(normaliser),
+        compared=tuple(operands),
     )
 
 

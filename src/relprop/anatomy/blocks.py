@@ -46,6 +46,9 @@ class Attention(Block):
         values: of the values.
         mask: ``"added"``, ``"selected"`` or empty; an added position bias looks like a mask.
         normaliser: ``"softmax"`` or what takes its place.
+        compared: queries and keys, as the product of the two takes them; empty if unknown.
+        applied: the map, as the product with the values takes it.
+        mixed: that product.
     """
 
     shape: tuple[int, ...] = ()
@@ -56,6 +59,9 @@ class Attention(Block):
     values: str = ""
     mask: str = ""
     normaliser: str = "softmax"
+    compared: tuple[Value, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    applied: Value | None = dataclasses.field(default=None, repr=False, compare=False)
+    mixed: Value | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def details(self):

@@ -1,0 +1,276 @@
+"""The transform: from a function with attention in it to one that says which tokens count."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from relprop import presets
+from relprop._errors import InputError, unknown_name
+from relprop._transform import inspect, relevance
+from relprop.anatomy.streams import TokenFlow
+from relprop.attribution.bimodal import Relevancies
+from relprop.attribution.full import Entries, relevance_of_tokens
+from relprop.attribution.maps import Layer, chosen, layers_of, listed
+from relprop.attribution.methods import FULL, GENERIC, UNIMODAL, methods, methods_by_rules, weighted
+from relprop.composites import Composite, composite_of
+from relprop.places import AttentionMaps, Parameter
+from relprop.rules import Gradient
+
+Tokens = Float[Array, "n t"] | dict[str, Float[Array, "n t"]]
+Joint = Float[Array, "n t t"] | dict[str, Float[Array, "n s t"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribution:
+    """Token relevance with all that it was computed from.
+
+    Attributes:
+        tokens: how much each token counts for the query; of several streams, a dict of such.
+        joint: the same for every token that the query might have been; None for full LRP.
+        attention: the attention maps that count, in order of evaluation.
+        relevance: their relevance by the rules; empty for methods that take none.
+        gradient: their gradient.
+    """
+
+    tokens: Tokens
+    joint: Joint | None
+    attention: list[Float[Array, "n heads q k"]]
+    relevance: list[Float[Array, "n heads q k"]]
+    gradient: list[Float[Array, "n heads q k"]]
+
+
+def transformer_attribution(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    *,
+    method: str = "transformer_attribution",
+    rules: Any = None,
+    query: int | str | Sequence[int] = 0,
+    stream: str | None = None,
+    parameters: str | Sequence[str] = (),
+    start_layer: int = 0,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    details: bool = False,
+) -> Callable[..., Any]:
+    r"""A function that computes how much each token counts for a score, through all layers.
+
+    With attention maps A, their relevance R and their gradient, per layer and over its heads
+
+    .. math:: \bar A = I + \mathbb{E}_h[(\nabla A \odot R)^+], \qquad
+              C = \bar A^{(L)} \cdots \bar A^{(s)},
+
+    of which the row of the query is the result. ``method="generic"`` has attention in the place of
+    R, and is the one for several streams of tokens that look at each other: the two modalities of
+    co-attention, encoder and decoder. Which tokens each attention looks from and at is found by
+    following them through the function.
+
+    Args:
+        f: a function with attention in it that returns the score of one sample, as for
+            `relprop.relevance`; for a batch use `jax.vmap`. A sum of scores mixes its samples,
+            unless the rules are such that treat them apart, which those of the default are not.
+        argnums: the argument that the attention depends on, images or embeddings; all such
+            arguments, where there are several streams.
+        method: one of `methods()`: ``"transformer_attribution"``; ``"generic"``; ``"rollout"``, of
+            attention alone; ``"attention"``, ``"gradcam"`` and ``"partial_lrp"``, which look at the
+            last layer only; ``"full_lrp"``, the relevance of the tokens themselves, for which
+            there is no query.
+        rules: rules of the relevance, for `methods_by_rules()`; `relprop.presets.chefer` by
+            default.
+        query: the token whose row is taken: that of the class token, or of the position of which
+            the score is; several positions, of whose rows the mean is taken, as for the class token
+            and the distillation token of a DeiT; ``"mean"`` for models that average over tokens.
+        stream: the stream that the query is one of; by default the one that the score is read from.
+        parameters: paths, or globs, of parameters that tokens start from, as the object queries of
+            a DETR; the parameters are another argument of f.
+        start_layer: the first layer that counts, s. Layers are counted in order of evaluation,
+            over all streams.
+        layers: the layers that count, by number; all of them by default.
+        heads: the heads that count; all of them by default.
+        details: whether the result is an `Attribution` with the maps.
+
+    Returns:
+        A function with the arguments of f. Its result is an array of tokens, ``(t,)``, or
+        ``(n, t)`` where the maps are of n > 1 samples. The query itself is one of the tokens. Of
+        several streams it is a dict of such arrays, by the names of the arguments (or parameters)
+        that the tokens come from.
+
+    Raises:
+        InputError: there is no attention; its maps are of windows; tokens are joined or taken apart
+            between one attention and the next; there are several streams and the method is for
+            one; the score is read from several of them; tokens come from constants; or a layer,
+            head or query is not there.
+        UnknownNameError: there is no such method or stream.
+        NothingMatchedError: there are no such parameters.
+
+    >>> import jax, jax.numpy as jnp
+    >>> w = jax.random.normal(jax.random.key(0), (3, 4, 4))
+    >>> def score(text, image):
+    ...     attention = jax.nn.softmax(text @ w[0] @ (image @ w[1]).T, axis=-1)
+    ...     return (text + attention @ (image @ w[2]))[0, 1]
+    >>> explain = transformer_attribution(score, argnums=(0, 1), method="generic")
+    >>> {name: r.shape for name, r in explain(jnp.eye(4), jnp.ones((6, 4))).items()}
+    {'image': (6,), 'text': (4,)}
+
+    Source: Chefer et al. 2021 (CVPR), section 3.3, eq. 13 and 14; ``"generic"``: Chefer et al.
+    2021 (ICCV), eq. 5 to 11; ``"rollout"``: Abnar and Zuidema 2020; ``"partial_lrp"``: Voita et
+    al. 2019.
+    """
+    if method not in methods():
+        raise unknown_name("method", method, methods())
+    if method == FULL and (start_layer, layers, heads) != (0, None, None):
+        raise InputError(f"Layers and heads cannot be chosen for {FULL!r}: it looks at no map.")
+    starts = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+    places = tuple(map(Parameter, starts))
+    composite = composite_of(presets.chefer() if rules is None else rules)
+
+    @functools.wraps(f)
+    def tokens_of(*args: Any, **kwargs: Any) -> Any:
+        def inside(rules: Composite, place: Any) -> Any:
+            return relevance(f, rules, argnums, places=(place, *places))(*args, **kwargs)[1]
+
+        flow = inspect(f, presets.gradient(), argnums, places=places)(*args, **kwargs).flow
+        _check(flow)
+        if method == FULL:
+            tokens = relevance_of_tokens(flow, inside(composite, Entries()))
+            return _result(Attribution(_single(tokens), None, [], [], []), details)
+        _check_streams(flow, method)
+        # Two pull-backs of one function; compiled, it is evaluated once.
+        by_rules = None
+        if method in methods_by_rules():
+            by_rules = inside(composite, AttentionMaps())
+        plain = inside(_gradient_beside(composite), AttentionMaps())
+        counting = chosen(layers_of(flow, plain, by_rules), start_layer, layers, heads)
+        joint = _joint(method, flow, _asked(flow, stream), counting)
+        tokens = {name: _row(rows, query) for name, rows in joint.items()}
+        found = Attribution(
+            _single(tokens),
+            _single(joint),
+            [layer.attention for layer in counting.values()],
+            [layer.relevance for layer in counting.values() if layer.relevance is not None],
+            [layer.gradient for layer in counting.values()],
+        )
+        return _result(found, details)
+
+    return tokens_of
+
+
+def _gradient_beside(composite: Composite) -> Composite:
+    """The gradient, through the same regions as a whole: then the two passes forward are one."""
+    gradient = Composite()
+    for entry in composite.entries:
+        if entry.where.region is not None:
+            gradient = gradient.at(region=entry.where.region, optional=True).use(Gradient())
+    return gradient.then(presets.gradient())
+
+
+def _joint(
+    method: str, flow: TokenFlow, asked: int, layers: Mapping[int, Layer]
+) -> dict[str, Float[Array, "n s t"]]:
+    """How much the tokens of each stream count for those of one."""
+    if method in UNIMODAL:
+        (name,) = (stream.name for stream in flow.streams)
+        return {name: UNIMODAL[method].joint(list(layers.values()))}
+    maps = {number: weighted(layer) for number, layer in layers.items()}
+    # Of a stream that the score is not read from, all that there is.
+    looks = flow.last if asked in flow.read else frozenset(flow.looks)
+    rows = Relevancies(flow, maps).of(asked, looks)
+    return {flow.streams[n].name: r for n, r in rows.items() if not flow.streams[n].constant}
+
+
+def _asked(flow: TokenFlow, name: str | None) -> int:
+    """The stream that the query is one of."""
+    names = [stream.name for stream in flow.streams]
+    if name is not None:
+        if name not in names:
+            raise unknown_name("stream", name, names)
+        return names.index(name)
+    first, *others = flow.read
+    if others:
+        read = ", ".join(repr(names[n]) for n in flow.read)
+        raise InputError(
+            f"The score is read from tokens of several streams, {read}: say with `stream` which of "
+            "them the query is one of, and add up the results if need be."
+        )
+    return first
+
+
+def _check(flow: TokenFlow) -> None:
+    """Refuses what the formulas make no sense for."""
+    looks = list(flow.looks.values())
+    if not looks:
+        raise InputError(
+            "There is no attention on the way from the explained argument to the score: no product "
+            "of values with a softmax. `relprop.inspect(f, rules)(*args).blocks` lists what is."
+        )
+    windows = [look for look in looks if look.windows]
+    if windows:
+        raise InputError(
+            "There are attention maps of parts of the tokens, such as windows, which say nothing "
+            f"about the others:\n{listed(windows)}\n"
+            f"Methods that look at no maps work all the same: {FULL!r}, and `relprop.relevance`."
+        )
+    mixed = [look for look in looks if look.mixed]
+    if mixed:
+        raise InputError(
+            "The tokens of one attention are not those of another: in between they were joined, "
+            "taken apart, averaged or moved, so that maps cannot be multiplied, which have to be "
+            f"square and of one size within a stream of tokens:\n{listed(looks)}\nIn question is "
+            f"what goes into\n{listed(mixed)}"
+        )
+    constant = {n for n, stream in enumerate(flow.streams) if stream.constant}
+    within = [look for look in looks if look.queries == look.keys and look.queries in constant]
+    if within:
+        raise InputError(
+            "Tokens that look at others come from constants, and what they see of each other at "
+            "first does not depend on what is explained. Explain what they come from as well, by "
+            "`argnums` for an argument (the inputs of a decoder) and `parameters` for parameters "
+            f"(object queries, latents):\n{listed(within)}"
+        )
+
+
+def _check_streams(flow: TokenFlow, method: str) -> None:
+    if method in UNIMODAL and len(flow.streams) > 1:
+        crossing = [look for look in flow.looks.values() if look.crosses]
+        between = "with cross-attention" if crossing else "with no attention"
+        raise InputError(
+            f"There are several streams of tokens, {', '.join(map(str, flow.streams))}, "
+            f"{between} between them:\n{listed(crossing or list(flow.looks.values()))}\n"
+            f"{method!r} gives one map of one stream. Use method={GENERIC!r}, or {FULL!r}."
+        )
+
+
+def _row(joint: Float[Array, "n s t"], query: int | str | Sequence[int]) -> Float[Array, "n t"]:
+    length = joint.shape[1]
+    if isinstance(query, str):
+        if query == "mean":
+            return jnp.mean(joint, axis=1)
+        wrong: Sequence[Any] = [query]
+    else:
+        numbers = [query] if isinstance(query, int) else [*query]
+        wrong = [n for n in numbers if not -length <= n < length]
+        if numbers and not wrong:
+            return jnp.mean(joint[:, jnp.asarray(numbers)], axis=1)
+    raise InputError(
+        f"query is {query!r}, but there are {length} tokens: give a position, several, or 'mean'."
+    )
+
+
+def _single(named: Mapping[str, Array]) -> Any:
+    """The array of the only stream, else a dict."""
+    return dict(named) if len(named) > 1 else next(iter(named.values()))
+
+
+def _result(found: Attribution, details: bool) -> Any:
+    if details:
+        return found
+    first = jax.tree.leaves(found.tokens)[0]
+    return jax.tree.map(lambda a: a[0], found.tokens) if first.shape[0] == 1 else found.tokens
