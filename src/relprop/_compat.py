@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jaxlib
 from jax import lax
 from jax.core import Tracer
@@ -169,7 +168,7 @@ def _ordered(axes: frozenset[Any]) -> tuple[Any, ...]:
 
 def zeros(like: Any) -> jax.Array:
     """Zeros of the type of an array."""
-    return alike(jnp.zeros(like.shape, like.dtype), like)
+    return alike(lax.full(like.shape, 0, like.dtype), like)  # Of random keys, too.
 
 
 def is_traced(array: Any) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from jax import lax
 
 import relprop
-from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, ZPlus
+from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, Zero, ZPlus
 
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
@@ -740,3 +740,19 @@ def test_remat_is_kept_from_being_undone_by_the_compiler():
     assert kept.count("stablehlo.tanh") > plain.count("stablehlo.tanh")  # evaluated again
     free = lowered(jax.checkpoint(layer, prevent_cse=False))
     assert free.count("optimization_barrier") == 0
+
+
+def test_a_branch_may_keep_random_keys():
+    def noisy(x):
+        def step(x, key):
+            return x * jax.random.normal(key, x.shape), None
+
+        return lax.scan(step, x, jax.random.split(jax.random.key(0), 3))[0]
+
+    def f(x, index):
+        return jnp.sum(lax.switch(index, [noisy, lambda x: 2 * x], x))
+
+    x = jnp.array([1.0, 2.0])
+    for index, branch in enumerate([noisy, lambda x: 2 * x]):
+        found = relprop.relevance(f, Zero())(x, index)
+        np.testing.assert_allclose(found, branch(x), rtol=1e-6)

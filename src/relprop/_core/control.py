@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence, Set
+import functools
+from collections.abc import Callable, Sequence, Set
 from typing import Any, ClassVar
 
 import jax
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from relprop import _compat
-from relprop._core.compared import evaluate, value_of
+from relprop._core.compared import Compared, evaluate, value_of
 from relprop._core.edit import within
 from relprop._core.graph import Value
+from relprop._core.order import after
 from relprop._core.plan import Nested, Plan, reach
 from relprop._core.relevance import Relevance, add
 from relprop._core.run import Record, Tape, backward, forward
@@ -83,6 +85,11 @@ class Remat(Call):
         if step.operation.last.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
             values, arriving = _compat.barrier((list(values), arriving))
+            awaited = jax.tree.leaves(arriving)[0]
+            values = [
+                jax.tree.map(lambda x: after(x, awaited), value) if on else value
+                for value, on in zip(values, step.active, strict=True)
+            ]
         _, tape = forward(step.bodies[0], values, replay=True)
         return backward(step.bodies[0], tape, arriving, request)
 
@@ -103,8 +110,8 @@ class Region(Call):
 class Branch(Nested):
     """`cond` and `switch`: the rules inside the branch that was taken.
 
-    The branch is evaluated again on the way back: branches keep different values, and a common
-    tape would hold those of all of them.
+    Branches keep different values; those of the same shape share a place on the tape, which is as
+    long as that of the branch that keeps most.
     """
 
     def structure(self, operation, active):
@@ -125,46 +132,113 @@ class Branch(Nested):
         return tuple(body for body, _ in reached), (False, *inputs)
 
     def forward(self, step, values, replay):
-        if not replay:
-            return step.operation.last.evaluate(values), ()
         index, *operands = values
-        runs = [lambda *args, b=body: forward(b, args, replay)[0] for body in step.bodies]
-        return lax.switch(index, runs, *operands), ()
-
-    def backward(self, step, values, tape, arriving, request: Any):
-        del tape
-        # Of two runs that take different branches, that of the value decides.
-        index, *operands = (value_of(values[0]), *values[1:])
 
         def branch(body):
-            def run(operands, arriving):
-                _, tape = forward(body, operands, replay=True)
-                return backward(body, tape, arriving, request)
+            def run(*operands):
+                outputs, tape = forward(body, operands, replay)
+                return outputs, packed(body, tape, _made_inside(body))
 
             return run
 
         runs = [branch(body) for body in step.bodies]
+        _, tapes = zip(*(jax.eval_shape(run, *operands) for run in runs), strict=True)
+        layout = _SharedTape.layout(tapes)
+        runs = [layout.writing(run, number) for number, run in enumerate(runs)]
+        outputs, arrays = lax.switch(index, runs, *operands)
+        return outputs, dataclasses.replace(layout, arrays=arrays)
+
+    def backward(self, step, values, tape, arriving, request: Any):
+        index, *operands = values
+        # Of two runs that may take different branches, that of the value decides.
+        apart = isinstance(index, Compared)
+
+        def branch(number, body):
+            def run(operands, arriving, shared):
+                if apart:
+                    _, again = forward(body, operands, replay=True)
+                else:
+                    again = unpacked(body, shared.read(number), _made_inside(body))
+                    again.update(zip(body.graph.inputs, operands, strict=True))
+                return backward(body, again, arriving, request)
+
+            return run
+
+        runs = [branch(number, body) for number, body in enumerate(step.bodies)]
         # Branches may hand on different forms of relevance; the taken one has to fill in all.
-        shapes = [jax.eval_shape(run, operands, arriving) for run in runs]
+        shapes = [jax.eval_shape(run, operands, arriving, tape) for run in runs]
         forms = [_union(column) for column in zip(*(s[0] for s in shapes), strict=True)]
         records = Record({}, {})
         for _, (accounts, inside) in shapes:
             records.accounts.update(accounts)
             records.inside.update(inside)
         filled = [_filled(run, forms, records) for run in runs]
-        leaving, record = lax.switch(index, filled, operands, arriving)
+        leaving, record = lax.switch(value_of(index), filled, operands, arriving, tape)
         return [None, *leaving], record
 
 
 def _filled(run, forms, records: Record):
-    def filled(operands, arriving):
-        leaving, (accounts, inside) = run(operands, arriving)
+    def filled(*operands):
+        leaving, (accounts, inside) = run(*operands)
         leaving = [_in_form(r, form) for r, form in zip(leaving, forms, strict=True)]
         # A branch that wasn't taken had no relevance.
         rest = _zeros(records)
         return leaving, Record(rest.accounts | accounts, rest.inside | inside)
 
     return filled
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["kinds", "places"]
+)
+@dataclasses.dataclass(frozen=True)
+class _SharedTape:
+    """What the taken one of several branches kept.
+
+    Attributes:
+        kinds: shape and type of each place.
+        places: per branch the structure of its tape and the places of its leaves.
+        arrays: per place; zeros where the branch that was taken kept nothing.
+    """
+
+    kinds: tuple[jax.ShapeDtypeStruct, ...]
+    places: tuple[tuple[Any, tuple[int, ...]], ...]
+    arrays: Sequence[Any] = ()
+
+    @classmethod
+    def layout(cls, tapes: Sequence[Any]) -> _SharedTape:
+        """A tape with places for each of the tapes, given as shapes."""
+        kinds: list[jax.ShapeDtypeStruct] = []
+        places = []
+        for tape in tapes:
+            leaves, tree = jax.tree.flatten(tape)
+            taken: dict[int, None] = {}
+            for leaf in leaves:
+                free = (i for i, kind in enumerate(kinds) if kind == leaf and i not in taken)
+                place = next(free, len(kinds))
+                if place == len(kinds):
+                    kinds.append(leaf)
+                taken[place] = None
+            places.append((tree, tuple(taken)))
+        return cls(tuple(kinds), tuple(places))
+
+    def writing(self, run: Callable[..., Any], number: int) -> Callable[..., Any]:
+        """A branch that returns its tape as arrays in their places."""
+
+        def written(*operands):
+            outputs, tape = run(*operands)
+            arrays = dict(zip(self.places[number][1], jax.tree.leaves(tape), strict=True))
+            return outputs, [
+                arrays[i] if i in arrays else _compat.zeros(kind)
+                for i, kind in enumerate(self.kinds)
+            ]
+
+        return written
+
+    def read(self, number: int) -> Any:
+        """The tape of a branch."""
+        tree, places = self.places[number]
+        return jax.tree.unflatten(tree, [self.arrays[place] for place in places])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +396,16 @@ def mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
                 kept[atom] = None
     kept.update((value, None) for value in plan.watched if value not in known)
     return [value for value in kept if value not in plan.graph.constants]
+
+
+def _made_inside(plan: Plan) -> list[Value]:
+    """The values that the way back reads, without the inputs of the graph."""
+    inputs = set(plan.graph.inputs)
+    kept: dict[Any, None] = dict.fromkeys(mentioned(plan, inputs))
+    # Relevance arrives at a constant as well, where another branch returns something active.
+    kept.update((out, None) for out in plan.graph.outputs if out not in plan.active)
+    known = {*inputs, *plan.graph.constants}
+    return [value for value in kept if isinstance(value, Value) and value not in known]
 
 
 def packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
+from relprop import _compat
+
 
 def after(array: Array, awaited: Array) -> Array:
     """The same array, made when another one is there.
@@ -17,15 +19,17 @@ def after(array: Array, awaited: Array) -> Array:
     by the time that buffers are assigned; a dependence on numbers stays. Other devices run one
     operation after the other, in an order that needs little memory.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not awaited.size:
         return array
+    if _compat.varying(_compat.type_of(awaited)):
+        return array  # Inside of `shard_map`, where it would become another one on each device.
     return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
 
 
 @jax.custom_batching.custom_vmap
 def _never(awaited: Array) -> Bool[Array, ""]:
     """False, after looking at an array."""
-    largest = jnp.max(awaited)
+    largest = jnp.max(jnp.real(awaited))
     return (largest < 0) & (largest > 0)
 
 

@@ -1,0 +1,86 @@
+"""What a relevance pass costs beside a gradient, as XLA counts; nothing is run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+import relprop
+from relprop.rules import Epsilon, Zero
+
+WIDTH, BATCH = 64, 32
+
+
+def _layer(x, w):
+    return jnp.tanh(jax.nn.gelu(x @ w[0]) @ w[1]) + x
+
+
+def _branches(x, weights, index):
+    pairs = [weights[:2], weights[2:4]]
+    return lax.switch(index, [lambda x, w=w: _layer(x, w) for w in pairs], x).sum()
+
+
+def _checkpoints(x, weights, index):
+    del index
+    for number in range(6):
+        x = jax.checkpoint(_layer)(x, weights[number : number + 2])
+    return x.sum()
+
+
+def _scan_of_checkpoints(x, weights, index):
+    del index
+    pairs = jnp.stack(weights).reshape(-1, 2, WIDTH, WIDTH)
+    return lax.scan(lambda x, w: (jax.checkpoint(_layer)(x, w), None), x, pairs)[0].sum()
+
+
+def _compiled(function):
+    struct = jax.ShapeDtypeStruct
+    weights = [struct((WIDTH, WIDTH), jnp.float32)] * 8
+    args = struct((BATCH, WIDTH), jnp.float32), weights, struct((), jnp.int32)
+    return jax.jit(function).lower(*args).compile()
+
+
+@functools.cache
+def _gradient(function):
+    return _compiled(jax.value_and_grad(function))
+
+
+@pytest.mark.parametrize("rule", [Zero(), Epsilon()], ids=str)
+@pytest.mark.parametrize(
+    ("function", "flops", "memory"),
+    [
+        # Nothing is evaluated twice that the gradient evaluates once.
+        (_branches, 1.05, 1.15),
+        # What ends a checkpoint is needed by the epsilon rule, and not by the gradient.
+        (_checkpoints, 1.25, 1.15),
+        (_scan_of_checkpoints, 1.25, 1.15),
+    ],
+)
+def test_control_flow_costs_what_it_costs_a_gradient(function, flops, memory, rule):
+    gradient = _gradient(function)
+    explained = _compiled(relprop.value_and_relevance(function, rule))
+    for bound, count in ((flops, _flops), (memory, _memory)):
+        assert count(explained) <= bound * count(gradient)
+
+
+def _flops(compiled):
+    return compiled.cost_analysis()["flops"]
+
+
+def _memory(compiled):
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_a_jitted_explanation_is_traced_once():
+    calls = []
+
+    def score(x, w):
+        calls.append(1)
+        return jax.nn.gelu(x @ w).sum()
+
+    explain = jax.jit(relprop.value_and_relevance(score, Epsilon()))
+    for seed in range(3):
+        explain(jax.random.normal(jax.random.key(seed), (2, 3)), jnp.ones((3, 4)))
+    assert len(calls) == 1
