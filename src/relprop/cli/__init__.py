@@ -81,9 +81,10 @@ _MODEL = typer.Option(
 )
 _RULES = typer.Option(
     metavar="PRESET",
-    help="A name that `relprop rules` lists; may be repeated. epsilon_gamma_box takes the range of "
-    "pixels from the bundled model; for another one, it is what preprocess makes of black, of "
-    "white and of your images.",
+    help="A name that `relprop rules` lists; may be repeated. Also those of "
+    f"{', '.join(attribution.methods_by_rules())}, which have their own by default. "
+    "epsilon_gamma_box takes the range of pixels from the bundled model; for another one, it is "
+    "what preprocess makes of black, of white and of your images.",
 )
 _METHOD = typer.Option(
     "--method",
@@ -170,8 +171,12 @@ def explain(
     named = "digits-vit" if model.startswith(VIT) else loaded.name
     names = (rules or RULES.get(named, OTHER_RULES)) if RELEVANCE in chosen else ()
     folder = writable(out)
-    job = Job.prepare(loaded, read_images(loaded, images, resize), names, target, maps)
-    again = ["explain", "--model", model, *(part for name in names for part in ("--rules", name))]
+    read = read_images(loaded, images, resize)
+    job = Job.prepare(loaded, read, names, target, maps, rules or ())
+    # Rules that were not named are those of relevance, but not of the methods.
+    repeated = names if not maps else rules or ()
+    again = ["explain", "--model", model]
+    again += [part for name in repeated for part in ("--rules", name)]
     again += [part for name in method or () for part in ("--method", name)]
     again += [] if target is None else ["--target", str(target)]
     again += ["--out", str(out), *["--resize"] * resize, *map(str, images)]
@@ -187,10 +192,11 @@ def _methods(
     for name in chosen:
         if name not in known:
             raise unknown_name("method", name, known)
-    if rules and RELEVANCE not in chosen:
+    by_rules = (RELEVANCE, *attribution.methods_by_rules())
+    if rules and not any(name in by_rules for name in chosen):
         raise InputError(
-            f"--rules are those of --method {RELEVANCE}, which is not among {', '.join(chosen)}: "
-            f"add --method {RELEVANCE} for both, or leave out --rules."
+            f"--rules make no difference to --method {', '.join(chosen)}, only to "
+            f"{', '.join(by_rules)}: add one of those, or leave out --rules."
         )
     return chosen, [name for name in chosen if name != RELEVANCE]
 

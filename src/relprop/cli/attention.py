@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,38 @@ import numpy as np
 from jaxtyping import Float
 
 from relprop._errors import InputError
-from relprop.attribution import transformer_attribution
+from relprop.attribution import methods_by_rules, transformer_attribution
+from relprop.composites import Composite
 from relprop.plots._pixels import enlarged
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of `relprop.transformer_attribution`.
+
+    Attributes:
+        name: of the method.
+        rules: those of the relevance in it; None for the usual ones, or if it takes none.
+    """
+
+    name: str
+    rules: Composite | None = None
+
+
+def with_rules(names: Sequence[str], rules: Mapping[str, Composite]) -> dict[str, Method]:
+    """Each method that goes by rules with each of the rules; the others as they are.
+
+    >>> from relprop import presets
+    >>> list(with_rules(["rollout", "full_lrp"], {"attn_lrp": presets.attn_lrp()}))
+    ['rollout', 'full_lrp, attn_lrp']
+    """
+    found = {}
+    for name in names:
+        if rules and name in methods_by_rules():
+            found.update({f"{name}, {of}": Method(name, chosen) for of, chosen in rules.items()})
+        else:
+            found[name] = Method(name)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +103,8 @@ def found(
     """
     if grid is not None:
         return Patches(grid, 0)
-    shape = jax.eval_shape(transformer_attribution(score, argnums=1, query=0), *args).shape
+    explain = transformer_attribution(score, argnums=1, method="attention")
+    shape = jax.eval_shape(explain, *args).shape
     if len(shape) != 1:
         raise InputError(f"Its attention maps are of {shape[0]} parts of the image, not of one.")
     return Patches.of(shape[0], *args[1].shape[:2])

@@ -34,7 +34,7 @@ class Job:
         rules: name -> rules.
         scores: of each image, for all classes.
         targets: per image, the class to be explained.
-        methods: those of `relprop.transformer_attribution`.
+        methods: name of a map -> method of `relprop.transformer_attribution`, and its rules.
         patches: what their maps are of; None if there are none.
     """
 
@@ -43,7 +43,7 @@ class Job:
     rules: Mapping[str, Composite]
     scores: np.ndarray
     targets: np.ndarray
-    methods: Sequence[str] = ()
+    methods: Mapping[str, attention.Method] = dataclasses.field(default_factory=dict)
     patches: attention.Patches | None = None
 
     @classmethod
@@ -54,6 +54,7 @@ class Job:
         names: Sequence[str],
         target: int | None = None,
         methods: Sequence[str] = (),
+        method_names: Sequence[str] = (),
     ) -> Job:
         """Checks the model, the target, the rules and the methods.
 
@@ -63,6 +64,7 @@ class Job:
             names: of the rules.
             target: class to be explained; None for the one that the model predicts.
             methods: names of methods of `relprop.transformer_attribution`.
+            method_names: of the rules for those that go by rules; by default theirs.
 
         Raises:
             InputError: the model does not give ``[batch, classes]``, there is no such class, no
@@ -76,7 +78,8 @@ class Job:
                 f"The model has {count} classes, 0 to {count - 1}: there is no class {target}."
             )
         rules = composites(names, model, images.pixels)
-        for name, composite in rules.items():
+        of_methods = composites(method_names, model, images.pixels)
+        for name, composite in (rules | of_methods).items():
             try:
                 plan(model, images.pixels[0], composite)
             except RelpropError as error:
@@ -89,7 +92,8 @@ class Job:
             raise InputError(f"{model.name} cannot explain any image: {faults[0]}")
         kept = [i for i in range(len(scores)) if i not in faults]
         images = images.without(faults)
-        return cls(model, images, rules, scores[kept], targets[kept], methods, patches)
+        maps = attention.with_rules(methods, of_methods)
+        return cls(model, images, rules, scores[kept], targets[kept], maps, patches)
 
     @property
     def steps(self) -> int:
@@ -114,9 +118,9 @@ class Job:
             with step(f"{name}, ledger"):
                 return relevance, self._balance(self.rules[name], relevance)
 
-        def through(method: str) -> np.ndarray:
-            with step(method):
-                return self._maps(method)
+        def through(name: str) -> np.ndarray:
+            with step(name):
+                return self._maps(self.methods[name])
 
         # XLA compiles on one core, and outside of the interpreter's lock.
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -151,10 +155,14 @@ class Job:
         found = [explain(self.model.params, *batch)[1] for batch in batches]
         return np.concatenate([np.asarray(r) for r in found])[: len(self.targets)]
 
-    def _maps(self, method: str) -> np.ndarray:
+    def _maps(self, method: attention.Method) -> np.ndarray:
         assert self.patches is not None
         explain = transformer_attribution(
-            _score(self.model), argnums=1, method=method, query=self.patches.query
+            _score(self.model),
+            argnums=1,
+            method=method.name,
+            rules=method.rules,
+            query=self.patches.query,
         )
         explain = jax.jit(jax.vmap(explain, in_axes=(None, 0, 0)))
         batches = _batches(self.images.pixels, self.targets)
