@@ -9,6 +9,7 @@ Everything public is in this module, `relprop.rules`, `relprop.presets`, `relpro
 `relprop.chefer` and `relprop.zoo`. Modules with a leading underscore may change without notice.
 """
 
+from relprop import baselines as baselines
 from relprop import chefer as chefer
 from relprop import interop as interop
 from relprop import places as places
@@ -56,6 +57,7 @@ __all__ = [
     "RuleError",
     "UnknownNameError",
     "Where",
+    "baselines",
     "chefer",
     "inspect",
     "interop",

@@ -52,7 +52,7 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
     }
 )
 #: Larger structures, taken as one operation only where a composite names them.
-WHOLES = ("norm",)
+WHOLES = ("norm", "neuron")
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
 _WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "shard_map", "while")
@@ -64,7 +64,8 @@ class Where:
 
     Args:
         structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`. The
-            name ``"norm"`` makes one operation of each whole normalisation.
+            name ``"norm"`` makes one operation of each whole normalisation, ``"neuron"`` one of
+            each layer with weights and the activation after it.
         primitive: name of the primitive, or a glob; of several equations any may have it.
         path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
         scope: glob on the named scopes around it.

@@ -136,3 +136,63 @@ def test_a_batch_is_explained_sample_by_sample():
 def test_a_rule_without_its_reference():
     with pytest.raises(RuleError, match="compares with a reference"):
         relprop.relevance(jnp.tanh, Composite().at(primitive="tanh").use(Rescale()))(0.5)
+
+
+def naive_reveal_cancel(x, base, layers, head):
+    """Two-layer network by hand, with the contributions of each pair of units in loops."""
+
+    def multipliers(dx, w, z_base, f, m_out):
+        m_in = np.zeros(len(dx))
+        for j in range(w.shape[1]):
+            parts = w[:, j] * dx
+            rise, fall = parts[parts > 0].sum(), parts[parts < 0].sum()
+            g = lambda z, j=j: f(z_base[j] + z)  # noqa: E731
+            y_rise = (g(rise) - g(0)) / 2 + (g(fall + rise) - g(fall)) / 2
+            y_fall = (g(fall) - g(0)) / 2 + (g(rise + fall) - g(rise)) / 2
+            m_rise, m_fall = (y / z if z else 0.0 for y, z in ((y_rise, rise), (y_fall, fall)))
+            for i in range(len(dx)):
+                mean = (m_rise + m_fall) / 2
+                m = m_rise if parts[i] > 0 else m_fall if parts[i] < 0 else mean
+                m_in[i] += m_out[j] * m * w[i, j]
+        return m_in
+
+    (w1, b1), (w2, b2) = layers
+    relu = lambda z: np.maximum(z, 0)  # noqa: E731
+    z1, z1_base = x @ w1 + b1, base @ w1 + b1
+    h, h_base = np.tanh(z1), np.tanh(z1_base)
+    m_hidden = multipliers(h - h_base, w2, h_base @ w2 + b2, relu, head)
+    return (x - base) * multipliers(x - base, w1, z1_base, np.tanh, m_hidden)
+
+
+def test_reveal_cancel():
+    (w1, w2), (b1, b2) = RNG.normal(size=(2, 4, 4)), RNG.normal(size=(2, 4))
+    head = RNG.normal(size=4)
+
+    def f(x):
+        h = jnp.tanh((x @ w1).reshape(2, 2) + b1.reshape(2, 2)).reshape(4)
+        return jax.nn.relu(w2.T @ h + b2) @ head
+
+    x, base = X[0], BASE[0].copy()
+    base[2] = x[2]  # an input without a difference
+    explain = jax.jit(
+        lambda x: baselines.deeplift(
+            f, baseline=base, rules=baselines.reveal_cancel(), return_delta=True
+        )(x)
+    )
+    found, delta = explain(x)
+    expected = naive_reveal_cancel(x, base, [(w1, b1), (w2, b2)], head)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert abs(delta) < 1e-12
+    plan = relprop.inspect(f, baselines.reveal_cancel())(jnp.asarray(x))
+    assert [op.structure for op in plan].count("neuron") == 2
+
+
+def test_reveal_cancel_sees_what_rescale_does_not():
+    # Of min(a, b) = a - relu(a - b) Rescale gives all to one of them (section 3.5.3 of the paper).
+    def smallest(x):
+        return x[0] - jax.nn.relu(x @ jnp.array([[1.0], [-1.0]]))[0]
+
+    x = jnp.array([3.0, 2.0])
+    both = baselines.deeplift(smallest, rules=baselines.reveal_cancel())(x)
+    np.testing.assert_allclose(both, [1.0, 1.0], atol=1e-12)
+    np.testing.assert_allclose(baselines.deeplift(smallest)(x), [0.0, 2.0], atol=1e-12)

@@ -10,6 +10,9 @@ from relprop.baselines._ablation import feature_ablation as feature_ablation
 from relprop.baselines._ablation import occlusion as occlusion
 from relprop.baselines._deeplift import deeplift as deeplift
 from relprop.baselines._deeplift import rescale as rescale
+from relprop.baselines._deeplift import reveal_cancel as reveal_cancel
+from relprop.baselines._gradcam import gradcam as gradcam
+from relprop.baselines._gradcam import gradcam_plus_plus as gradcam_plus_plus
 from relprop.baselines._gradients import gradient as gradient
 from relprop.baselines._gradients import gradient_times_input as gradient_times_input
 from relprop.baselines._integrated import expected_gradients as expected_gradients
@@ -27,6 +30,8 @@ __all__ = [
     "deeplift",
     "expected_gradients",
     "feature_ablation",
+    "gradcam",
+    "gradcam_plus_plus",
     "gradient",
     "gradient_times_input",
     "integrated_gradients",
@@ -34,6 +39,7 @@ __all__ = [
     "lime",
     "occlusion",
     "rescale",
+    "reveal_cancel",
     "smooth_grad",
     "var_grad",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from relprop._explanation import Run, closed
 from relprop.baselines._problem import reference_of, total
 from relprop.composites import Composite
 from relprop.places import places_of
-from relprop.rules import MeanGradient, Rescale, RescaleMaximum, RescaleSoftmax
+from relprop.rules import MeanGradient, Rescale, RescaleMaximum, RescaleSoftmax, RevealCancel
 
 
 def rescale() -> Composite:
@@ -36,6 +37,18 @@ def rescale() -> Composite:
     composite = composite.at(structure="softmax", optional=True).use(RescaleSoftmax())
     others = ("product", "gate", "quotient", "soft maximum")
     return composite.at(structure=others, optional=True).use(MeanGradient())
+
+
+def reveal_cancel() -> Composite:
+    """DeepLIFT with the RevealCancel rule where a layer with weights comes before an activation.
+
+    Elsewhere it is `rescale`.
+
+    Source: Shrikumar et al. 2017, section 3.5.3.
+    """
+    first = Composite(name="deeplift_reveal_cancel", references=("shrikumar2017",))
+    first = first.at(structure="neuron", optional=True).use(RevealCancel())
+    return dataclasses.replace(first.then(rescale()), name=first.name)
 
 
 def deeplift(
@@ -62,7 +75,7 @@ def deeplift(
         argnums: as for `gradient`.
         has_aux: as for `gradient`.
         baseline: as for `integrated_gradients`.
-        rules: which operation gets which rule; by default `rescale`.
+        rules: which operation gets which rule: `rescale`, the default, or `reveal_cancel`.
         at: places inside, as for `relprop.relevance`. Then the result is a dict of
             `relprop.places.Inside`, whose relevance are the contributions of these values.
         multiply_by_inputs: whether to multiply by :math:`x - x'`; without, the multipliers.

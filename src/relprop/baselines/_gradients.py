@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from relprop.baselines._places import gradients_at
 from relprop.baselines._problem import Problem, explaining, product
 
 
@@ -17,6 +18,7 @@ def gradient(
     has_aux: bool = False,
     *,
     abs: bool = False,
+    at: Any = (),
 ) -> Callable[..., Any]:
     r"""The gradient of a score, or its absolute value (saliency).
 
@@ -29,6 +31,9 @@ def gradient(
         argnums: which argument or arguments are explained; the rest are constants.
         has_aux: whether f returns a pair; then so does the result.
         abs: whether to take the absolute value, as Simonyan et al. do.
+        at: places inside of f that are explained in place of the arguments, as for
+            `relprop.relevance`. Then the result is a dict of `relprop.places.Inside`, whose
+            relevance is the attribution.
 
     Returns:
         A function with the arguments of f. Its result has the structure of the explained argument
@@ -36,6 +41,7 @@ def gradient(
 
     Raises:
         InputError: what is explained is not real, or the score is not a real scalar.
+        NothingMatchedError: a place is not there.
 
     >>> import jax.numpy as jnp
     >>> gradient(lambda x: jnp.sum(x**2), abs=True)(jnp.array([1.0, -2.0])).tolist()
@@ -43,6 +49,9 @@ def gradient(
 
     Source: Simonyan et al. 2014, section 3 (saliency maps).
     """
+    if at:
+        sized = jnp.abs if abs else lambda slope: slope
+        return gradients_at(f, argnums, has_aux, at, lambda slope, value: sized(slope))
 
     def method(problem: Problem) -> Any:
         slope = jax.grad(problem.score)(problem.x)
@@ -52,7 +61,11 @@ def gradient(
 
 
 def gradient_times_input(
-    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    at: Any = (),
 ) -> Callable[..., Any]:
     r"""The gradient times the input: the first-order share of each entry.
 
@@ -65,12 +78,13 @@ def gradient_times_input(
         f: as for `gradient`.
         argnums: as for `gradient`.
         has_aux: as for `gradient`.
+        at: as for `gradient`: gradient times activation.
 
     Returns:
         As `gradient`, in the units of the score.
 
     Raises:
-        InputError: as for `gradient`.
+        InputError, NothingMatchedError: as for `gradient`.
 
     >>> import jax.numpy as jnp
     >>> gradient_times_input(lambda x: x[0] * 3 - x[1])(jnp.array([2.0, 1.0])).tolist()
@@ -78,6 +92,8 @@ def gradient_times_input(
 
     Source: Shrikumar et al. 2016, section 2 (input times gradient).
     """
+    if at:
+        return gradients_at(f, argnums, has_aux, at, jnp.multiply)
 
     def method(problem: Problem) -> Any:
         return product(problem.x, jax.grad(problem.score)(problem.x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,14 +13,17 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from relprop._errors import InputError, unknown_name
 from relprop.baselines._batches import Batches
+from relprop.baselines._places import Inner, explaining_places
 from relprop.baselines._problem import (
     Problem,
     difference,
     explaining,
     product,
     reference_of,
+    total,
     with_delta,
 )
+from relprop.places import Inside
 
 
 def integrated_gradients(
@@ -32,6 +36,7 @@ def integrated_gradients(
     method: str = "gausslegendre",
     multiply_by_inputs: bool = True,
     return_delta: bool = False,
+    at: Any = (),
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -55,6 +60,9 @@ def integrated_gradients(
         multiply_by_inputs: whether to multiply by :math:`x - x'`; without, the mean gradient.
         return_delta: whether the result is a pair of the attribution and of what it lacks to be
             complete, :math:`\sum_i R_i - (f(x) - f(x'))`.
+        at: as for `gradient`: the line then goes from the values of the baseline at these places to
+            those of the input, while the arguments stay what they are. Places in loops, branches
+            and checkpointed functions are refused.
         batch_size: how many points are evaluated at a time; None: all at once.
         progress: whether to show a progress bar, which needs tqdm.
 
@@ -62,8 +70,9 @@ def integrated_gradients(
         As `gradient`, in the units of the score.
 
     Raises:
-        InputError: as for `gradient`, or the baseline does not fit.
+        InputError: as for `gradient`, or the baseline does not fit, or a place is in a loop.
         UnknownNameError: there is no such method.
+        NothingMatchedError: a place is not there.
 
     >>> import jax.numpy as jnp
     >>> f = lambda x: x[0] * x[1]
@@ -82,6 +91,18 @@ def integrated_gradients(
         attribution = product(step, slope) if multiply_by_inputs else slope
         return with_delta(attribution, problem, reference) if return_delta else attribution
 
+    def explain_places(inner: Inner) -> Any:
+        inputs, value = inner.inputs(inner.x), inner.values(inner.x)
+        start = inner.values(reference_of(baseline, inner.x))
+        step, score = difference(value, start), functools.partial(inner.score, inputs)
+        slope = mean_gradient(score, start, step, (positions, weights), batches)
+        attribution = product(step, slope) if multiply_by_inputs else slope
+        inside = {name: Inside(attribution[name], value[name]) for name in sorted(value)}
+        lacking = total(attribution) - (score(value) - score(start))
+        return (inside, lacking) if return_delta else inside
+
+    if at:
+        return explaining_places(f, argnums, has_aux, at, explain_places)
     return explaining(f, argnums, has_aux, explain)
 
 

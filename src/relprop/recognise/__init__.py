@@ -18,6 +18,7 @@ from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.gate import gates
+from relprop.recognise.neuron import neurons
 from relprop.recognise.norm import norms
 from relprop.recognise.parted import parted_layers
 from relprop.recognise.soft_maximum import soft_maxima
@@ -35,7 +36,7 @@ STRUCTURES = (
     gates,
 )
 # Larger ones, which have their place only where a composite names them.
-WHOLES = {"norm": norms}
+WHOLES = {"norm": norms, "neuron": neurons}
 
 
 def recognise(

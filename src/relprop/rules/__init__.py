@@ -15,6 +15,7 @@ from relprop.rules.difference import MeanGradient as MeanGradient
 from relprop.rules.difference import Rescale as Rescale
 from relprop.rules.difference import RescaleMaximum as RescaleMaximum
 from relprop.rules.difference import RescaleSoftmax as RescaleSoftmax
+from relprop.rules.difference import RevealCancel as RevealCancel
 from relprop.rules.general import Constant as Constant
 from relprop.rules.general import Gradient as Gradient
 from relprop.rules.general import Pass as Pass
@@ -50,6 +51,7 @@ __all__ = [
     "Rescale",
     "RescaleMaximum",
     "RescaleSoftmax",
+    "RevealCancel",
     "Route",
     "Rule",
     "SignalTakesAll",

@@ -11,15 +11,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from relprop._core.relevance import safe_divide
-from relprop._core.site import Site, multipliers
+from relprop._core.site import LinearMap, Site, multipliers
 from relprop._errors import RuleError
-from relprop.rules.base import Arriving, Leaving, Rule, irreversible
+from relprop.rules.base import Arriving, Leaving, Rule, irreversible, negative, positive
 
 
 class _Changes(NamedTuple):
@@ -167,6 +168,73 @@ class RescaleSoftmax(DifferenceRule):
         (part,) = site.function(zeros)
         (centred,) = site.vjp([rescaled], at=[zeros])
         return [safe_divide(centred, part)]
+
+
+@dataclasses.dataclass(frozen=True)
+class RevealCancel(DifferenceRule):
+    r"""RevealCancel rule: what raises and what lowers the argument of a function, apart.
+
+    With contributions :math:`w_{ij} \Delta x_i` to a layer's results z, positive ones of the sum
+    :math:`\Delta z^+` and negative ones of the sum :math:`\Delta z^-`, and their effects on
+    :math:`y = f(z)` averaged over both orders of coming in,
+
+    .. math:: \Delta y^+ &= \tfrac12 \big(f(z' + \Delta z^+) - f(z')\big)
+              + \tfrac12 \big(f(z' + \Delta z^- + \Delta z^+) - f(z' + \Delta z^-)\big) \\
+              \Delta y^- &= \tfrac12 \big(f(z' + \Delta z^-) - f(z')\big)
+              + \tfrac12 \big(f(z' + \Delta z^+ + \Delta z^-) - f(z' + \Delta z^+)\big),
+
+    each kind of contribution has a multiplier of its own:
+
+    .. math:: m_i = \sum_j w_{ij} m_j
+              \begin{cases} \Delta y_j^+ / \Delta z_j^+ & w_{ij} \Delta x_i > 0 \\
+              \Delta y_j^- / \Delta z_j^- & w_{ij} \Delta x_i < 0 \end{cases}
+
+    and the mean of both where :math:`\Delta x_i = 0`. For layers with the activation that follows:
+    the structure ``"neuron"``. Activations of anything else have one kind of contribution and so
+    the rule `Rescale`.
+
+    Args:
+        epsilon: below which sum of contributions slopes are taken, in units of z.
+
+    Source: Shrikumar et al. 2017, sections 3.5.1 (linear rule) and 3.5.3 (RevealCancel rule).
+    """
+
+    epsilon: float = 1e-10
+
+    def problem(self, operation, active):
+        if operation.propagator.structure(operation, active) == "neuron":
+            return None
+        return 'RevealCancel needs a layer with its activation: the structure "neuron"'
+
+    def compare(self, site, changes):
+        (dx,), (m,) = changes.inputs, changes.arriving
+        assert m is not None
+        kind = site.operation.propagator
+        layer, before = kind.before(site), kind.before(changes.reference).output
+        up, down = positive(layer.weight), negative(layer.weight)
+        rise = layer.apply([positive(dx)], up) + layer.apply([negative(dx)], down)
+        fall = layer.apply([positive(dx)], down) + layer.apply([negative(dx)], up)
+
+        def effect(change: Array, other: Array) -> Array:
+            """The multiplier of one kind of contribution, in the presence of the other."""
+
+            def mean(at: Array) -> Array:
+                return (kind.activate(site, at) + kind.activate(site, at + other)) / 2
+
+            near = jnp.abs(change) < self.epsilon
+            start, slope = jax.jvp(mean, (before,), (jnp.ones_like(before),))
+            grown = mean(before + change) - start
+            return m * jnp.where(near, slope, grown / jnp.where(near, 1, change))
+
+        of_rise, of_fall = effect(rise, fall), effect(fall, rise)
+        above = _pulled(layer, up, of_rise) + _pulled(layer, down, of_fall)
+        below = _pulled(layer, up, of_fall) + _pulled(layer, down, of_rise)
+        return [jnp.where(dx > 0, above, jnp.where(dx < 0, below, (above + below) / 2))]
+
+
+def _pulled(layer: LinearMap, weight: Array, multiplier: Array) -> Array:
+    (out,) = layer.transpose(weight, multiplier)
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
