@@ -60,7 +60,7 @@ census: $(VENV)/.installed-test
 	$(BIN)/python -m census --workers $(WORKERS) $(ARGS)
 
 # All extras must be in the environment, so that each of them gets pinned.
-constraints: $(addprefix $(VENV)/.installed-,test docs lint)
+constraints: $(addprefix $(VENV)/.installed-,test docs lint peers)
 	$(BIN)/python scripts/constraints.py > constraints.new
 	mv constraints.new constraints.txt
 	touch $(VENV)/.ready $(VENV)/.installed-*
