@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +209,7 @@ class RevealCancel(DifferenceRule):
     def compare(self, site, changes):
         (dx,), (m,) = changes.inputs, changes.arriving
         assert m is not None
-        kind = site.operation.propagator
+        kind: Any = site.operation.propagator  # a `Neuron`
         layer, before = kind.before(site), kind.before(changes.reference).output
         up, down = positive(layer.weight), negative(layer.weight)
         rise = layer.apply([positive(dx)], up) + layer.apply([negative(dx)], down)
