@@ -10,10 +10,10 @@ from relprop._core import registry
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
-from relprop._errors import MissingRuleError, NothingMatchedError, RuleError
+from relprop._errors import InputError, MissingRuleError, NothingMatchedError, RuleError
 from relprop.anatomy import anatomy_of
-from relprop.composites import Composite
-from relprop.places import Place, check_visible, hidden, located, sources
+from relprop.composites import DEFAULTS, Composite
+from relprop.places import Place, check_visible, hidden, located, parameters, sources
 from relprop.propagators.general import Kernel
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
@@ -52,25 +52,30 @@ def assign(
         MissingRuleError: operations without a rule can be reached; all are listed.
         RuleError: rules cannot be applied where the composite puts them; all are listed.
         NothingMatchedError: a selection matches nothing, or a place isn't there.
-        InputError: a place has no relevance of its own.
+        InputError: a place has no relevance of its own, a mask does not fit, or what reads a
+            parameter that is to be credited has no rule for that.
     """
     fallback = _fallback(on_missing)
     _check_mutation(trace.graph)
     extra = sources(trace.graph, places, trace.explained_values)
-    plan, chosen = _chosen_plan(trace, composite, outputs, fallback, extra.keys())
+    credited = parameters(trace.graph, places, trace.explained_values)
+    plan_with = functools.partial(
+        _chosen_plan, trace, composite, outputs, fallback, (extra.keys(), credited.keys())
+    )
+    plan, chosen = plan_with()
     if places:
-        around = hidden(located(plan, places, extra))
+        around = hidden(located(plan, places, extra | credited))
         if around:
             # What is looked at may be no step inside of a chain of functions.
-            visible = around.keys()
-            plan, chosen = _chosen_plan(trace, composite, outputs, fallback, extra.keys(), visible)
+            plan, chosen = plan_with(around.keys())
     _check_constants(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
-    for step in plan.walk():
+    uncredited: list[str] = []
+    for step in plan.walk(aside=True):
         number, _ = composite.find(step, chosen)
-        if number is not None:
+        if number is not None and not step.aside:
             used.add(number)
         if step.missing:
             missing.append(_describe(step) + _hint(step))
@@ -80,6 +85,10 @@ def assign(
                 missing.append(_describe(step) + _hint(step))
             elif problem:
                 refused.append(f"{_describe(step)}\n      {step.rule}: {problem}.")
+            elif any(step.credited):
+                problem = step.rule.credit_problem(step.operation, step.active, step.credited)
+                if problem:
+                    uncredited.append(f"{_describe(step)}\n      {step.rule}: {problem}.")
     if missing:
         raise MissingRuleError(_missing_message(missing))
     if refused:
@@ -88,9 +97,16 @@ def assign(
             + "\n".join(refused)
             + "\nGive them another rule with `composite.at(...).use(...)`; the first match wins."
         )
+    if uncredited:
+        raise InputError(
+            f"{len(uncredited)} operation(s) read parameters that are to be credited with "
+            "relevance, and have no rule that says with how much:\n"
+            + "\n".join(uncredited)
+            + "\nLeave those parameters out, or give the operations another rule."
+        )
     _check_selections(composite, used, plan)
     if places:
-        plan = located(plan, places, extra)
+        plan = located(plan, places, extra | credited)
         check_visible(plan)
     return plan
 
@@ -136,9 +152,19 @@ def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     )
 
 
-def _chosen_plan(trace, composite, outputs, fallback, extra, visible=()) -> tuple[Plan, Any]:
-    """The plan, and which operation each entry with a position means."""
-    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, extra, visible)
+def _rule_aside(step: Step, rule: Rule | None) -> Rule | None:
+    """The rule on the way to a parameter; where no other applies, gradient times value."""
+    if rule is not None and rule.problem(step.operation, step.active):
+        rule = DEFAULTS.get(step.structure or "")
+    return Zero() if rule is None and step.structure is None else rule
+
+
+def _chosen_plan(trace, composite, outputs, fallback, beside, visible=()) -> tuple[Plan, Any]:
+    """The plan, and which operation each entry with a position means.
+
+    `beside` are the values explained beside the inputs, and the parameters that are credited.
+    """
+    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, beside, visible)
     chosen = _positions(composite, plan_with)
     return plan_with(chosen), chosen
 
@@ -148,18 +174,22 @@ def _plan(
     composite: Composite,
     outputs: list[bool],
     fallback: Rule | None,
-    extra: Set[Value],
+    beside: tuple[Set[Value], Set[Value]],
     visible: Collection[Value],
     chosen: Sequence[set[Any] | None],
 ) -> Plan:
     def choose(step: Step) -> tuple[Rule | None, str]:
         _, rule = composite.find(step, chosen)
+        if step.aside:
+            return _rule_aside(step, rule), "parameters"
         if rule is None and step.structure is None and fallback is not None:
             return fallback, "on_missing"
         return rule, ""
 
     found = functools.partial(recognise, wholes=composite.structures, visible=visible)
-    plan = Planner(found, choose, extra).assign(trace.graph, trace.explained_values)
+    extra, credited = beside
+    planner = Planner(found, choose, extra)
+    plan = planner.assign(trace.graph, trace.explained_values, credited=credited)
     plan, _ = reach(plan, outputs)
     plan, _ = numbered(plan)
     return plan

@@ -7,8 +7,8 @@
 A place is said by what is known about it: the scope that its value leaves (`Scope`; Linen,
 Equinox and `relprop.interop.from_torch` name scopes after layers), a name given in the code
 (`Named`, with `relprop.named`), an operation that makes it (`Output`) or reads it (`Input`). A
-string means a name or a scope. Two places are no part of the way from the inputs and start one of
-their own: `Parameter` and `Phases`.
+string means a name or a scope. Two places are no part of the way from the inputs: `Parameter`
+credits weights and biases with what they contribute, and `Phases` takes a share for positions.
 
 Relevance can be changed at a place as well: `Masked` lets a part of it through, and `Seeded` lets
 relevance start there.
@@ -73,6 +73,10 @@ class Place:
 
     def sources(self, graph: Graph) -> Iterator[tuple[str, Value]]:
         """Values that start a way of their own, with their names."""
+        yield from ()
+
+    def parameters(self, graph: Graph) -> Iterator[tuple[str, Value]]:
+        """Parameters that are credited with what they contribute, with their names."""
         yield from ()
 
     def values(self, plan: Plan) -> Iterator[tuple[str, Value]]:
@@ -183,23 +187,40 @@ class AttentionMaps(Place):
 
 @dataclasses.dataclass(frozen=True)
 class Parameter(Place):
-    """Parameters that take relevance of their own instead of counting as constants.
+    r"""Parameters: what each weight and bias contributes to the relevance of the inputs.
 
-    For what is added to the way of the input: position embeddings, class tokens. An addition that
-    counted as the bias of a layer becomes a sum of two things then, which matters to rules that
-    treat the two differently. Weights, which are factors, are refused: as factors they would
-    take half of what is due to the inputs. The parameters must be a positional argument of the
-    explained function that is not explained itself.
+    .. math:: R_{w_{ij}} = \sum_{\text{uses}} c_{ij}, \qquad
+              \text{such as } w_{ij} \sum_{\text{uses}} \frac{x_i R_j}{z_j} \text{ for LRP-0}
+
+    with the contributions :math:`c_{ij}` by which the rule of a layer shares out relevance, so that
+    the weights of a layer have as much together as its inputs. It is a second reading of the same
+    pass: for all else parameters are the constants that they are, and the relevance of the inputs
+    does not change. A bias has what it absorbs, the table of an embedding what its entries have
+    where they are looked up, a position embedding its share of the sum. What was done to a
+    parameter before it was used (moves, masks, scales, products) is followed back by the rules for
+    such operations.
+
+    The parameters must be a positional argument of the explained function that is not explained
+    itself. `Inside.relevance` has the shape of the parameter, also where a scan takes it apart.
 
     Args:
         path: the path of the parameter, or a glob.
 
-    Source: Bakish et al. 2025, section 4 (learned positions).
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x, params: jnp.sum(x @ params["w"] + params["b"])
+    >>> params = {"w": jnp.array([[1.0, 2.0], [0.0, -1.0]]), "b": jnp.array([0.5, 0.0])}
+    >>> explain = relprop.relevance(f, relprop.rules.Zero(), places=Parameter("params/*"))
+    >>> R, inside = explain(jnp.array([1.0, 2.0]), params)
+    >>> inside["params/w"].relevance.tolist(), inside["params/b"].relevance.tolist()
+    ([[1.0, 2.0], [0.0, -2.0]], [0.5, 0.0])
+
+    Source: Becking et al. 2022, section 4.1 (weights); Bakish et al. 2025, section 4 (learned
+    positions).
     """
 
     path: str
 
-    def sources(self, graph):
+    def parameters(self, graph):
         for value in graph.inputs:
             if value.inexact and value.path and _is(value.path, self.path):
                 yield value.path, value
@@ -233,6 +254,9 @@ class _Changed(Place):
 
     def sources(self, graph):
         return self.place.sources(graph)
+
+    def parameters(self, graph):
+        return self.place.parameters(graph)
 
     def values(self, plan):
         return self.place.values(plan)
@@ -349,12 +373,23 @@ def sources(graph: Graph, places: Sequence[Place], explained: set[Value]) -> dic
     return {value: name for name, value in found if value not in explained}
 
 
+def parameters(graph: Graph, places: Sequence[Place], explained: set[Value]) -> dict[Value, str]:
+    """The constants that are to be credited with what they contribute."""
+    found = [pair for place in places for pair in place.parameters(graph)]
+    return {value: name for name, value in found if value not in explained}
+
+
 def located(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> Plan:
     """The plan with the places marked in it.
 
+    Args:
+        plan: the plan.
+        places: the places.
+        extra: values that are no part of the way from the inputs, with their names.
+
     Raises:
         NothingMatchedError: a place isn't there.
-        InputError: a parameter that is to take relevance is a factor, or a mask does not fit.
+        InputError: a mask does not fit.
     """
     here = {value for body in plan.nested() for value in body.graph.values()}
     found: list[tuple[str, Value]] = [(n, v) for v, n in extra.items() if v in here]
@@ -363,14 +398,14 @@ def located(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> 
     for place in places:
         inside = [*place.values(plan)]
         found.extend(inside)
-        starting = [(n, v) for n, v in place.sources(plan.graph) if v in here]
+        beside = itertools.chain(place.sources(plan.graph), place.parameters(plan.graph))
+        starting = [(n, v) for n, v in beside if v in here and v in extra]
         if not inside and not starting:
             idle.append(place)
         for name, value in dict.fromkeys([*inside, *starting]):
             edits.setdefault(value, []).extend(place.edits(name))
     if idle:
         raise NothingMatchedError(_idle_message(idle, plan))
-    _check_factors(plan, {v: n for v, n in extra.items() if v in plan.graph.inputs})
     marked = _mark(plan, _unique(found))
     return dataclasses.replace(marked, edits=_fitted(plan, edits))
 
@@ -399,41 +434,6 @@ def check_visible(plan: Plan) -> None:
             + "\n".join(found.values())
             + "\nName the input or the output of that operation instead."
         )
-
-
-def _check_factors(plan: Plan, parameters: Mapping[Value, str]) -> None:
-    """Refuses parameters that multiply what depends on the inputs."""
-    wrong = []
-    for body, holds in _holding(plan, parameters):
-        for step in body.steps:
-            factors = [a for a, on in zip(step.operation.inputs, step.active, strict=True) if on]
-            if step.operation.propagator.multiplies and len(factors) > 1:
-                wrong += [
-                    f"  {holds[a]}: {step.primitive} at {step.source}"
-                    for a in factors
-                    if a in holds
-                ]
-    if wrong:
-        raise InputError(
-            f"{len(wrong)} product(s) have a parameter as a factor that is to take relevance:\n"
-            + "\n".join(wrong)
-            + "\nOnly what is added, such as position embeddings, can; weights are constants."
-        )
-
-
-def _holding(plan: Plan, holds: Mapping[Value, str]) -> Iterator[tuple[Plan, dict[Value, str]]]:
-    """Each plan with the values in it that are copies of parameters."""
-    known = dict(holds)
-    for step in plan.steps:
-        operation = step.operation
-        name = next((known[a] for a in operation.inputs if a in known), "")
-        if name and operation.propagator.structural and sum(step.active) == 1:
-            known.update((out, name) for out in operation.outputs)
-        for body in step.bodies:
-            operands = operation.inputs[len(operation.inputs) - len(body.graph.inputs) :]
-            pairs = zip(operands, body.graph.inputs, strict=True)
-            yield from _holding(body, {v: known[a] for a, v in pairs if a in known})
-    yield plan, known
 
 
 def _mark(plan: Plan, names: Mapping[Value, tuple[str, ...]]) -> Plan:

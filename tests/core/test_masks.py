@@ -38,6 +38,11 @@ def scanned(x, reverse=False):
     return lax.scan(lambda x, w: (layer(x, w), None), x, weights, reverse=reverse)[0].sum()
 
 
+def explained_inside(f, places, rules=RULES):
+    """Relevance of the inputs and the places."""
+    return jax.jit(relprop.relevance(f, rules, places=places))(X)
+
+
 def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -90,7 +95,7 @@ def test_a_network_equals_its_definition(seed):
 
 def test_the_channels_of_a_layer_share_out_the_relevance():
     def part(mask):
-        return relprop.relevance(unrolled, RULES, places=Masked("1/layer", mask))(X)[0]
+        return explained_inside(unrolled, Masked("1/layer", mask))[0]
 
     # The relevance through each channel, all of them at once; together they are the whole.
     parts = jax.jit(jax.vmap(part))(jnp.eye(4))
@@ -100,8 +105,8 @@ def test_the_channels_of_a_layer_share_out_the_relevance():
 
 
 def test_what_is_shown_is_what_goes_on():
-    _, inside = relprop.relevance(unrolled, RULES, places="1/layer")(X)
-    _, masked = relprop.relevance(unrolled, RULES, places=Masked("1/layer", MASK))(X)
+    _, inside = explained_inside(unrolled, "1/layer")
+    _, masked = explained_inside(unrolled, Masked("1/layer", MASK))
     close(masked["1/layer"].relevance, inside["1/layer"].relevance * MASK[None])
     close(masked["1/layer"].value, inside["1/layer"].value)
 
@@ -122,15 +127,15 @@ def test_in_a_scan_a_mask_has_an_axis_for_the_steps(reverse):
 
 
 def test_one_mask_for_all_steps_and_a_function_of_one_step():
-    expected = relprop.relevance(unrolled, RULES, places=Masked("*/layer", MASK))(X)[0]
-    close(relprop.relevance(scanned, RULES, places=Masked("layer", MASK))(X)[0], expected)
+    expected = explained_inside(unrolled, Masked("*/layer", MASK))[0]
+    close(explained_inside(scanned, Masked("layer", MASK))[0], expected)
 
     def positive(relevance, value):
         assert relevance.shape == value.shape == (2, 4)
         return relevance > 0
 
-    each = relprop.relevance(unrolled, RULES, places=Masked("*/layer", positive))(X)[0]
-    close(relprop.relevance(scanned, RULES, places=Masked("layer", positive))(X)[0], each)
+    each = explained_inside(unrolled, Masked("*/layer", positive))[0]
+    close(explained_inside(scanned, Masked("layer", positive))[0], each)
 
 
 def test_in_checkpoints_branches_and_nested_loops():
@@ -172,7 +177,7 @@ def test_heads_of_attention():
     @jax.vmap
     def through(heads):
         mask = heads[:, None, None]
-        R, inside = relprop.relevance(f, RULES, places=Masked(AttentionMaps(), mask))(X)
+        R, inside = explained_inside(f, Masked(AttentionMaps(), mask))
         return R, inside["attention 000"].relevance
 
     R, maps = through(jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
@@ -189,25 +194,25 @@ def test_heads_of_attention():
 
 
 def test_a_seed_in_place_of_the_score():
-    _, inside = relprop.relevance(unrolled, RULES, places="1/layer")(X)
+    _, inside = explained_inside(unrolled, "1/layer")
     R = inside["1/layer"].relevance
     # What a layer was given leads to the same inputs, whether it comes from the score or not.
-    again = relprop.relevance(unrolled, RULES, places=Seeded("1/layer", R))(X)[0]
+    again = explained_inside(unrolled, Seeded("1/layer", R))[0]
     close(again, relprop.relevance(unrolled, RULES)(X))
     # The value itself: the explanation of a hidden neuron.
     neuron = Seeded("0/layer", lambda R, value: value.at[:, 1:].set(0.0))
     first = relprop.relevance(lambda x: layer(x, W[0])[:, 0].sum(), RULES)(X)
-    close(relprop.relevance(unrolled, RULES, places=neuron)(X)[0], first)
+    close(explained_inside(unrolled, neuron)[0], first)
 
 
 def test_seeds_in_the_steps_of_a_scan_and_in_vrp():
     seeds = jax.random.normal(KEYS[3], (3, 2, 4))
     places = [Seeded(f"{i}/layer", s, besides=True) for i, s in enumerate(seeds)]
-    expected = relprop.relevance(unrolled, RULES, places=places)(X)[0]
+    expected = explained_inside(unrolled, places)[0]
     stacked = Seeded("layer", seeds)
     y, back = relprop.vrp(scanned, X, rules=RULES, places=stacked)
     close(back(y)[0][0], expected)
-    alone = relprop.relevance(scanned, RULES, places=stacked)(X)[0]
+    alone = explained_inside(scanned, stacked)[0]
     close(back(jnp.zeros(()))[0][0], alone)
     close(alone + relprop.relevance(scanned, RULES)(X), expected)
 
@@ -225,7 +230,7 @@ def test_a_seed_where_nothing_arrives():
 def test_a_mask_and_a_seed_are_taken_in_the_order_they_are_named():
     h = jnp.ones((2, 4))
     both = Masked(Seeded("0/layer", h, besides=True), 0.0)
-    close(relprop.relevance(unrolled, RULES, places=both)(X)[0], jnp.zeros((2, 4)))
+    close(explained_inside(unrolled, both)[0], jnp.zeros((2, 4)))
     _, inside = relprop.relevance(
         unrolled, RULES, places=[Masked("0/layer", 0.0), Seeded("0/layer", h)]
     )(X)
@@ -239,7 +244,7 @@ def test_a_mask_and_a_seed_are_taken_in_the_order_they_are_named():
 def test_the_ledger_tells_what_was_stopped_and_what_came_in(f):
     name = "1/layer" if f is unrolled else "layer"
     shape = (2, 4) if f is unrolled else (3, 2, 4)
-    _, inside = relprop.relevance(f, RULES, places=[Masked(name, MASK)])(X)
+    _, inside = explained_inside(f, [Masked(name, MASK)])
     kept = inside[name].relevance.sum()
     seed = jax.random.normal(KEYS[4], shape)
     places = [Masked(name, MASK), Seeded(name, seed, besides=True)]
@@ -247,11 +252,11 @@ def test_the_ledger_tells_what_was_stopped_and_what_came_in(f):
     assert abs(book.gap) < 1e-4
     assert all(abs(row.gap) < 1e-4 for row in book)
     close(book.entered, seed.sum())
-    R, inside = relprop.relevance(f, RULES, places=places)(X)
+    R, inside = explained_inside(f, places)
     close(book.relevance, R)
     if f is unrolled:
         close(inside[name].relevance.sum(), kept + seed.sum())
-        _, plain = relprop.relevance(f, RULES, places=name)(X)
+        _, plain = explained_inside(f, name)
         close(book.stopped, plain[name].relevance.sum() - kept)
     assert f"inside {book.entered:.6g}" in str(book)
     alone = relprop.ledger(f, RULES, places=Seeded(name, seed))(X)
@@ -268,7 +273,7 @@ def test_half_precision_and_gradients():
     assert R.dtype == inside["h"].relevance.dtype == jnp.float32
 
     def of_mask(mask):
-        return relprop.relevance(unrolled, RULES, places=Masked("1/layer", mask))(X)[0].sum()
+        return explained_inside(unrolled, Masked("1/layer", mask))[0].sum()
 
     # Relevance is linear in the mask, so its gradient is the relevance of the channels.
     gradient = jax.grad(of_mask)(MASK)
@@ -291,7 +296,7 @@ def test_what_does_not_fit_is_told_at_once():
         return scanned(relprop.named(x @ W[0], "wide"))
 
     with pytest.raises(relprop.InputError) as error:
-        relprop.relevance(f, RULES, places=places)(X)
+        explained_inside(f, places)
     assert "2 change(s)" in str(error.value)
     assert "layer: mask (2, 4, 4), relevance (3, 2, 4)" in str(error.value)
     assert "wide: seed (3,), relevance (2, 4)" in str(error.value)
@@ -308,7 +313,7 @@ def test_what_does_not_fit_is_told_at_once():
 )
 def test_masks_that_are_none(place, message):
     with pytest.raises((relprop.InputError, relprop.NothingMatchedError), match=message):
-        relprop.relevance(unrolled, RULES, places=place)(X)
+        explained_inside(unrolled, place)
 
 
 def test_relevance_of_a_constant_leads_nowhere():

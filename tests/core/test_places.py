@@ -289,15 +289,6 @@ def test_names_with_brackets_and_scopes_under_vmap():
     assert "h[0]" in inside and len(inside) == 2
 
 
-def test_parameters_that_are_factors_are_refused():
-    def tied(x, params):
-        x = x + params["table"][:2]
-        return (jax.checkpoint(lambda x, t: x @ t.T)(x, params["table"])).sum()
-
-    with pytest.raises(relprop.InputError, match="params/table: dot_general"):
-        relprop.relevance(tied, RULES, places=Parameter("*table"))(X, {"table": W[0]})
-
-
 def test_phases_made_in_a_call_of_their_own_and_functions_that_are_no_phases():
     angles = jnp.arange(2.0)[:, None] * jnp.ones((2, 4))
 
@@ -312,12 +303,12 @@ def test_phases_made_in_a_call_of_their_own_and_functions_that_are_no_phases():
 
 
 def test_plans_with_places():
-    def f(x, params):
-        return ((x + params["position"]) @ W[0]).sum()
+    def f(x, angles):
+        return ((x * jnp.cos(angles)) @ W[0]).sum()
 
-    plain = relprop.inspect(f, RULES)(X, {"position": X})
-    shared = relprop.inspect(f, RULES, places=Parameter("*position"))(X, {"position": X})
-    assert [plain[0].structure, shared[0].structure] == ["offset", "sum"]
+    plain = relprop.inspect(f, RULES)(X, X)
+    shared = relprop.inspect(f, RULES, places=Phases())(X, X)
+    assert [plain[0].structure, shared[0].structure] == ["scale", "product"]
 
 
 def test_a_place_inside_of_an_activation():

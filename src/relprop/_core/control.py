@@ -14,19 +14,18 @@ from jax import lax
 from relprop import _compat
 from relprop._core.compared import Compared, evaluate, value_of
 from relprop._core.edit import within
-from relprop._core.graph import Value
+from relprop._core.graph import Graph, Value
 from relprop._core.order import after
-from relprop._core.plan import Nested, Plan, reach
+from relprop._core.plan import Masks, Nested, Plan, Planner, reach
 from relprop._core.relevance import Relevance, add
 from relprop._core.run import Record, Tape, backward, forward
 
 
-def _plan_body(planner, graph, active, detached) -> Plan:
-    explained, dependent = (
-        {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact}
-        for mask in (active, detached)
+def _plan_body(planner: Planner, graph: Graph, masks: Masks) -> Plan:
+    explained, dependent, credited = (
+        {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact} for mask in masks
     )
-    return planner.assign(graph, explained, dependent)
+    return planner.assign(graph, explained, dependent, credited)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +42,8 @@ class Call(Nested):
     def structure(self, operation, active):
         return self.name
 
-    def plan(self, operation, active, detached, planner):
-        return (_plan_body(planner, operation.last.bodies[0], active, detached),)
-
-    def active_outputs(self, step):
-        return step.bodies[0].is_active(step.bodies[0].graph.outputs)
+    def plan(self, operation, masks, planner):
+        return (_plan_body(planner, operation.last.bodies[0], masks),)
 
     def reach(self, step, outputs):
         body, inputs = reach(step.bodies[0], outputs)
@@ -117,13 +113,10 @@ class Branch(Nested):
     def structure(self, operation, active):
         return "cond"
 
-    def plan(self, operation, active, detached, planner):
+    def plan(self, operation, masks, planner):
+        active, detached, credited = (mask[1:] for mask in masks)
         bodies = operation.last.bodies
-        return tuple(_plan_body(planner, body, active[1:], detached[1:]) for body in bodies)
-
-    def active_outputs(self, step):
-        masks = [body.is_active(body.graph.outputs) for body in step.bodies]
-        return tuple(any(column) for column in zip(*masks, strict=True))
+        return tuple(_plan_body(planner, body, (active, detached, credited)) for body in bodies)
 
     def reach(self, step, outputs):
         reached = [reach(body, outputs) for body in step.bodies]
@@ -252,23 +245,20 @@ class Scan(Nested):
     def structure(self, operation, active):
         return "scan"
 
-    def plan(self, operation, active, detached, planner):
+    def plan(self, operation, masks, planner):
         # A carried value is active if it ever becomes so: repeat until nothing changes.
         body = operation.last.bodies[0]
         consts, carried = _compat.scan_sizes(operation.last.params)
-        active, detached = list(active), list(detached)
+        active, detached, credited = map(list, masks)
         while True:
-            plan = _plan_body(planner, body, active, detached)
-            before = (list(active), list(detached))
+            plan = _plan_body(planner, body, (active, detached, credited))
+            before = (list(active), list(detached), list(credited))
             for i, out in enumerate(body.outputs[:carried], start=consts):
                 active[i] = active[i] or out in plan.active
                 detached[i] = detached[i] or out in plan.dependent
-            if (active, detached) == before:
+                credited[i] = credited[i] or out in plan.credited
+            if (active, detached, credited) == before:
                 return (plan,)
-
-    def active_outputs(self, step):
-        (body,) = step.bodies
-        return body.is_active(body.graph.outputs)
 
     def rounds(self, step):
         return (step.operation.last.params["length"],)
@@ -369,8 +359,8 @@ class While(Nested):
     def structure(self, operation, active):
         return "while"
 
-    def plan(self, operation, active, detached, planner):
-        del operation, active, detached, planner
+    def plan(self, operation, masks, planner):
+        del operation, masks, planner
         return ()
 
     def forward(self, step, values, replay):

@@ -72,11 +72,7 @@ class Mask(Edit):
         if relevance is None:
             return None
         mask = self.numbers(relevance.total(value), value)
-        share, multiplier = relevance.share, relevance.multiplier
-        return Relevance(
-            None if share is None else share * mask,
-            None if multiplier is None else multiplier * mask,
-        )
+        return relevance.map(lambda part: part * mask)
 
 
 @jax.tree_util.register_dataclass

@@ -24,6 +24,10 @@ class Step:
         bodies: the plans of its sub-computations.
         number: position in the whole program, those of bodies included.
         note: what a user should know about it, such as that a policy chose the rule.
+        credited: per operand, whether it is computed from parameters that are to be credited with
+            what they contribute.
+        aside: nothing here depends on the explained inputs; the step only leads to such parameters,
+            and its `active` operands are those computed from them.
     """
 
     operation: Operation
@@ -33,6 +37,8 @@ class Step:
     bodies: tuple[Plan, ...] = ()
     number: int = -1
     note: str = ""
+    credited: tuple[bool, ...] = ()
+    aside: bool = False
 
     @property
     def primitive(self) -> str:
@@ -87,6 +93,8 @@ class Plan:
         steps: what relevance passes.
         active: the values that depend on the explained ones.
         dependent: the same, with those that a rule has made constants of.
+        credited: constants computed from parameters that are to be credited. Their relevance is a
+            second reading: it takes nothing from that of active values.
         watched: the values whose relevance is asked for, with the names of their places.
         edits: masks and seeds for values, those of bodies among them; in the outermost plan.
     """
@@ -95,23 +103,34 @@ class Plan:
     steps: tuple[Step, ...]
     active: frozenset[Value]
     dependent: frozenset[Value] = frozenset()
+    credited: frozenset[Value] = frozenset()
     watched: Mapping[Value, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     edits: Mapping[Value, Sequence[Any]] = dataclasses.field(default_factory=dict)
-
-    def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
-        return tuple(atom in self.active for atom in atoms)
 
     @property
     def watches(self) -> bool:
         """Whether relevance is asked for anywhere inside."""
         return bool(self.watched) or any(b.watches for step in self.steps for b in step.bodies)
 
-    def walk(self) -> Iterator[Step]:
-        """All steps, those of bodies after the step that holds them."""
+    def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
+        return tuple(atom in self.active for atom in atoms)
+
+    def receives(self, atom: Atom) -> bool:
+        """Whether relevance is kept of a value."""
+        return atom in self.active or atom in self.credited
+
+    def walk(self, aside: bool = False) -> Iterator[Step]:
+        """All steps, those of bodies after the step that holds them.
+
+        Args:
+            aside: also those that only lead to credited parameters.
+        """
         for step in self.steps:
+            if step.aside and not aside:
+                continue
             yield step
             for body in step.bodies:
-                yield from body.walk()
+                yield from body.walk(aside)
 
     def nested(self) -> Iterator[Plan]:
         """Itself and the plans of all bodies."""
@@ -141,7 +160,11 @@ class Planner:
         self.sources = sources
 
     def assign(
-        self, graph: Graph, explained: set[Value], dependent: Set[Value] = frozenset()
+        self,
+        graph: Graph,
+        explained: set[Value],
+        dependent: Set[Value] = frozenset(),
+        credited: Set[Value] = frozenset(),
     ) -> Plan:
         """A plan with all steps that depend on the explained values.
 
@@ -149,27 +172,39 @@ class Planner:
             graph: the graph.
             explained: the inputs that relevance is wanted of.
             dependent: inputs that were computed from such values, and made constants of.
+            credited: inputs that are parameters, or computed from them, to be credited.
         """
         explained = explained | self.sources
         dependent = depends_on(graph.equations, explained | dependent, _cuts)
-        active = set(explained)
+        active, parameters = set(explained), set(credited)
         steps = []
         for operation in self.recognise(graph, dependent, explained):
+            if operation.propagator.cuts:
+                continue
             mask = tuple(atom in active for atom in operation.inputs)
-            if operation.propagator.cuts or not (any(mask) or self._starts(operation)):
-                continue
+            held = tuple(a in parameters and a not in active for a in operation.inputs)
             loose = tuple(a in dependent and a not in active for a in operation.inputs)
-            step = self._step(operation, mask, loose)
-            if step.detaches:
-                steps.append(step)
+            aside = not (any(mask) or self._starts(operation))
+            if aside and not any(held):
                 continue
-            outputs = step.operation.outputs
-            if step.bodies:
-                reaching = step.nested.active_outputs(step)
-                outputs = [out for out, on in zip(outputs, reaching, strict=True) if on]
-            active.update(out for out in outputs if out.inexact)
+            masks = (held, loose, ()) if aside else (mask, loose, held)
+            step = self._step(operation, *masks, aside=aside)
             steps.append(step)
-        return Plan(graph, tuple(steps), frozenset(active), frozenset(dependent))
+            if step.detaches:
+                continue
+            reached, constant = list(step.operation.outputs), []
+            if step.bodies:
+                reached = step.nested.outputs_in(step, lambda body: body.active)
+                constant = step.nested.outputs_in(step, lambda body: body.credited)
+            (parameters if aside else active).update(out for out in reached if out.inexact)
+            parameters.update(out for out in constant if out.inexact and out not in active)
+        return Plan(
+            graph,
+            tuple(steps),
+            frozenset(active),
+            frozenset(dependent),
+            frozenset(parameters),
+        )
 
     def _starts(self, operation: Operation) -> bool:
         """Whether relevance is wanted of something inside that no operand leads to."""
@@ -183,14 +218,21 @@ class Planner:
         return False
 
     def _step(
-        self, operation: Operation, mask: tuple[bool, ...], detached: tuple[bool, ...]
+        self,
+        operation: Operation,
+        mask: tuple[bool, ...],
+        detached: tuple[bool, ...],
+        credited: tuple[bool, ...],
+        aside: bool,
     ) -> Step:
         kind = operation.propagator
         structure = kind.detached_structure if any(detached) else kind.structure
-        step = Step(operation, mask, structure(operation, mask))
+        credited = credited or (False,) * len(mask)
+        step = Step(operation, mask, structure(operation, mask), credited=credited, aside=aside)
         rule, note = self.choose(step)
         if rule is None and isinstance(kind, Nested):
-            return dataclasses.replace(step, bodies=kind.plan(operation, mask, detached, self))
+            bodies = kind.plan(operation, (mask, detached, credited), self)
+            return dataclasses.replace(step, bodies=bodies)
         return dataclasses.replace(step, rule=rule, note=note)
 
 
@@ -202,21 +244,22 @@ def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:
     wanted: set[Atom] = {
         atom
         for atom, on in zip(plan.graph.outputs, outputs, strict=True)
-        if on and atom in plan.active
+        if on and plan.receives(atom)
     }
     kept: dict[Step, Step] = {}
     for step in reversed(plan.steps):
         reached = tuple(out in wanted for out in step.operation.outputs)
         if not any(reached) or step.detaches:
             continue
-        passing = step.active
+        passing = [a or c for a, c in zip(step.active, step.credited, strict=True)]
         kept[step] = step
         if step.bodies:
             bodies, passing = step.nested.reach(step, reached)
             kept[step] = dataclasses.replace(step, bodies=bodies)
+        receives = map(plan.receives, step.operation.inputs)
         wanted.update(
             atom
-            for atom, on, through in zip(step.operation.inputs, step.active, passing, strict=True)
+            for atom, on, through in zip(step.operation.inputs, receives, passing, strict=True)
             if on and through
         )
     # Relevance won't arrive at constants; those in use are kept for who reads the plan.
@@ -254,22 +297,31 @@ def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:
     return dataclasses.replace(plan, steps=tuple(steps)), start
 
 
+# Per operand: active, detached, credited.
+Masks = tuple[Sequence[bool], Sequence[bool], Sequence[bool]]
+
+
 class Nested(registry.Propagator):
     """An operation with bodies: relevance passes by the rules of what is inside."""
 
-    def plan(
-        self,
-        operation: Operation,
-        active: Sequence[bool],
-        detached: Sequence[bool],
-        planner: Planner,
-    ) -> tuple[Plan, ...]:
-        """The plans of the bodies; a detached operand is one that a rule has made a constant."""
+    def plan(self, operation: Operation, masks: Masks, planner: Planner) -> tuple[Plan, ...]:
+        """The plans of the bodies.
+
+        Args:
+            operation: the operation.
+            masks: which operands are active; which are detached, that is, made constants by a rule;
+                which are credited parameters.
+            planner: for the bodies.
+        """
         raise NotImplementedError
 
-    def active_outputs(self, step: Step) -> tuple[bool, ...]:
-        """Which outputs depend on the active operands."""
-        raise NotImplementedError
+    def outputs_in(self, step: Step, values: Callable[[Plan], Set[Value]]) -> list[Value]:
+        """The outputs that are, in any of the bodies, among some values of its plan."""
+        return [
+            out
+            for i, out in enumerate(step.operation.outputs)
+            if any(body.graph.outputs[i] in values(body) for body in step.bodies)
+        ]
 
     def reach(self, step: Step, outputs: Sequence[bool]) -> tuple[tuple, tuple[bool, ...]]:
         """The plans of the bodies without unreached steps, and the operands that are reached."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from relprop import _compat
@@ -72,6 +72,15 @@ class Propagator:
     def linear_map(self, site: Site) -> LinearMap:
         """The affine function, for rules that look at weight and bias."""
         raise NotImplementedError
+
+    def constants(self, operation: Operation, active: Sequence[bool]) -> Mapping[int, str]:
+        """Of a linear operation, the positions of its constants: ``"weight"`` or ``"bias"``.
+
+        That of a weight has its shape (one of `linear_map`), that of a bias broadcasts to the
+        output. What is none of both is not there, and cannot be credited with relevance.
+        """
+        del operation, active
+        return {}
 
     def factors(self, site: Site) -> Any:
         """How many factors each output entry is a product of; a number or an array."""

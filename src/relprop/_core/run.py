@@ -154,7 +154,7 @@ def backward(
     """
     found: dict[Value, Relevance | None] = {}
     record = Record({}, {})
-    accounts, keep = record.accounts, request.keep
+    accounts = record.accounts
 
     def taken(value: Value) -> Relevance | None:
         """All relevance that has arrived at a value, as masks and seeds leave it."""
@@ -162,7 +162,7 @@ def backward(
         for edit in request.edits.get(value, ()):
             before, array = relevance, amount_of(tape[value])
             relevance = edit.apply(before, array)
-            if keep:
+            if request.keep:
                 _count(accounts, edit.kind, _sum([before], [array]) - _sum([relevance], [array]))
         return relevance
 
@@ -174,9 +174,9 @@ def backward(
 
     # An output may be an input, a constant, or the same value twice: seeds accumulate.
     for atom, seed in zip(plan.graph.outputs, seeds, strict=True):
-        if seed is not None and atom in plan.active:
+        if seed is not None and plan.receives(atom):
             found[atom] = add(found.get(atom), seed)  # type: ignore[index]
-    if keep:
+    if request.keep:
         outside = [
             None if atom in plan.active or not jnp.issubdtype(atom.dtype, jnp.inexact) else seed
             for atom, seed in zip(plan.graph.outputs, seeds, strict=True)
@@ -207,38 +207,45 @@ def backward(
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}
+        # The ledger is about the way from the inputs to the score.
+        asked = dataclasses.replace(request, keep="") if step.aside else request
         with jax.named_scope(_scope_name(step)):
             if step.bodies:
-                leaving, inner = step.nested.backward(
-                    step, values, tape.inner[step], arriving, request
+                handed, inner = step.nested.backward(
+                    step, values, tape.inner[step], arriving, asked
                 )
-                if keep:
-                    # To a constant that a loop starts from, or that a branch returns.
-                    constant = [None if a in plan.active else r for a, r in _pairs(step, leaving)]
-                    lost = inner.accounts.pop(CONSTANT)["bias"]
-                    account["bias"] = lost + _sum(constant, values)
-                leaving = [r if a in plan.active else None for a, r in _pairs(step, leaving)]
+                leaving = [r if a in plan.active else None for a, r in _pairs(step, handed)]
+                credits = [r if a in plan.credited else None for a, r in _pairs(step, handed)]
                 changes = inner.accounts.pop(PLACES, {})
+                if asked.keep:
+                    # To a constant that a loop starts from, or that a branch returns.
+                    lost = [
+                        r if own and a not in plan.active else None
+                        for (a, r), own in zip(_pairs(step, handed), _handed(step), strict=True)
+                    ]
+                    account["bias"] = inner.accounts.pop(CONSTANT)["bias"] + _sum(lost, values)
+                    account.update(changes)
                 for kind, amount in changes.items():
                     _count(accounts, kind, amount)
-                account.update(changes)
                 accounts.update(inner.accounts)
                 record.inside.update(inner.inside)
             else:
-                note = _note_into(account) if keep else None
+                note = _note_into(account) if asked.keep else None
                 site = _site(step, values, outputs, note)
-                active_leaving = iter(step.rule.propagate(site, arriving))
-                leaving = [next(active_leaving) if on else None for on in step.active]
-        if keep:
+                leaving = _spread(step.active, step.rule.propagate(site, arriving))
+                credited = step.rule.credit(site, arriving) if any(step.credited) else ()
+                credits = _spread(step.credited, credited)
+        if asked.keep:
             account |= {"arrived": _sum(arriving, outputs), "left": _sum(leaving, values)}
-            if keep == "faults":
+            if asked.keep == "faults":
                 account |= _faults(operation, arriving, outputs, leaving)
             accounts[step.number] = account
-        for atom, relevance, value in zip(operation.inputs, leaving, values, strict=True):
-            if relevance is not None and atom in plan.active:
-                like = value_of(value)
-                relevance = relevance.map(lambda r, like=like: _compat.alike(r, like))
-                found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
+        for atom, value, *both in zip(operation.inputs, values, leaving, credits, strict=True):
+            for relevance in both:
+                if relevance is not None and plan.receives(atom):
+                    like = value_of(value)
+                    relevance = relevance.map(lambda r, like=like: _compat.alike(r, like))
+                    found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
     leaving = {value: taken(value) for value in plan.graph.inputs}
     for value, names in plan.watched.items():
         if names[0] not in record.inside:
@@ -260,7 +267,23 @@ def _site(step: Step, values: Sequence[Any], outputs: Sequence[Any], note: Any) 
         theirs = [*map(reference_of, values)], [*map(reference_of, outputs)]
         against = Site(step.operation, step.active, theirs[0], theirs[1])
     ours = [*map(value_of, values)], [*map(value_of, outputs)]
-    return Site(step.operation, step.active, ours[0], ours[1], note, against)
+    return Site(step.operation, step.active, ours[0], ours[1], note, against, step.credited)
+
+
+def _spread(mask: Sequence[bool], relevances: Sequence[Relevance | None]) -> list[Any]:
+    """One entry per operand, from one per operand that a mask selects."""
+    supply = iter(relevances)
+    return [next(supply) if on else None for on in mask]
+
+
+def _handed(step: Step) -> list[bool]:
+    """Per operand, whether what a body hands it has left the results, and is no mere credit."""
+    handed = [False] * len(step.operation.inputs)
+    for body in step.bodies:
+        own = body.is_active(body.graph.inputs)
+        start = len(handed) - len(own)
+        handed[start:] = [a or b for a, b in zip(handed[start:], own, strict=True)]
+    return handed
 
 
 def _pairs(step: Step, leaving: Sequence[Any]) -> Iterator[tuple[Atom, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from relprop import _compat
 from relprop._core.operation import Operation
@@ -27,6 +27,7 @@ class LinearMap:
         weight: w; a scalar 1 where an operation has none (sums, poolings).
         bias: b, broadcastable to y, or None.
         diagonal: every output depends on one input only, that of the same position.
+        gate: a factor of each weight on the way back, 1 but for who asks what a weight contributes.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -35,6 +36,7 @@ class LinearMap:
     weight: Inexact[Array, "..."]
     bias: Inexact[Array, "..."] | None = None
     diagonal: bool = False
+    gate: Float[Array, "..."] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:
@@ -47,6 +49,8 @@ class LinearMap:
 
     def transpose(self, weight: Array, coefficients: Array) -> tuple[Array, ...]:
         r""":math:`w^\top c`, one array per active operand."""
+        if self.gate is not None:
+            weight = weight * self.gate.astype(weight.dtype)
         types = [_compat.type_of(x) for x in self.inputs]
         (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), types)(
             _cotangent(coefficients, self.output)
@@ -60,6 +64,7 @@ class Site:
     Attributes:
         operation: the operation; its `propagator` and `last.params` describe it.
         active: per operand, whether it depends on the explained inputs.
+        credited: per operand, whether it is a parameter to be credited with what it contributes.
         values: the values of all operands, half precision raised to float32.
         outputs: the values of the results, likewise.
         reference: the same operation in the run of the reference, if there is one.
@@ -73,9 +78,11 @@ class Site:
         outputs: Sequence[Any],
         account: Callable[[str, Callable[[], Any]], None] | None = None,
         reference: Site | None = None,
+        credited: Sequence[bool] = (),
     ):
         self.operation = operation
         self.active = tuple(active)
+        self.credited = tuple(credited) or (False,) * len(self.active)
         self._given = tuple(values)
         self._outputs = tuple(outputs)
         self._account = account
@@ -103,6 +110,19 @@ class Site:
         """The only result."""
         (out,) = self.outputs
         return out
+
+    @property
+    def turned(self) -> Site:
+        """The same with the roles exchanged: the credited operands are the inputs."""
+        return Site(self.operation, self.credited, self._given, self._outputs)
+
+    def gated(self, gate: Array, account: Callable[[str, Callable[[], Any]], None]) -> Site:
+        """The same with a factor of each weight on the way back, and another account."""
+        site = Site(
+            self.operation, self.active, self._given, self._outputs, account, self.reference
+        )
+        site.linear = dataclasses.replace(self.linear, gate=gate)
+        return site
 
     @functools.cached_property
     def linear(self) -> LinearMap:

@@ -19,6 +19,12 @@ def _only(items):
     return item
 
 
+def _other(active, role, operands=2):
+    """Of two operands, the constant one with its role."""
+    on = [*active[:operands]]
+    return {on.index(False): role} if on.count(False) == 1 else {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear(Propagator):
     """Linear in some operands, by weights of its own: transforms, solutions.
@@ -125,6 +131,9 @@ class Addition(Propagator):
     def linear(self, operation, active):
         return True
 
+    def constants(self, operation, active):
+        return _other(active, "bias")
+
     def linear_map(self, site):
         shape = site.output.shape
         if all(site.active):
@@ -214,6 +223,9 @@ class Multiplication(Propagator):
     def linear(self, operation, active):
         return not all(active)
 
+    def constants(self, operation, active):
+        return _other(active, "weight")
+
     def repeats(self, inputs, dtype):
         a, b = inputs
         return b if _is_one(a) else a if _is_one(b) else None
@@ -238,6 +250,9 @@ class Division(Propagator):
 
     def linear(self, operation, active):
         return not active[1]
+
+    def constants(self, operation, active):
+        return _other(active, "weight")
 
     def repeats(self, inputs, dtype):
         return inputs[0] if _is_one(inputs[1]) else None
@@ -288,6 +303,9 @@ class Contraction(Propagator):
 
     def linear(self, operation, active):
         return sum(active) == 1
+
+    def constants(self, operation, active):
+        return _other(active, "weight", self.operands)
 
     def linear_map(self, site):
         apply, weight = self.split(site.operation, site.active, site.values)

@@ -117,6 +117,11 @@ class Biased(_Followed):
         first = self.first(operation)
         return first.propagator.structure(first, active[:-1])
 
+    def constants(self, operation, active):
+        first = self.first(operation)
+        weight = first.propagator.constants(first, active[:-1])
+        return {**weight, len(active) - 1: "bias"}
+
     def linear_map(self, site):
         *values, bias = site.values
         first = self.first(site.operation)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from relprop._core.credit import contributions
 from relprop._core.operation import Operation
 from relprop._core.relevance import Relevance
 from relprop._core.site import Site
@@ -40,6 +41,8 @@ class Rule:
     everywhere: ClassVar[bool] = False
     #: The outputs are taken as constants, so that relevance never arrives.
     detaches: ClassVar[bool] = False
+    #: Parameters are credited with what they would get as inputs, whatever the operation.
+    like_inputs: ClassVar[bool] = False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         """Relevance of each active operand, given that of each output (None: there is none)."""
@@ -49,6 +52,31 @@ class Rule:
         """Why the rule can't be applied to an operation, or None if it can."""
         del operation, active
         return None
+
+    def credit(self, site: Site, arriving: Arriving) -> Leaving:
+        """Relevance of each credited operand: of parameters, in a second reading.
+
+        It takes nothing from the active ones. Of a linear operation these are the contributions
+        that `propagate` shares relevance out by; of any other, and if a rule is `like_inputs`, what
+        parameters would get if they were the inputs.
+        """
+        if self._shares_out(site.operation, site.active):
+            return contributions(site, lambda gated: self.propagate(gated, arriving))
+        return self.propagate(site.turned, arriving)
+
+    def credit_problem(
+        self, operation: Operation, active: Sequence[bool], credited: Sequence[bool]
+    ) -> str | None:
+        """Why the rule can't say what parameters contribute, or None if it can."""
+        if not self._shares_out(operation, active):
+            return self.problem(operation, credited)
+        roles = operation.propagator.constants(operation, active)
+        if all(i in roles for i, on in enumerate(credited) if on):
+            return None
+        return f"{operation.last.name} does not say where its weights are"
+
+    def _shares_out(self, operation: Operation, active: Sequence[bool]) -> bool:
+        return operation.propagator.linear(operation, active) and not self.like_inputs
 
 
 def irreversible(operation: Operation) -> str | None:

@@ -54,6 +54,8 @@ class Route(Rule):
     Source: Bach et al. 2015, section 2.5 (max pooling, "winner takes all").
     """
 
+    like_inputs: ClassVar[bool] = True
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         site.absorb("bias", lambda: _from_constants(site, arriving))
         share, multiplier = _parts(arriving)
@@ -203,6 +205,7 @@ class Gradient(Rule):
     """
 
     everywhere: ClassVar[bool] = True
+    like_inputs: ClassVar[bool] = True
 
     def problem(self, operation, active):
         return irreversible(operation)
