@@ -5,6 +5,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,8 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from relprop import report
+import relprop
+from relprop import plots, report
 from relprop.report import montage
 from relprop.report.explanation import amount, percent
 
@@ -133,6 +135,26 @@ def test_where_the_relevance_went(tmp_path):
     for box in re.findall('viewBox="([^"]*)"', text):  # one scale for all bars
         assert [float(number) for number in box.split()] == [-0.25, 0, 1.5, 1]
     assert "operation 3 is to blame" in page.text
+
+
+def test_flow_and_computation(tmp_path):
+    flow = plots.Flow(4.0, ("<b>", "b"), {"bias": np.array([1.0, 0.0])})
+    broken = plots.Flow(np.nan, ("a",), {"bias": np.zeros(1)})
+    balances = {
+        ("m", "epsilon"): report.Balance(4.0, 3.0, 1.0, 0.0, 0.0, flow=flow),
+        ("m", "flat"): report.Balance(4.0, 3.0, 1.0, 0.0, 0.0, flow=broken),
+    }
+    plan = relprop.inspect(lambda x: jnp.tanh(x).sum(), relprop.rules.Epsilon())(jnp.ones(2))
+    options = {"balances": balances, "plans": {"m": ("<i>", plan)}}
+    text, page = written(tmp_path, [explanation()], **options)
+    alts = [a["alt"] for a in page.all("img")]
+    assert alts[3].startswith("Flow of relevance (epsilon): of 4 at the score 3 arrive")
+    assert alts[4] == "Computation of 2 operations: activation by Pass, sum by Zero."
+    assert len(alts) == 5 and "<i>" in page.text and not page.all("i")[2:]
+    again, _ = written(tmp_path, [explanation()], **options)
+    assert again == text
+    del balances["m", "epsilon"]
+    assert len(written(tmp_path, [explanation()], balances=balances)[1].all("img")) == 3
 
 
 def test_balance():

@@ -246,6 +246,7 @@ def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) ->
         balances=balances,
         rules={name: str(rules) for job in jobs for name, rules in job.rules.items()},
         left_out=left_out,
+        plans={name: plan for job in jobs for name, plan in job.plans().items()},
         command=shlex.join(["relprop", *again]),
         versions=_versions(),
     )

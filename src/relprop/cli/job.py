@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -18,6 +20,7 @@ from relprop.attribution import transformer_attribution
 from relprop.cli import attention
 from relprop.cli.inputs import Images, Model, composites, described, value_range
 from relprop.composites import Composite
+from relprop.plots import Flow
 from relprop.report import Balance, Explanation
 
 BATCH = 16  # images at once: more would need more memory
@@ -178,7 +181,7 @@ class Job:
 
     def _balance(self, composite: Composite, relevance: np.ndarray) -> Balance:
         # One ledger of the sum over a batch: it compiles each time it is called.
-        count, fault = len(self.targets), ""
+        count, fault, flows = len(self.targets), "", []
         absorbed = dict.fromkeys(("bias", "epsilon", "stopped"), 0.0)
         ledger = relprop.ledger(_total(self.model), composite, argnums=1)
         for start in range(0, count, BATCH):
@@ -188,13 +191,23 @@ class Job:
             for name in absorbed:
                 absorbed[name] += getattr(book, name)
             fault = fault or str(book.fault or "")
+            flows.append(Flow.of(book))
         sums = [self._sums(composite, i, relevance[i]) for i in range(count)]
         return Balance(
             handed_out=sum(s["handed out"] for s in sums),
             explained=sum(s["explained"] for s in sums),
             **absorbed,
             fault=fault,
+            # Another seed is handed out per image, and the ledger of a sum has only one.
+            flow=functools.reduce(operator.add, flows) if composite.seed == "score" else None,
         )
+
+    def plans(self) -> dict[str, tuple[str, relprop.Inspection]]:
+        """Name of the model -> the last of the rules and the plan by them; empty without rules."""
+        if not self.rules:
+            return {}
+        name, composite = list(self.rules.items())[-1]
+        return {self.model.name: (name, plan(self.model, self.images.pixels[0], composite))}
 
     def _label(self, number: int) -> str:
         return self.model.labels[number] if self.model.labels else str(number)

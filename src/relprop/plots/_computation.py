@@ -70,8 +70,8 @@ def computation(
 
     Args:
         inspection: the value of ``relprop.inspect(f, rules)(*args)``.
-        moves: whether to draw what only moves numbers, such as reshapes and transpositions; what
-            rules made constants of is never drawn.
+        moves: whether to draw what only moves numbers of one value, such as reshapes and
+            transpositions; what rules made constants of is never drawn.
         least: a part that repeats is drawn once where that saves as many boxes.
         name: the title; by default none.
         axes: to be drawn on, by default those of a new figure as large as the graph needs.
@@ -158,7 +158,7 @@ def _is_drawn(
         return not bodies[operation.number]
     if operation.rule.detaches:
         return False
-    return moves or operation.structure != _MOVE
+    return moves or operation.structure != _MOVE or len(operation.reads) > 1
 
 
 def _inside(inspection: Sequence[PlannedOperation], i: int) -> list[int]:

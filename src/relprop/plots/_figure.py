@@ -85,9 +85,9 @@ def describe(
 ) -> None:
     """Adds words and numbers to a figure of ours; another one has no place for them."""
     if isinstance(figure, Plot):
+        # One table of several would be taken for that of all.
+        figure.table = ((), ()) if figure.alt else (columns, rows)
         figure.alt = f"{figure.alt} {alt}".strip()
-        if rows:
-            figure.table = (columns, rows)
 
 
 def title(axes: Axes, text: str, **options: Any) -> None:

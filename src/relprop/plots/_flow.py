@@ -85,6 +85,11 @@ class Flow:
         absorbed = {name: part + other.absorbed[name] for name, part in self.absorbed.items()}
         return Flow(self.handed_out + other.handed_out, self.layers, absorbed)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no part is NaN or infinite."""
+        return bool(np.isfinite(list(self.parts().values())).all())
+
     def parts(self) -> dict[str, Float[np.ndarray, " n+1"]]:
         r"""What the score's relevance has become at the input of each layer.
 
@@ -236,7 +241,8 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
         parse_math=False,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.02, y=0.06)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.02, y=0.05)
 
 
 def _amount(value: float, whole: float) -> str:

@@ -65,15 +65,19 @@ def layered(
     width = {node: thin if isinstance(node, tuple) else 1.0 for node in at}
     x = {node: float(i) for nodes in rows for i, node in enumerate(nodes)}
     for sweep in range(_SWEEPS):
-        downwards = sweep % 2 == 0
-        for nodes in rows if downwards else reversed(rows):
-            _align(nodes, x, width, up if downwards else down)
-    straight = {node: chain for chain in chains.values() for node in chain}
-    straight |= _lines(reads, up, down)
+        towards = down if sweep % 2 else up
+        for nodes in reversed(rows) if sweep % 2 else rows:
+            wanted = {n: _mean(x, towards.get(n, ()), x[n]) for n in nodes}
+            _align(sorted(nodes, key=lambda n: (wanted[n], x[n])), x, width, wanted)
+    lines = _lines(reads, up, down)
     for _ in range(_SWEEPS):
+        # Long edges are to be straight; other nodes follow one another, not the edges that pass.
+        wanted = {n: m for c in chains.values() for m in [_mean(x, c, 0.0)] for n in c}
+        for line in lines:
+            beside = [*_nodes(up[line[0]]), *_nodes(down[line[-1]])]
+            wanted.update(dict.fromkeys(line, _mean(x, [*line, *beside], 0.0)))
         for nodes in rows:
-            near = {n: [*straight[n], *_beside(straight[n], up, down)] for n in nodes}
-            _align(nodes, x, width, near, sort=False)
+            _align(sorted(nodes, key=lambda n: x[n]), x, width, wanted)
     places = {node: (x[node], row[node]) for node in reads}
     bends = {edge: [(x[n], n[2]) for n in chain] for edge, chain in chains.items()}
     return Layout(places, bends)
@@ -94,63 +98,44 @@ def _lines(
     reads: Mapping[int, Sequence[int]],
     up: Mapping[Node, Sequence[Node]],
     down: Mapping[Node, Sequence[Node]],
-) -> dict[Node, list[Node]]:
-    """Node -> the nodes of its line: what follows one another, but for edges that pass rows."""
-    line: dict[Node, list[Node]] = {}
+) -> list[list[Node]]:
+    """All nodes, in lines of what follows one another, but for edges that pass rows."""
+    line_of: dict[Node, list[Node]] = {}
     for node in reads:
         above = _nodes(up[node])
         single = len(above) == 1 and len(_nodes(down[above[0]])) == 1
-        line[node] = line[above[0]] if single else []
-        line[node].append(node)
-    return line
-
-
-def _beside(
-    line: Sequence[Node],
-    up: Mapping[Node, Sequence[Node]],
-    down: Mapping[Node, Sequence[Node]],
-) -> list[Node]:
-    """What a line begins and ends at; nothing for an edge, which goes around others."""
-    if isinstance(line[0], tuple):
-        return []
-    return [*_nodes(up[line[0]]), *_nodes(down[line[-1]])]
+        line_of[node] = line_of[above[0]] if single else []
+        line_of[node].append(node)
+    return [line for node, line in line_of.items() if line[0] == node]
 
 
 def _nodes(found: Sequence[Node]) -> list[Node]:
     return [n for n in found if not isinstance(n, tuple)]
 
 
+def _mean(x: Mapping[Node, float], nodes: Sequence[Node], otherwise: float) -> float:
+    return sum(x[n] for n in nodes) / len(nodes) if nodes else otherwise
+
+
 def _align(
     nodes: Sequence[Node],
     x: dict[Node, float],
     width: Mapping[Node, float],
-    neighbours: Mapping[Node, Sequence[Node]],
-    sort: bool = True,
+    wanted: Mapping[Node, float],
 ) -> None:
-    """Moves the nodes of a row towards the mean of some others, without overlaps."""
-    wanted = {}
+    """Moves the nodes of a row, which are in order, to where they want to be, but not together."""
+    # Those that want to be too near to one another become a block at the mean of what they want:
+    # the least squares solution (pool adjacent violators).
+    blocks: list[list[float]] = []  # the sum of where the row would begin, the count
+    offsets, offset = [], 0.0
     for node in nodes:
-        near = neighbours.get(node, ())
-        wanted[node] = sum(x[n] for n in near) / len(near) if near else x[node]
-    order = (
-        sorted(nodes, key=lambda n: (wanted[n], x[n]))
-        if sort
-        else sorted(nodes, key=lambda n: x[n])
-    )
-    # Neighbours in the row that want to be too near to one another become a block at the mean of
-    # what they want: the least squares solution (pool adjacent violators).
-    blocks: list[list[float]] = []  # sum of what the left edge is wanted at, count
-    offset = 0.0
-    offsets = []
-    for node in order:
-        offset += width[node] / 2
-        offsets.append(offset)
-        blocks.append([wanted[node] - offset, 1])
-        offset += width[node] / 2
+        offsets.append(offset + width[node] / 2)
+        offset += width[node]
+        blocks.append([wanted[node] - offsets[-1], 1])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
             total, count = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += count
     starts = [total / count for total, count in blocks for _ in range(int(count))]
-    for node, start, offset in zip(order, starts, offsets, strict=True):
+    for node, start, offset in zip(nodes, starts, offsets, strict=True):
         x[node] = start + offset

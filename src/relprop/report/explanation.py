@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from relprop.plots import Flow
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
@@ -62,6 +64,7 @@ class Balance:
         epsilon: absorbed by stabilisers.
         stopped: ended by rules that stop relevance.
         fault: where a number turned into NaN or infinity; empty if none did.
+        flow: the same layer by layer, if it is known.
 
     >>> Balance(10.0, 6.0, 3.0, 0.0, 0.0).gap
     1.0
@@ -73,6 +76,7 @@ class Balance:
     epsilon: float
     stopped: float
     fault: str = ""
+    flow: Flow | None = None
 
     @property
     def gap(self) -> float:

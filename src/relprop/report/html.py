@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
+from relprop import plots
+from relprop._inspect import PlannedOperation
+from relprop.plots._flow import PARTS
 from relprop.plots._pixels import (
     data_uri,
     map_picture,
@@ -32,6 +36,8 @@ from relprop.report.explanation import (
 )
 
 _NONE: Mapping = {}
+#: Model -> the name of rules, and the plan of its computation by them.
+Plans = Mapping[str, tuple[str, Sequence[PlannedOperation]]]
 
 
 def write_html(
@@ -42,6 +48,7 @@ def write_html(
     balances: Balances = _NONE,
     rules: Mapping[str, str] = _NONE,
     left_out: Mapping[str, str] = _NONE,
+    plans: Plans = _NONE,
     command: str = "",
     versions: Mapping[str, str] = _NONE,
 ) -> None:
@@ -56,10 +63,14 @@ def write_html(
         balances: where the relevance of all images went; shown as bars where given.
         rules: name of the rules -> the rules in full.
         left_out: name of an image that could not be explained -> the reason.
+        plans: model -> the name of rules, and what `relprop.inspect` says of them; drawn as a
+            picture of the computation.
         command: what makes the report again.
         versions: of the packages that made it.
     """
-    sections = [_section(model, group, balances) for model, group in by_model(explanations).items()]
+    sections = [
+        _section(model, group, balances, plans) for model, group in by_model(explanations).items()
+    ]
     page = _environment().get_template("report.html.jinja")
     text = page.render(
         title=title,
@@ -68,6 +79,7 @@ def write_html(
         left_out=left_out,
         command=command,
         versions=versions,
+        parts=PARTS,
         scale=scale(),
         map_scale=map_scale(),
     )
@@ -91,7 +103,7 @@ class _Bar:
     segments: list[tuple[str, float, float]]  # name, start and width as parts of the whole
 
 
-def _section(model: str, group: list[Explanation], balances: Balances) -> dict:
+def _section(model: str, group: list[Explanation], balances: Balances, plans: Plans) -> dict:
     names, methods = rules_of(group), maps_of(group)
     bars = [_bar(n, balances[model, n]) for n in names if (model, n) in balances]
     ends = [end for bar in bars for _, x, width in bar.segments for end in (x, x + width)]
@@ -109,9 +121,37 @@ def _section(model: str, group: list[Explanation], balances: Balances) -> dict:
             for e in group
         ],
         "bars": bars,
+        "flow": _flow_figure(model, names, balances),
+        "plan": _plan_figure(*plans[model]) if model in plans else None,
         "least": min([0.0, *ends]),
         "most": max([1.0, *ends]),
     }
+
+
+def _flow_figure(model: str, names: Sequence[str], balances: Balances) -> Markup | None:
+    """One small plot for each set of rules whose flow is known."""
+    flows = {n: balances[model, n].flow for n in names if (model, n) in balances}
+    known = {n: f for n, f in flows.items() if f is not None and f.is_finite}
+    if not known:
+        return None
+    columns = min(3, len(known))
+    rows = -(-len(known) // columns)
+    figure = plots.Plot(3.4 * columns, 2.7 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, (name, flow) in zip(grid.flat, known.items(), strict=False):
+        plots.flow(flow, name=name, axes=axes, legend=False)
+        axes.set_xlabel("")
+        if axes not in grid[:, 0]:
+            axes.set_ylabel("")
+    for axes in grid.flat[len(known) :]:
+        axes.set_axis_off()
+    return Markup(figure.html())
+
+
+def _plan_figure(rules: str, plan: Sequence[PlannedOperation]) -> tuple[str, Markup]:
+    figure = plots.computation(plan)
+    assert isinstance(figure, plots.Plot)
+    return rules, Markup(figure.html())
 
 
 def _cell(explanation: Explanation, rules: str) -> _Cell | None:
