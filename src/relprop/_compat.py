@@ -25,7 +25,9 @@ __all__ = [
     "alike",
     "barrier",
     "bind",
+    "call_shardings",
     "carried_operands",
+    "constraint",
     "entry_type",
     "function_name",
     "is_traced",
@@ -229,6 +231,25 @@ def function_name(jaxpr: Any) -> str:
     """The name of the Python function that a jaxpr was traced from, or an empty string."""
     info = getattr(open_jaxpr(jaxpr)[0], "debug_info", None)
     return getattr(info, "func_name", "") or ""
+
+
+def call_shardings(eqn: Any) -> tuple[list[Any], list[Any]]:
+    """How a jitted call asks for its operands and its results to be split; None: not at all."""
+
+    def asked(name: str, count: int) -> list[Any]:
+        given = eqn.params.get(name) or [None] * count
+        return [s if isinstance(s, jax.sharding.Sharding) else None for s in given]
+
+    return asked("in_shardings", len(eqn.invars)), asked("out_shardings", len(eqn.outvars))
+
+
+def constraint(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
+    """An equation that splits an array as asked for."""
+    jaxpr = jax.make_jaxpr(lambda x: lax.with_sharding_constraint(x, sharding))(
+        jax.ShapeDtypeStruct(shape, dtype)
+    )
+    (eqn,) = open_jaxpr(jaxpr)[0].eqns
+    return eqn
 
 
 def make_jaxpr(function: Any, *args: Any) -> tuple[Any, Any]:

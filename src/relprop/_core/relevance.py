@@ -59,7 +59,7 @@ class Relevance:
             parts.append(self.share)
         if self.multiplier is not None:
             parts.append(jnp.real(scaled(x, self.multiplier)))
-        return sum(parts[1:], parts[0]) if parts else jnp.zeros(x.shape, jnp.real(x).dtype)
+        return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(jnp.real(x))
 
     def over(self, z: Array) -> Array:
         """Relevance per unit of z, without a stabiliser: the coefficient of LRP-0."""

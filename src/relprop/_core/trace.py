@@ -163,10 +163,12 @@ def _inline(
         region = region_of(eqn) if kind.inline else ""
         if kind.inline and not region:
             body, inner_consts = _compat.open_jaxpr(_bodies(eqn, kind)[0])
+            inside = (inner_scope, (eqn, *callers))
+            split_in, split_out = _compat.call_shardings(eqn)
+            inputs = _split(inputs, split_in, inside, equations)
             inner = dict(zip(body.invars, inputs, strict=True))
-            outs = _inline(
-                body, inner_consts, inner, (inner_scope, (eqn, *callers)), constants, equations
-            )
+            outs = _inline(body, inner_consts, inner, inside, constants, equations)
+            outs = _split(outs, split_out, inside, equations)
             names.update(zip(eqn.outvars, outs, strict=True))
             continue
         shape, dtype = _type(eqn.outvars[0]) if eqn.outvars else ((), None)
@@ -192,6 +194,25 @@ def _inline(
             Equation(eqn, tuple(inputs), tuple(outs), inner_scope, tuple(bodies), callers, region)
         )
     return [atom(var) for var in jaxpr.outvars]
+
+
+def _split(
+    atoms: Sequence[Atom],
+    shardings: Sequence[Any],
+    context: tuple[str, tuple[Any, ...]],
+    equations: list[Equation],
+) -> list[Atom]:
+    """The operands or results of an inlined call, split over devices as the call asks for."""
+    scope, callers = context
+    found = []
+    for atom, sharding in zip(atoms, shardings, strict=True):
+        if sharding is not None and isinstance(atom, Value):
+            eqn = _compat.constraint(atom.shape, atom.dtype, sharding)
+            moved = Value(atom.shape, atom.dtype, *Origin.of(atom))
+            equations.append(Equation(eqn, (atom,), (moved,), scope, (), callers))
+            atom = moved
+        found.append(atom)
+    return found
 
 
 def _origin(inputs: Sequence[Atom], var: Any, structural: bool) -> Origin:
