@@ -184,9 +184,14 @@ def _plan(
             return _rule_aside(step, rule), "parameters"
         if rule is None and step.structure is None and fallback is not None:
             return fallback, "on_missing"
-        return rule, ""
+        return rule, step.operation.propagator.note
 
-    found = functools.partial(recognise, wholes=composite.structures, visible=visible)
+    found = functools.partial(
+        recognise,
+        wholes=composite.structures,
+        visible=visible,
+        canonizers=composite.canonizers,
+    )
     extra, credited = beside
     planner = Planner(found, choose, extra)
     plan = planner.assign(trace.graph, trace.explained_values, credited=credited)
@@ -198,19 +203,16 @@ def _plan(
 def _positions(
     composite: Composite, plan_with: Callable[[Sequence[set[Any] | None]], Plan]
 ) -> list[set[Any] | None]:
-    """Per entry with a position, the operation that it means."""
+    """Per entry with a position, the operations that it means."""
     none: list[set[Any] | None] = [None] * len(composite.entries)
     if all(entry.where.position is None for entry in composite.entries):
         return none
     steps = list(plan_with(none).walk())
     chosen = list(none)
     for number, entry in enumerate(composite.entries):
-        position = entry.where.position
-        if position is None:
-            continue
-        matching = [step.key for step in steps if entry.where.matches(step)]
-        if -len(matching) <= position < len(matching):
-            chosen[number] = {matching[position]}
+        if entry.where.position is not None:
+            matching = [step.key for step in steps if entry.where.matches(step)]
+            chosen[number] = set(entry.where.pick(matching))
     return chosen
 
 

@@ -52,9 +52,18 @@ DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
     }
 )
 #: Larger structures, taken as one operation only where a composite names them.
-WHOLES = ("norm", "neuron")
+WHOLES: Mapping[str, Rule | None] = types.MappingProxyType(
+    {"norm": None, "neuron": None, "batch_norm": Zero()}
+)
+#: What is merged into the layers beside it before rules are given, unless a composite declines.
+CANONIZERS = ("batch_norm",)
 #: Linear layers with weights: what a bare rule applies to.
 LAYERS = ("dense", "convolution")
+#: Short names for several structures.
+GROUPS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {"layer": LAYERS, "pooling": ("average", "maximum")}
+)
+_CANONIZED = {"batch_norm": "batch norms"}
 _WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "shard_map", "while")
 
 
@@ -64,14 +73,18 @@ class Where:
 
     Args:
         structure: what it was recognised as, one name or several: see `relprop.DEFAULTS`. The
-            name ``"norm"`` makes one operation of each whole normalisation, ``"neuron"`` one of
-            each layer with weights and the activation after it.
+            names ``"norm"`` and ``"batch_norm"`` make one operation of each whole normalisation,
+            ``"neuron"`` one of each layer with weights and the activation after it; ``"layer"`` is
+            short for dense layers and convolutions, ``"pooling"`` for averages and maxima.
         primitive: name of the primitive, or a glob; of several equations any may have it.
         path: glob on the path of its weight in the parameters, as ``params/layer_*/kernel``.
         scope: glob on the named scopes around it.
         region: glob on the name that it was marked with by `relprop.region`.
         position: of all operations that match the rest, the one at this position in order of
-            evaluation; negative positions count from the end.
+            evaluation; negative positions count from the end. A pair is a range as in a slice:
+            ``(1, None)`` is all but the first.
+        shape: shape of the result. None stands for any size, ``...`` for any number of axes, as in
+            ``(..., 10)``.
         predicate: any function of the operation, as listed by `relprop.inspect`.
     """
 
@@ -80,19 +93,33 @@ class Where:
     path: str | None = None
     scope: str | None = None
     region: str | None = None
-    position: int | None = None
+    position: int | tuple[int | None, int | None] | None = None
+    shape: tuple[Any, ...] | None = None
     predicate: Callable[[Step], bool] | None = None
 
     def __post_init__(self):
-        for name in self.structures:
-            if name not in (*DEFAULTS, *WHOLES):
-                raise unknown_name("structure", name, (*DEFAULTS, *WHOLES))
+        for name in self._names:
+            if name not in (*DEFAULTS, *WHOLES, *GROUPS):
+                raise unknown_name("structure", name, (*DEFAULTS, *WHOLES, *GROUPS))
+        if not isinstance(self.position, int | None):
+            if len(self.position) != 2 or not all(isinstance(n, int | None) for n in self.position):
+                raise ValueError(
+                    f"position must be a number or a pair (from, to), got {self.position!r}."
+                )
+        if self.shape is not None and self.shape.count(...) > 1:
+            raise ValueError(f"shape may have one `...`, got {self.shape!r}.")
 
     @property
-    def structures(self) -> tuple[str, ...]:
+    def _names(self) -> tuple[str, ...]:
+        """The structures as they were named."""
         if self.structure is None:
             return ()
         return (self.structure,) if isinstance(self.structure, str) else tuple(self.structure)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """All structures that are named, those of groups among them."""
+        return tuple(s for name in self._names for s in GROUPS.get(name, (name,)))
 
     def matches(self, step: Step) -> bool:
         """Whether an operation is among those selected, whatever its position."""
@@ -105,20 +132,30 @@ class Where:
             and _glob(step.path, self.path)
             and _glob(step.scope, self.scope)
             and (self.region is None or bool(step.region and _glob(step.region, self.region)))
+            and (self.shape is None or _fits(step.operation.outputs[0].shape, self.shape))
             and (self.predicate is None or bool(self.predicate(step)))
         )
+
+    def pick(self, matching: Sequence[Any]) -> list[Any]:
+        """Of all that match, in order of evaluation, those at the position."""
+        if self.position is None:
+            return list(matching)
+        if isinstance(self.position, tuple):
+            return list(matching[slice(*self.position)])
+        inside = -len(matching) <= self.position < len(matching)
+        return [matching[self.position]] if inside else []
 
     @property
     def label(self) -> str:
         """As in the table of a composite: structures are named without saying that they are."""
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del named["structure"]
-        parts = [f"{name}={value!r}" for name, value in named.items() if value is not None]
-        return ", ".join([*self.structures, *parts]) or "everything"
+        parts = [f"{name}={_shown(value)}" for name, value in named.items() if value is not None]
+        return ", ".join([*self._names, *parts]) or "everything"
 
     def __str__(self) -> str:
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        parts = [f"{name}={value!r}" for name, value in named.items() if value is not None]
+        parts = [f"{name}={_shown(value)}" for name, value in named.items() if value is not None]
         return ", ".join(parts) or "everything"
 
 
@@ -143,6 +180,10 @@ class Composite(Table):
         seed: ``"score"``: the relevance of the score is its value; ``"one"``: it is 1, as for a
             gradient. Only `relprop.relevance` and `relprop.value_and_relevance` ask for it.
         references: the papers it is from, by their keys in ``references.bib``.
+        canonizers: what is merged into the layers beside it before rules are given. There is one:
+            ``"batch_norm"``, a constant scale and shift per channel after or before a dense layer
+            or a convolution, which becomes one layer with them. The value of the function is not
+            touched by it.
 
     >>> from relprop.rules import Epsilon, Gamma
     >>> composite = Composite(name="mine").at(structure="convolution").use(Gamma(0.25))
@@ -159,16 +200,21 @@ class Composite(Table):
     product, gate, quotient                       Uniform()
     statistic                                     Constant()
     calls, branches, loops                        by the rules inside
+    batch norms                                   merged into layers
     """
 
     entries: tuple[Entry, ...] = ()
     name: str = ""
     seed: str = "score"
     references: tuple[str, ...] = ()
+    canonizers: tuple[str, ...] = CANONIZERS
 
     def __post_init__(self):
         if self.seed not in ("score", "one"):
             raise ValueError(f"seed must be 'score' or 'one', got {self.seed!r}.")
+        for name in self.canonizers:
+            if name not in CANONIZERS:
+                raise unknown_name("canonizer", name, CANONIZERS)
 
     def at(self, *, optional: bool = False, **where: Any) -> Selection:
         """Selects operations; follow with `use`. Keywords are those of `Where`.
@@ -184,6 +230,14 @@ class Composite(Table):
     def structures(self) -> frozenset[str]:
         """All structures that selections name."""
         return frozenset(name for entry in self.entries for name in entry.where.structures)
+
+    def canonized(self, *names: str) -> Composite:
+        """The composite with these canonizers and no others; without names, with none.
+
+        >>> Composite().canonized().canonizers
+        ()
+        """
+        return dataclasses.replace(self, canonizers=names)
 
     def then(self, other: Composite) -> Composite:
         """This composite's selections before those of another one, whose name and seed it takes.
@@ -208,7 +262,7 @@ class Composite(Table):
             if entry.where.position is not None and step.key not in (chosen[number] or ()):
                 continue
             return number, entry.rule
-        return None, DEFAULTS.get(step.structure or "")
+        return None, {**DEFAULTS, **WHOLES}.get(step.structure or "")
 
     def bibtex(self) -> str:
         """The papers that it is from, to be cited.
@@ -227,7 +281,8 @@ class Composite(Table):
 
     def cells(self) -> list[list[str]]:
         rows = [[entry.where.label, str(entry.rule)] for entry in self.entries]
-        return rows + [[", ".join(names), rule] for rule, names in self._defaults().items()]
+        rows += [[", ".join(names), rule] for rule, names in self._defaults().items()]
+        return rows + [[_CANONIZED[name], "merged into layers"] for name in self.canonizers]
 
     def _defaults(self) -> dict[str, list[str]]:
         """Rules by default, with the structures that no entry covers altogether."""
@@ -272,7 +327,7 @@ def composite_of(rules: Any) -> Composite:
             "not `Epsilon`."
         )
     if rules.everywhere:
-        everything = Composite(name=type(rules).__name__, seed="one")
+        everything = Composite(name=type(rules).__name__, seed="one", canonizers=())
         everything = everything.at(structure="custom_derivative", optional=True).use(rules)
         return everything.at(optional=True).use(rules)
     composite = Composite(name=type(rules).__name__)
@@ -280,6 +335,21 @@ def composite_of(rules: Any) -> Composite:
     if getattr(rules, "bias", None) == "ignore":
         composite = composite.at(structure="offset", optional=True).use(Zero(bias="ignore"))
     return composite
+
+
+def _fits(shape: tuple[int, ...], pattern: tuple[Any, ...]) -> bool:
+    if ... in pattern:
+        at = pattern.index(...)
+        rest = len(shape) - (len(pattern) - 1)
+        pattern = (*pattern[:at], *(None,) * rest, *pattern[at + 1 :])
+    return len(shape) == len(pattern) and all(
+        want is None or size == want for size, want in zip(shape, pattern, strict=True)
+    )
+
+
+def _shown(value: Any) -> str:
+    """A function by its name, anything else as it prints."""
+    return getattr(value, "__name__", None) or repr(value).replace("Ellipsis", "...")
 
 
 def _glob(text: str, pattern: str | None) -> bool:

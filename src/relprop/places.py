@@ -531,11 +531,7 @@ def _graphs(graph: Graph) -> Iterator[Graph]:
 
 
 def _selected(plan: Plan, where: Where) -> list[Step]:
-    found = [step for step in plan.walk() if where.matches(step)]
-    if where.position is None:
-        return found
-    inside = -len(found) <= where.position < len(found)
-    return [found[where.position]] if inside else []
+    return where.pick([step for step in plan.walk() if where.matches(step)])
 
 
 def _name(step: Step) -> str:

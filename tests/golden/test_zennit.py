@@ -1,4 +1,4 @@
-"""Every case of the zennit goldens for the classical rules, single layers and whole networks.
+"""Every case of the zennit goldens: single layers, whole networks, places inside of them.
 
 Judged in float64 where the reference has a float64 array, and in float32 within ten times the
 reference's own float32 noise (with a floor of a few units in the last place).
@@ -17,10 +17,12 @@ import relprop
 from relprop import Composite
 from relprop.rules import (
     AlphaBeta,
+    BetaSmooth,
+    Deconvnet,
     Epsilon,
     Flat,
     Gamma,
-    Gradient,
+    GuidedBackprop,
     Norm,
     Pass,
     Stabilizer,
@@ -77,6 +79,10 @@ def rule_of(name: str, kind: str = ""):
         "norm": Norm(EPS),
         "norm_stab0.1": Norm(0.1),
         "pass": Pass(),
+        "relu_guided": GuidedBackprop(),
+        "relu_deconv": Deconvnet(),
+        "relu_betasmooth1": BetaSmooth(1.0),
+        "relu_betasmooth10": BetaSmooth(10.0),
     }[name]
 
 
@@ -94,15 +100,12 @@ FORWARD = {
     "relu": lambda x, p: jax.nn.relu(x),
     "gelu": lambda x, p: jax.nn.gelu(x, approximate=False),
 }
-# Composites of their own in a later capability: rules that replace the gradient of an activation.
-LATER = ("relu_guided", "relu_deconv", "relu_betasmooth1", "relu_betasmooth10")
 
 
 def layer_cases():
-    found = sorted(
+    return sorted(
         {tuple(k.split("/")[1:4]) for k in LAYERS if k.startswith("rules/") and k.count("/") == 4}
     )
-    return [case for case in found if case[1] not in LATER]
 
 
 @pytest.mark.parametrize(("layer", "rule", "kind"), layer_cases())
@@ -166,19 +169,12 @@ def test_stabilizer_along_an_axis():
     np.testing.assert_allclose(got, LAYERS["stabilize/eps0.1_norm_dim0"], rtol=1e-6)
 
 
-# Whole networks. zennit's relevance of a batch norm that was not merged is passed unchanged.
+# Whole networks. A batch norm is merged where zennit had its canonizer; else it passes relevance.
 
 
 def cnn_with_batch_norm(x, sd):
     h = jax.nn.relu(tl.batch_norm(tl.conv(x, *tl.layer(sd, "conv1"), padding=1), sd, "bn1"))
     h = jax.nn.relu(tl.batch_norm(tl.conv(h, *tl.layer(sd, "conv2"), padding=1), sd, "bn2"))
-    h = tl.avg_pool(tl.max_pool(h, 2), 2).reshape(x.shape[0], -1)
-    return tl.linear(jax.nn.relu(tl.linear(h, *tl.layer(sd, "fc1"))), *tl.layer(sd, "fc2"))
-
-
-def merged_cnn(x, sd):
-    h = jax.nn.relu(tl.conv(x, *tl.layer(sd, "conv1"), padding=1))
-    h = jax.nn.relu(tl.conv(h, *tl.layer(sd, "conv2"), padding=1))
     h = tl.avg_pool(tl.max_pool(h, 2), 2).reshape(x.shape[0], -1)
     return tl.linear(jax.nn.relu(tl.linear(h, *tl.layer(sd, "fc1"))), *tl.layer(sd, "fc2"))
 
@@ -205,138 +201,228 @@ def layer_map(*entries) -> Composite:
     composite = Composite()
     for where, rule in entries:
         composite = composite.at(optional=True, **where).use(rule)
-    composite = composite.at(structure=("sum", "average"), optional=True).use(Norm(EPS))
-    return composite.at(structure=("scale", "offset"), optional=True).use(Pass())
+    return composite.at(structure=("sum", "average"), optional=True).use(Norm(EPS))
 
 
 LINEAR = ("dense", "convolution")
-SEEDED = {"plain_gradient": Gradient()}
-
-
-def network_rule(name: str):
-    if name in SEEDED:
-        return SEEDED[name]
-    kind, _, rule = name.partition("_")
-    if kind == "all":
-        return layer_map((dict(structure=LINEAR), rule_of(rule)))
-    low_high = {"cnn": (LAYERS["cnn/low"], LAYERS["cnn/high"]), "mlp": (-3.0, 3.0)}
-    return lambda model: layer_map(
-        (
-            dict(structure=LINEAR, position=0),
-            ZBox(*low_high[model], EPS) if rule == "zbox" else rule_of(rule),
-        ),
-        (dict(structure=LINEAR), Epsilon(1e-6)),
-    )
-
-
 PRESETS = {
     "EpsilonPlus": lambda box: relprop.presets.epsilon_plus(EPS),
+    "EpsilonPlus_zerobias": lambda box: relprop.presets.epsilon_plus(EPS, bias="ignore"),
     "EpsilonAlpha2Beta1": lambda box: relprop.presets.epsilon_alpha2_beta1(EPS),
     "EpsilonPlusFlat": lambda box: relprop.presets.epsilon_plus_flat(EPS),
     "EpsilonAlpha2Beta1Flat": lambda box: relprop.presets.epsilon_alpha2_beta1_flat(EPS),
     "EpsilonGammaBox": lambda box: relprop.presets.epsilon_gamma_box(*box, EPS),
-    "epsilon_plus": lambda box: relprop.presets.epsilon_plus(EPS),
-    "epsilon_alpha2_beta1": lambda box: relprop.presets.epsilon_alpha2_beta1(EPS),
-    "epsilon_plus_flat": lambda box: relprop.presets.epsilon_plus_flat(EPS),
-    "epsilon_alpha2_beta1_flat": lambda box: relprop.presets.epsilon_alpha2_beta1_flat(EPS),
-    "epsilon_gamma_box": lambda box: relprop.presets.epsilon_gamma_box(*box, EPS),
+    "ExcitationBackprop": lambda box: relprop.presets.excitation_backprop(EPS),
+    "GuidedBackprop": lambda box: relprop.presets.guided_backprop(),
+    "DeconvNet": lambda box: relprop.presets.deconvnet(),
+    "BetaSmooth": lambda box: relprop.presets.beta_smooth(),
+    "plain_gradient": lambda box: relprop.presets.gradient(),
+}
+# The second file has the names of the presets.
+NAMES = {
+    "epsilon_plus": "EpsilonPlus",
+    "epsilon_alpha2_beta1": "EpsilonAlpha2Beta1",
+    "epsilon_plus_flat": "EpsilonPlusFlat",
+    "epsilon_alpha2_beta1_flat": "EpsilonAlpha2Beta1Flat",
+    "epsilon_gamma_box": "EpsilonGammaBox",
+    "excitation_backprop": "ExcitationBackprop",
+    "guided_backprop": "GuidedBackprop",
+    "deconvnet": "DeconvNet",
+    "beta_smooth": "BetaSmooth",
 }
 
 
-def with_passing_batch_norm(composite: Composite) -> Composite:
-    return composite.at(structure=("scale", "offset"), optional=True).use(Pass())
-
-
-def network_cases():
-    for model in ("cnn", "mlp"):
-        for key in LAYERS:
-            parts = key.split("/")
-            if parts[0] != model or len(parts) != 4 or not key.endswith("_f64"):
-                continue
-            name = parts[2]
-            known = name.startswith(("all_", "first_")) or name in PRESETS or name in SEEDED
-            if known and parts[1] in ("nocanon", "mergebn"):
-                yield key.removesuffix("_f64")
-
-
-@pytest.mark.parametrize("key", list(network_cases()))
-def test_network(key):
-    model, canon, name, target = key.split("/")
-    expected = LAYERS[f"{key}_f64"]
-    noise = _distance(LAYERS[key], expected)
+def composite_of(name: str, box, merged: bool) -> Composite:
+    """The composite of a name, with or without a canonizer."""
     if name in PRESETS:
-        low_high = (LAYERS["cnn/low"], LAYERS["cnn/high"]) if model == "cnn" else (-3.0, 3.0)
-        rules = with_passing_batch_norm(PRESETS[name](low_high))
+        composite = PRESETS[name](box)
+    elif name.startswith("all_"):
+        composite = layer_map((dict(structure=LINEAR), rule_of(name.removeprefix("all_"))))
     else:
-        rules = network_rule(name)
-        rules = rules(model) if callable(rules) else rules
-    function = {"cnn": cnn_with_batch_norm, "mlp": tl.mlp}[model]
-    weights = f"{model}/sd/"
-    if canon == "mergebn":
-        function, weights = merged_cnn, "cnn/merged/"
+        rule = name.removeprefix("first_")
+        first = ZBox(*box, EPS) if rule == "zbox" else rule_of(rule)
+        composite = layer_map(
+            (dict(structure=LINEAR, position=0), first), (dict(structure=LINEAR), Epsilon(1e-6))
+        )
+    if merged:
+        return composite.canonized("batch_norm")
+    return composite.at(structure=("scale", "offset"), optional=True).use(Pass()).canonized()
+
+
+FUNCTIONS = {"cnn": cnn_with_batch_norm, "mlp": tl.mlp}
+BOXES = {"cnn": (LAYERS["cnn/low"], LAYERS["cnn/high"]), "mlp": (-3.0, 3.0)}
+
+
+def network_cases() -> dict[tuple[str, str, str], list[str]]:
+    """The seeds that are stored for each model, canonizer and composite."""
+    cases: dict[tuple[str, str, str], list[str]] = {}
+    for key in LAYERS:
+        model, canon, name, kind, *_ = (*key.split("/"), "", "", "")
+        if canon in ("nocanon", "mergebn") and not kind.endswith("_f64"):
+            cases.setdefault((model, canon, name), []).append(kind)
+    return cases
+
+
+def parameters(data, prefix: str, dtype):
+    named = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
+    return {k: jnp.asarray(v, dtype) for k, v in named.items() if v.dtype.kind == "f"}
+
+
+@pytest.mark.parametrize("case", network_cases(), ids="/".join)
+def test_network(case):
+    model, canon, name = case
+    kinds = network_cases()[case]
+    rules = composite_of(name, BOXES[model], canon == "mergebn")
 
     def run(dtype):
-        sd = {k: LAYERS[f"{model}/sd/{k}"] for k in _names(f"{model}/sd/")}
-        sd |= {k: LAYERS[weights + k] for k in _names(weights)}
-        sd = {k: jnp.asarray(v, dtype) for k, v in sd.items() if np.asarray(v).dtype.kind == "f"}
+        sd = parameters(LAYERS, f"{model}/sd/", dtype)
         x = jnp.asarray(LAYERS[f"{model}/input"], dtype)
-        return _explain(function, sd, x, rules, LAYERS[f"{model}/target_{target}"])
 
-    with jax.enable_x64(True):
-        # The merged weights were stored in float32.
-        tolerance = 1e-4 if canon == "mergebn" else 1e-10
-        assert _distance(run(jnp.float64), expected) < tolerance
-    if canon != "mergebn":
-        assert _distance(run(jnp.float32), expected) < max(10 * noise, FLOOR)
+        @jax.jit
+        def explain(x, sd):
+            logits, back = relprop.vrp(lambda x: FUNCTIONS[model](x, sd), x, rules=rules)
+            found = {}
+            for kind in kinds:
+                target = np.broadcast_to(LAYERS[f"{model}/target_{kind.split('_')[0]}"], len(x))
+                seed = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
+                found[kind] = back(seed * logits if kind.endswith("logit_init") else seed)[0]
+            return found
 
-
-def _names(prefix):
-    return [k.removeprefix(prefix) for k in LAYERS if k.startswith(prefix)]
-
-
-def _explain(function, sd, x, rules, target):
-    target = jnp.asarray(np.broadcast_to(np.asarray(target), (len(x),)))
-
-    @jax.jit
-    def explain(x, sd, target):
-        logits, back = relprop.vrp(lambda x: function(x, sd), x, rules=rules)
-        return back(jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype))[0]
-
-    return np.asarray(explain(x, sd, target))
-
-
-NETWORK_FUNCTIONS = {"mlp": tl.mlp, "cnn": small_cnn, "cnn_bn": small_cnn, "res": residual}
-
-
-def rule_cases():
-    keys = sorted(k for k in NETWORKS if k.count("/") == 3 and k.endswith("/R"))
-    for key in keys:
-        _, family, name, _ = key.split("/")
-        if family == "rule" or (family in ("composite", "composite_unmerged") and name in PRESETS):
-            yield key
-
-
-@pytest.mark.parametrize("key", list(rule_cases()))
-def test_network_of_the_second_file(key):
-    model, family, name, _ = key.split("/")
-    expected = NETWORKS[key].astype(np.float64)
-    if family == "rule":
-        rules = layer_map((dict(structure=LINEAR), rule_of(name)))
-    else:
-        rules = with_passing_batch_norm(PRESETS[name]((-3.0, 3.0)))
-
-    def run(dtype):
-        prefix = f"{model}/sd/"
-        sd = {
-            k.removeprefix(prefix): jnp.asarray(NETWORKS[k], dtype)
-            for k in NETWORKS
-            if k.startswith(prefix)
-        }
-        x = jnp.asarray(NETWORKS[f"{model}/x"], dtype)
-        return _explain(NETWORK_FUNCTIONS[model], sd, x, rules, NETWORKS[f"{model}/class"])
+        return {kind: np.asarray(found) for kind, found in explain(x, sd).items()}
 
     with jax.enable_x64(True):
         exact = run(jnp.float64)
-    # There is no float64 reference here: its noise is what ours changes from one to the other.
-    noise = _distance(run(jnp.float32), exact)
-    assert _distance(exact, expected) < max(10 * noise, FLOOR)
+    # Each rule once: presets and first layers consist of the same.
+    once = canon == "nocanon" and name.startswith("all_")
+    single = run(jnp.float32) if once else {}
+    for kind in kinds:
+        key = f"{model}/{canon}/{name}/{kind}"
+        expected = LAYERS.get(f"{key}_f64")
+        if expected is None:
+            assert _distance(exact[kind], LAYERS[key]) < 1e-6  # stored in float32 alone
+            continue
+        assert _distance(exact[kind], expected) < 1e-10
+        if single:
+            noise = _distance(LAYERS[key], expected)
+            assert _distance(single[kind], expected) < max(10 * noise, FLOOR)
+
+
+def test_the_merged_weights_are_those_of_the_reference(x64):
+    """A merged layer is, in the reference, a convolution with the stored weights."""
+    sd = parameters(LAYERS, "cnn/sd/", jnp.float64)
+    merged = parameters(LAYERS, "cnn/merged/", jnp.float64)
+    x = jnp.asarray(LAYERS["cnn/input"], jnp.float64)
+    for n in (1, 2):
+        conv = tl.conv(x, *tl.layer(sd, f"conv{n}"), padding=1)
+        expected = tl.conv(x, *tl.layer(merged, f"conv{n}"), padding=1)
+        np.testing.assert_allclose(tl.batch_norm(conv, sd, f"bn{n}"), expected, atol=1e-5)
+        x = jax.nn.relu(expected)
+    logits = cnn_with_batch_norm(jnp.asarray(LAYERS["cnn/input"], jnp.float64), sd)
+    np.testing.assert_allclose(logits, merged["logits"], atol=1e-5)
+    np.testing.assert_allclose(logits, LAYERS["cnn/logits_f64"], rtol=1e-12)
+
+
+# Inside: the relevance at the outputs of modules.
+
+
+def named_cnn(x, sd):
+    """The network with a name for the output of each module."""
+    for n in (1, 2):
+        x = relprop.named(tl.conv(x, *tl.layer(sd, f"conv{n}"), padding=1), f"conv{n}")
+        x = relprop.named(tl.batch_norm(x, sd, f"bn{n}"), f"bn{n}")
+        x = relprop.named(jax.nn.relu(x), f"relu{n}")
+    x = relprop.named(tl.max_pool(x, 2), "maxpool")
+    x = relprop.named(tl.avg_pool(x, 2), "avgpool")
+    x = relprop.named(x.reshape(x.shape[0], -1), "flatten")
+    x = relprop.named(tl.linear(x, *tl.layer(sd, "fc1")), "fc1")
+    x = relprop.named(jax.nn.relu(x), "relu3")
+    return relprop.named(tl.linear(x, *tl.layer(sd, "fc2")), "fc2")
+
+
+def inside_cases() -> list[str]:
+    return sorted({k.split("/")[2] for k in LAYERS if k.startswith("cnn/intermediate/")})
+
+
+@pytest.mark.parametrize("case", inside_cases())
+def test_inside(case, x64):
+    name, canon = case.split("_")
+    prefix = f"cnn/intermediate/{case}/R_at_output_of_"
+    expected = {k.removeprefix(prefix): LAYERS[k] for k in LAYERS if k.startswith(prefix)}
+    sd = parameters(LAYERS, "cnn/sd/", jnp.float64)
+    x = jnp.asarray(LAYERS["cnn/input"], jnp.float64)
+    rules = composite_of(name, BOXES["cnn"], canon == "mergebn")
+    # What is merged has one output. In the reference its batch norm is an identity afterwards.
+    one = {"conv1": "bn1", "conv2": "bn2"} if canon == "mergebn" else {}
+    places = sorted({one.get(module, module) for module in expected})
+
+    @jax.jit
+    def explain(x, sd):
+        explained = relprop.vrp(lambda x: named_cnn(x, sd), x, rules=rules, places=places)
+        seed = jax.nn.one_hot(LAYERS["cnn/target_argmax"], explained[0].shape[1])
+        return explained[1](seed)[1]
+
+    inside = explain(x, sd)
+    for module, relevance in expected.items():
+        assert _distance(inside[one.get(module, module)].relevance, relevance) < 1e-5, module
+    if one:
+        with pytest.raises(relprop.InputError, match="inside of convolution"):
+            relprop.vrp(lambda x: named_cnn(x, sd), x, rules=rules, places="conv1")
+
+
+# The second file, zennit 0.5.1.
+
+SECOND = {"mlp": tl.mlp, "cnn": small_cnn, "cnn_bn": small_cnn, "res": residual}
+
+
+def second_cases() -> list[str]:
+    return sorted(k.removesuffix("_f64") for k in NETWORKS if k.endswith("_f64"))
+
+
+@pytest.mark.parametrize("key", second_cases())
+def test_network_of_the_second_file(key, x64):
+    model, family, name, _ = key.split("/")
+    if family == "rule":
+        rules = layer_map((dict(structure=LINEAR), rule_of(name)))
+    else:
+        rules = composite_of(NAMES[name], (-3.0, 3.0), family == "composite_merged")
+    sd = parameters(NETWORKS, f"{model}/sd/", jnp.float64)
+    x = jnp.asarray(NETWORKS[f"{model}/x"], jnp.float64)
+
+    @jax.jit
+    def explain(x, sd):
+        logits, back = relprop.vrp(lambda x: SECOND[model](x, sd), x, rules=rules)
+        target = np.broadcast_to(NETWORKS[f"{model}/class"], len(x))
+        return logits, back(jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype))[0]
+
+    logits, found = explain(x, sd)
+    np.testing.assert_allclose(logits, NETWORKS[f"{model}/logits"], rtol=1e-4, atol=1e-5)
+    # That release merges with the root of the variance alone, without the epsilon of 1e-5.
+    tolerance = 2e-5 if family == "composite_merged" else 1e-10
+    assert _distance(np.asarray(found), NETWORKS[f"{key}_f64"]) < tolerance
+    assert _distance(NETWORKS[key], NETWORKS[f"{key}_f64"]) < 1e-3
+
+
+def test_every_array_is_judged():
+    """What the cases above read, by their keys; nothing in the files is left out."""
+    expected = set()
+    for layer, rule, kind in layer_cases():
+        base = f"rules/{layer}"
+        expected |= {f"{base}/{rule}/{kind}/Rin", f"{base}/{rule}/{kind}/Rin_f64"}
+        expected |= {f"{base}/x", f"{base}/y", f"{base}/R_{kind}"}
+        expected |= {k for k in LAYERS if k.startswith(f"{base}/p.")}
+    for case, kinds in network_cases().items():
+        expected |= {"/".join((*case, kind + end)) for kind in kinds for end in ("", "_f64")}
+    for case in inside_cases():
+        expected |= {k for k in LAYERS if k.startswith(f"cnn/intermediate/{case}/R_at_output_of_")}
+    for model in FUNCTIONS:
+        own = ("input", "logits", "logits_f64", "target_argmax", "target_other")
+        expected |= {f"{model}/{name}" for name in own} | {"cnn/low", "cnn/high"}
+        expected |= {k for k in LAYERS if k.startswith((f"{model}/sd/", "cnn/merged/"))}
+    expected |= {k for k in LAYERS if k.startswith(("stabilize/", "rules/zbox_tensor_", "_"))}
+    assert set(LAYERS) - expected == set()
+
+    second = {key + end for key in second_cases() for end in ("", "_f64")}
+    for model in SECOND:
+        second |= {f"{model}/{name}" for name in ("x", "class", "logits")}
+        second |= {k for k in NETWORKS if k.startswith(f"{model}/sd/")}
+    assert set(NETWORKS) - second == {"_readme"}

@@ -41,9 +41,14 @@ class Operation:
         return self.equations[-1]
 
     @property
+    def main(self) -> Equation:
+        """The equation that does the work: of a layer with a bias the product, else the last."""
+        return self.equations[self.propagator.main]
+
+    @property
     def primitive(self) -> str:
-        """The primitive it is named by: the product of a layer with a bias, else the last one."""
-        return self.equations[0 if self.propagator.first_is_main else -1].name
+        """The primitive it is named by."""
+        return self.main.name
 
     def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
         """The outputs, from the values of the inputs."""

@@ -46,11 +46,11 @@ class Step:
 
     @property
     def scope(self) -> str:
-        return self.operation.last.scope
+        return self.operation.main.scope
 
     @property
     def source(self) -> str:
-        return self.operation.last.source
+        return self.operation.main.source
 
     @property
     def region(self) -> str:

@@ -33,7 +33,8 @@ class Propagator:
         extreme: 1 where the result is the largest of some entries, -1 where the smallest.
         multiplies: a product of its active operands, linear in each of them.
         hides_weights: linear, but by weights that are no operand and cannot be looked at.
-        first_is_main: of several equations, the first does the work.
+        main: of several equations, the position of the one that does the work.
+        note: what a reader of the plan should know about every such operation.
         mutates: changes arrays in place, which no data flow shows.
         differentiable: JAX has a vector-Jacobian product for it.
     """
@@ -49,7 +50,8 @@ class Propagator:
     extreme: int = dataclasses.field(default=0, kw_only=True)
     multiplies: ClassVar[bool] = False
     hides_weights: ClassVar[bool] = False
-    first_is_main: ClassVar[bool] = False
+    main: int = dataclasses.field(default=-1, kw_only=True)
+    note: ClassVar[str] = ""
     mutates: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 

@@ -12,6 +12,13 @@ from typing import Any
 
 from relprop._errors import unknown_name
 from relprop.composites import Composite, composite_of
+from relprop.presets.backpropagation import (
+    beta_smooth,
+    deconvnet,
+    excitation_backprop,
+    guided_backprop,
+)
+from relprop.presets.captum import captum
 from relprop.presets.chefer import chefer
 from relprop.presets.classical import (
     epsilon_alpha2_beta1,
@@ -23,28 +30,59 @@ from relprop.presets.classical import (
     gradient_times_input,
     uniform,
 )
+from relprop.presets.innvestigate import (
+    deep_taylor,
+    lrp_alpha1_beta0,
+    lrp_alpha2_beta1,
+    lrp_alpha_beta,
+    lrp_epsilon,
+    lrp_flat,
+    lrp_w_square,
+    lrp_z,
+    sequential_a,
+    sequential_a_flat,
+    sequential_b,
+    sequential_b_flat,
+)
 from relprop.presets.sequences import lstm, mamba_lrp
 from relprop.presets.transformers import attn_lrp, cp_lrp, gamma_vit, pa_lrp, relp
 from relprop.rules import by_name as rule_by_name
 
 __all__ = [
     "attn_lrp",
+    "beta_smooth",
     "by_name",
+    "captum",
     "chefer",
     "cp_lrp",
+    "deconvnet",
+    "deep_taylor",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
     "epsilon_plus",
     "epsilon_plus_flat",
+    "excitation_backprop",
     "gamma_vit",
     "gradient",
     "gradient_times_input",
+    "guided_backprop",
+    "lrp_alpha1_beta0",
+    "lrp_alpha2_beta1",
+    "lrp_alpha_beta",
+    "lrp_epsilon",
+    "lrp_flat",
+    "lrp_w_square",
+    "lrp_z",
     "lstm",
     "mamba_lrp",
     "names",
     "pa_lrp",
     "relp",
+    "sequential_a",
+    "sequential_a_flat",
+    "sequential_b",
+    "sequential_b_flat",
     "uniform",
 ]
 
@@ -58,6 +96,23 @@ _PRESETS: dict[str, Callable[..., Composite]] = {
         epsilon_alpha2_beta1,
         epsilon_alpha2_beta1_flat,
         epsilon_gamma_box,
+        excitation_backprop,
+        guided_backprop,
+        deconvnet,
+        beta_smooth,
+        deep_taylor,
+        lrp_z,
+        lrp_epsilon,
+        lrp_w_square,
+        lrp_flat,
+        lrp_alpha_beta,
+        lrp_alpha2_beta1,
+        lrp_alpha1_beta0,
+        sequential_a,
+        sequential_a_flat,
+        sequential_b,
+        sequential_b_flat,
+        captum,
         attn_lrp,
         cp_lrp,
         relp,

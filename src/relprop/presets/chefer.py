@@ -40,7 +40,9 @@ def chefer(variant: Variant = "ours", alpha: float = 1.0) -> Composite:
     """
     if variant not in ("ours", "orig"):
         raise ValueError(f"variant must be 'ours' or 'orig', got {variant!r}.")
-    composite = Composite(name=f"chefer_{variant}", seed="one", references=("chefer2021",))
+    composite = Composite(
+        name=f"chefer_{variant}", seed="one", references=("chefer2021",), canonizers=()
+    )
     for selected, rule in (
         ({"region": "clone"}, Clone()),
         ({"region": "index_select"}, InProportion()),

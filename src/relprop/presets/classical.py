@@ -18,6 +18,7 @@ from relprop.rules import (
     Zero,
     ZPlus,
 )
+from relprop.rules.base import Bias
 
 
 def gradient() -> Composite:
@@ -43,7 +44,9 @@ def gradient_times_input() -> Composite:
 
     Source: Shrikumar et al. 2017, section 2.
     """
-    everything = Composite(name="gradient_times_input", references=("shrikumar2017",))
+    everything = Composite(
+        name="gradient_times_input", references=("shrikumar2017",), canonizers=()
+    )
     everything = everything.at(structure="custom_derivative", optional=True).use(Zero())
     return everything.at(optional=True).use(Zero())
 
@@ -57,61 +60,79 @@ def uniform(rule: Rule) -> Composite:
     return composite_of(rule)
 
 
-def epsilon_plus(epsilon: float = 1e-6) -> Composite:
+def epsilon_plus(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
     """z+ rule on convolutions, epsilon rule on dense layers, normalised sums and averages.
+
+    Batch norms are merged into the layers beside them, as with a canonizer of zennit.
 
     Args:
         epsilon: stabiliser of all of them, in units of the outputs.
+        bias: whether the biases of layers take relevance; ``"ignore"`` is ``zero_params="bias"``.
 
     Source: Kohlbrenner et al. 2020 (LRP-CMP); ``EpsilonPlus`` of zennit.
     """
-    return _layers("epsilon_plus", ZPlus(epsilon), epsilon)
+    return _layers("epsilon_plus", ZPlus(epsilon, bias), epsilon, bias)
 
 
-def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
+def epsilon_alpha2_beta1(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
     """Alpha-beta rule (2, 1) on convolutions, epsilon rule on dense layers.
+
+    Batch norms are merged into the layers beside them, as with a canonizer of zennit.
 
     Args:
         epsilon: stabiliser, in units of the outputs.
+        bias: whether the biases of layers take relevance.
 
     Source: Kohlbrenner et al. 2020 (LRP-CMP); ``EpsilonAlpha2Beta1`` of zennit.
     """
-    return _layers("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon), epsilon)
+    return _layers("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon, bias), epsilon, bias)
 
 
-def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
+def epsilon_plus_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
     """`epsilon_plus` with the flat rule on the first layer.
 
     Args:
         epsilon: stabiliser, in units of the outputs.
+        bias: whether the biases of layers take relevance.
 
     Source: Kohlbrenner et al. 2020; ``EpsilonPlusFlat`` of zennit.
     """
-    return _layers("epsilon_plus_flat", ZPlus(epsilon), epsilon, first=Flat(epsilon))
+    rule = ZPlus(epsilon, bias)
+    return _layers("epsilon_plus_flat", rule, epsilon, bias, first=Flat(epsilon))
 
 
-def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
+def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
     """`epsilon_alpha2_beta1` with the flat rule on the first layer.
 
     Args:
         epsilon: stabiliser, in units of the outputs.
+        bias: whether the biases of layers take relevance.
 
     Source: Kohlbrenner et al. 2020; ``EpsilonAlpha2Beta1Flat`` of zennit.
     """
-    rule = AlphaBeta(2.0, 1.0, epsilon)
-    return _layers("epsilon_alpha2_beta1_flat", rule, epsilon, first=Flat(epsilon))
+    rule = AlphaBeta(2.0, 1.0, epsilon, bias)
+    return _layers("epsilon_alpha2_beta1_flat", rule, epsilon, bias, first=Flat(epsilon))
 
 
 def epsilon_gamma_box(
-    low: Any = 0.0, high: Any = 1.0, epsilon: float = 1e-6, gamma: float = 0.25
+    low: Any = 0.0,
+    high: Any = 1.0,
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+    bias: Bias = "absorb",
 ) -> Composite:
     """z-box rule on the first convolution, gamma on the others, epsilon on dense layers.
+
+    Batch norms are merged into the layers beside them, as with a canonizer of zennit. The bounds
+    are those of what the first convolution then reads: if the function itself normalises each
+    channel of an image before it, that is merged as well, and the bounds are those of the image.
 
     Args:
         low: smallest value of the inputs, a number or something that broadcasts to them.
         high: largest value of the inputs.
         epsilon: stabiliser, in units of the outputs.
         gamma: strength of the gamma rule.
+        bias: whether the biases of layers take relevance.
 
     >>> print(epsilon_gamma_box(low=-1.0, high=1.0))
     epsilon_gamma_box
@@ -128,6 +149,7 @@ def epsilon_gamma_box(
     product, gate, quotient         Uniform()
     statistic                       Constant()
     calls, branches, loops          by the rules inside
+    batch norms                     merged into layers
 
     Source: Montavon et al. 2019, section 10.3; ``EpsilonGammaBox`` of zennit.
     """
@@ -135,18 +157,20 @@ def epsilon_gamma_box(
     composite = composite.at(structure="convolution", position=0, optional=True).use(
         ZBox(low, high, epsilon)
     )
-    return _rest(composite, Gamma(gamma, epsilon), epsilon)
+    return _rest(composite, Gamma(gamma, epsilon, bias), epsilon, bias)
 
 
-def _layers(name: str, rule: Rule, epsilon: float, first: Rule | None = None) -> Composite:
+def _layers(
+    name: str, rule: Rule, epsilon: float, bias: Bias, first: Rule | None = None
+) -> Composite:
     references = ("bach2015", "kohlbrenner2020") + (("lapuschkin2019",) if first else ())
     composite = Composite(name=name, references=references)
     if first is not None:
         composite = composite.at(structure=LAYERS, position=0, optional=True).use(first)
-    return _rest(composite, rule, epsilon)
+    return _rest(composite, rule, epsilon, bias)
 
 
-def _rest(composite: Composite, convolution: Rule, epsilon: float) -> Composite:
+def _rest(composite: Composite, convolution: Rule, epsilon: float, bias: Bias) -> Composite:
     composite = composite.at(structure="convolution", optional=True).use(convolution)
-    composite = composite.at(structure="dense", optional=True).use(Epsilon(epsilon))
+    composite = composite.at(structure="dense", optional=True).use(Epsilon(epsilon, bias))
     return composite.at(structure=("sum", "average"), optional=True).use(Norm(epsilon))

@@ -32,7 +32,7 @@ def lstm(
     """
     if gates not in _GATES:
         raise ValueError(f"gates must be one of {', '.join(_GATES)}, got {gates!r}.")
-    composite = Composite(name="lstm", references=("arras2017", "arras2019"))
+    composite = Composite(name="lstm", references=("arras2017", "arras2019"), canonizers=())
     composite = composite.at(structure="gate", optional=True).use(_GATES[gates])
     return composite.at(structure=LAYERS, optional=True).use(Epsilon(epsilon))
 
@@ -51,7 +51,7 @@ def mamba_lrp(selection: str = "*x_proj*", rule: Rule = Zero()) -> Composite:  #
 
     Source: Jafari et al. 2024, MambaLRP, section 4.
     """
-    composite = Composite(name="mamba_lrp", references=("jafari2024",))
+    composite = Composite(name="mamba_lrp", references=("jafari2024",), canonizers=())
     composite = composite.at(structure="dense", predicate=_Named(selection)).use(Constant())
     return composite.at(structure=LAYERS, optional=True).use(rule)
 

@@ -29,7 +29,7 @@ def attn_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen
 
     Source: Achtibat et al. 2024, AttnLRP, section 3.
     """
-    composite = Composite(name="attn_lrp", references=("achtibat2024",))
+    composite = Composite(name="attn_lrp", references=("achtibat2024",), canonizers=())
     return composite.at(structure=LAYERS, optional=True).use(rule)
 
 
@@ -43,7 +43,7 @@ def cp_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen v
 
     Source: Ali et al. 2022, eq. 7 and 8; gates as in Arras et al. 2017.
     """
-    composite = Composite(name="cp_lrp", references=("ali2022", "arras2017"))
+    composite = Composite(name="cp_lrp", references=("ali2022", "arras2017"), canonizers=())
     composite = composite.at(structure="softmax", optional=True).use(Constant())
     composite = composite.at(structure="gate", optional=True).use(SignalTakesAll())
     return composite.at(structure=LAYERS, optional=True).use(rule)
@@ -70,7 +70,9 @@ def relp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen val
 
     Source: Jafari et al. 2025, RelP, section 3.
     """
-    composite = Composite(name="relp", references=("jafari2025", "ali2022", "jafari2024"))
+    composite = Composite(
+        name="relp", references=("jafari2025", "ali2022", "jafari2024"), canonizers=()
+    )
     composite = composite.at(structure="softmax", optional=True).use(Constant())
     composite = composite.at(structure="gate", optional=True).use(Uniform())
     return composite.at(structure=LAYERS, optional=True).use(rule)
@@ -96,7 +98,7 @@ def pa_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen v
 
     Source: Bakish et al. 2025, section 4.
     """
-    composite = Composite(name="pa_lrp", references=("bakish2025", "achtibat2024"))
+    composite = Composite(name="pa_lrp", references=("bakish2025", "achtibat2024"), canonizers=())
     return composite.at(structure=LAYERS, optional=True).use(rule)
 
 
@@ -115,7 +117,9 @@ def gamma_vit(
     """
     if attention not in ("attn_lrp", "cp_lrp"):
         raise ValueError(f"attention must be 'attn_lrp' or 'cp_lrp', got {attention!r}.")
-    composite = Composite(name="gamma_vit", references=("achtibat2024", "montavon2019"))
+    composite = Composite(
+        name="gamma_vit", references=("achtibat2024", "montavon2019"), canonizers=()
+    )
     if attention == "cp_lrp":
         composite = composite.at(structure="softmax", optional=True).use(Constant())
         composite = composite.at(structure="gate", optional=True).use(SignalTakesAll())

@@ -8,7 +8,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from relprop._core.graph import Constant
+from relprop._core import registry
+from relprop._core.graph import Constant, Equation
 from relprop._core.registry import Propagator
 from relprop._core.relevance import precise
 
@@ -176,6 +177,12 @@ class Irreversible(Differentiable):
 @dataclasses.dataclass(frozen=True)
 class Kernel(Irreversible):
     """Code of which JAX sees only the call: kernels, foreign functions, callbacks."""
+
+
+def is_move(equation: Equation) -> bool:
+    """Whether an equation only moves, copies or converts numbers."""
+    kind = registry.lookup(equation.primitive)
+    return kind.structural or isinstance(kind, Conversion)
 
 
 def _real(x) -> bool:

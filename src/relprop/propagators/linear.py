@@ -8,10 +8,14 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array
 
-from relprop._core.graph import Atom, Constant
+from relprop._core.graph import Atom, Constant, Equation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
+
+#: Per axis of an operand, an axis of another array or None.
+Axes = tuple[int | None, ...]
 
 
 def _only(items):
@@ -327,3 +331,101 @@ class Contraction(Propagator):
             return operation.evaluate(values)
         # The traced result type would round a product that is meant to be in high precision.
         return operation.evaluate(values, preferred_element_type=jnp.result_type(*values[:2]))
+
+    def carried(self, equation: Equation, position: int) -> Axes:
+        """Per axis of the weight, an operand, the axis of the result that it becomes, or None."""
+        return (None,) * len(equation.inputs[position].shape)
+
+    def contracted(self, equation: Equation, position: int) -> Axes:
+        """Per axis of the weight the axis of the other factor that it meets, or None."""
+        return (None,) * len(equation.inputs[position].shape)
+
+    def with_scaled_result(
+        self, equation: Equation, position: int, weight: Array, scale: Array
+    ) -> Array:
+        """The weight whose product is `scale`, of the result's shape, times that of `weight`.
+
+        The scale may vary along axes that the weight brings into the result, and no others.
+        """
+        return weight * _aligned(scale, self.carried(equation, position))
+
+    def with_scaled_input(
+        self, equation: Equation, position: int, weight: Array, scale: Array
+    ) -> Array:
+        """The weight whose product with x is that of `weight` with x times `scale`.
+
+        The scale may vary along axes of x that the weight meets, and no others.
+        """
+        return weight * _aligned(scale, self.contracted(equation, position))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Contraction):
+    """`dot_general`, of which it is known which axis is which."""
+
+    def carried(self, equation, position):
+        contracting, batch = equation.params["dimension_numbers"]
+        ranks = [len(a.shape) for a in equation.inputs[:2]]
+        left = ranks[0] - len(contracting[0])  # Where the free axes of the right factor begin.
+        free = len(batch[0]) if position == 0 else left
+        axes: list[int | None] = []
+        for axis in range(ranks[position]):
+            if axis in batch[position]:
+                axes.append(batch[position].index(axis))
+            elif axis in contracting[position]:
+                axes.append(None)
+            else:
+                axes.append(free)
+                free += 1
+        return tuple(axes)
+
+    def contracted(self, equation, position):
+        contracting, batch = equation.params["dimension_numbers"]
+        own = (*contracting[position], *batch[position])
+        others = (*contracting[1 - position], *batch[1 - position])
+        pairs = dict(zip(own, others, strict=True))
+        return tuple(pairs.get(axis) for axis in range(len(equation.inputs[position].shape)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Contraction):
+    """`conv_general_dilated`, of which it is known which axis is which."""
+
+    name: str = "convolution"
+
+    def carried(self, equation, position):
+        numbers = equation.params["dimension_numbers"]
+        kernel = position == 1 and equation.params["batch_group_count"] == 1
+        return self._one_axis(equation, position, 0, numbers.out_spec[1] if kernel else None)
+
+    def contracted(self, equation, position):
+        numbers = equation.params["dimension_numbers"]
+        kernel = position == 1 and equation.params["batch_group_count"] == 1
+        return self._one_axis(equation, position, 1, numbers.lhs_spec[1] if kernel else None)
+
+    def with_scaled_input(self, equation, position, weight, scale):
+        groups = equation.params["feature_group_count"]
+        if groups == 1:
+            return super().with_scaled_input(equation, position, weight, scale)
+        # The outputs of each group see its own part of the channels.
+        numbers = equation.params["dimension_numbers"]
+        of, to = numbers.rhs_spec[1], numbers.rhs_spec[0]
+        channels = jnp.moveaxis(scale, numbers.lhs_spec[1], -1)[(0,) * (scale.ndim - 1)]
+        each = jnp.repeat(channels.reshape(groups, -1), weight.shape[to] // groups, axis=0)
+        shape = [n if axis in (of, to) else 1 for axis, n in enumerate(weight.shape)]
+        return weight * (each if to < of else each.T).reshape(shape)
+
+    @staticmethod
+    def _one_axis(equation: Equation, position: int, which: int, axis: int | None) -> Axes:
+        axes: list[int | None] = [None] * len(equation.inputs[position].shape)
+        axes[equation.params["dimension_numbers"].rhs_spec[which]] = axis
+        return tuple(axes)
+
+
+def _aligned(scale: Array, axes: Axes) -> Array:
+    """A scale that varies along some axes only, as it broadcasts to what has them in this order."""
+    kept = [axis for axis in axes if axis is not None]
+    few = scale[tuple(slice(None) if axis in kept else 0 for axis in range(scale.ndim))]
+    order = sorted(kept)
+    few = few.transpose([order.index(axis) for axis in kept])
+    return few.reshape([1 if axis is None else scale.shape[axis] for axis in axes])

@@ -82,7 +82,7 @@ class _Followed(Propagator):
     """
 
     native: ClassVar[bool] = False
-    first_is_main: ClassVar[bool] = True
+    main: int = dataclasses.field(default=0, kw_only=True)
 
     def first(self, operation: Operation) -> Operation:
         """The linear operation alone."""

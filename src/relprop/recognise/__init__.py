@@ -15,6 +15,7 @@ from relprop._core.graph import Equation, Graph, Value
 from relprop._core.operation import Operation
 from relprop.recognise.activation import activations
 from relprop.recognise.average import averages
+from relprop.recognise.batch_norm import batch_norms, merged_layers
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.gate import gates
@@ -36,7 +37,9 @@ STRUCTURES = (
     gates,
 )
 # Larger ones, which have their place only where a composite names them.
-WHOLES = {"norm": norms, "neuron": neurons}
+WHOLES = {"norm": norms, "neuron": neurons, "batch_norm": batch_norms}
+# What is merged into the layers beside it, where a composite wants that.
+CANONIZERS = {"batch_norm": merged_layers}
 
 
 def recognise(
@@ -45,6 +48,7 @@ def recognise(
     explained: set[Value],
     wholes: Collection[str] = (),
     visible: Collection[Value] = (),
+    canonizers: Collection[str] = (),
 ) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
 
@@ -54,10 +58,13 @@ def recognise(
         explained: those inputs.
         wholes: names of larger structures to be taken as one operation.
         visible: values that somebody looks at, where a chain of functions is not to go around.
+        canonizers: names of what is to be merged into the layers beside it.
     """
     flow = Dataflow(graph, dependent, explained, visible)
     found: dict[Equation, Operation] = {}
-    for structure in (*(WHOLES[name] for name in WHOLES if name in wholes), *STRUCTURES):
+    asked = [CANONIZERS[name] for name in CANONIZERS if name in canonizers]
+    asked += [WHOLES[name] for name in WHOLES if name in wholes]
+    for structure in (*asked, *STRUCTURES):
         for operation in flow.found(structure):
             found.setdefault(operation.last, operation)
     return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]

@@ -19,9 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from relprop._core import registry
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Constant, Equation, Value
 from relprop._core.operation import Operation
+from relprop._core.plan import Step
 from relprop.propagators.linear import Addition
 from relprop.propagators.recognised import Activation
 from relprop.recognise.average import averages
@@ -101,7 +104,7 @@ def _extended(
 
 def _sides(equation: Equation) -> frozenset[str] | None:
     """Where a function is limited, if it does nothing but limiting."""
-    inner = [e for body in equation.bodies for e in body.equations] or [equation]
+    inner = _inner(equation)
     if not all(e.name in _LIMITS for e in inner):
         return None
     return frozenset().union(*(_LIMITS[e.name] for e in inner))
@@ -163,3 +166,23 @@ def joins(flow: Dataflow) -> Iterator[Operation]:
         dominator[out], depth[out] = common, depth.get(common, 0) + 1
         if out in flow.dependent and (len(operands) > 1 or equation.bodies):
             yield flow.region(common, equation, Activation())
+
+
+def is_relu(equation: Equation) -> bool:
+    """Whether there is a maximum with zero in an equation, alone or among other functions."""
+    return any(e.name == "max" and _has_zero(e) for e in _inner(equation))
+
+
+def rectifies(step: Step) -> bool:
+    """Whether an operation is `max(x, 0)` and nothing more, for `relprop.Where`."""
+    equations = [e for equation in step.operation.equations for e in _inner(equation)]
+    return [e.name for e in equations] == ["max"] and _has_zero(equations[0])
+
+
+def _inner(equation: Equation) -> list[Equation]:
+    return [e for body in equation.bodies for e in body.equations] or [equation]
+
+
+def _has_zero(equation: Equation) -> bool:
+    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
+    return any(n.ndim == 0 and n == 0 for n in numbers)

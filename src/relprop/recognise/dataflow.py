@@ -10,7 +10,7 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value, computed_from
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
-from relprop.propagators.general import Conversion
+from relprop.propagators.general import is_move as is_move
 from relprop.propagators.linear import DeviceSum
 
 
@@ -135,12 +135,6 @@ class Dataflow:
             if isinstance(atom, Value) and atom not in reading
         }
         return Operation(kind, tuple(inside), (start, *outside), equation.outputs)
-
-
-def is_move(equation: Equation) -> bool:
-    """Whether an equation only moves, copies or converts numbers."""
-    kind = registry.lookup(equation.primitive)
-    return kind.structural or isinstance(kind, Conversion)
 
 
 def is_device_sum(equation: Equation) -> bool:

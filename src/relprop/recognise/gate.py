@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation
+from relprop._core.graph import Atom, Equation
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.propagators.recognised import Gate
-from relprop.recognise.activation import joins
+from relprop.recognise.activation import is_relu, joins
 from relprop.recognise.dataflow import Dataflow, is_move
 
 # Between 0 and 1: of two activations, the one that opens and closes.
@@ -45,10 +43,10 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
         return 0
     if equation.name in _SIGMOIDS or _is_sigmoid(flow, equation):
         return 2
-    if _is_relu(equation) and "min" in limits | _inner_names(equation):
+    if is_relu(equation) and "min" in limits | _inner_names(equation):
         return 2  # Limited on both sides: a hard sigmoid.
     plain = equation.name in _ACTIVATIONS and len(flow.operands(equation)) == 1
-    return 1 if plain or _is_relu(equation) or equation in ends else 0
+    return 1 if plain or is_relu(equation) or equation in ends else 0
 
 
 def _behind(flow: Dataflow, atom: Atom) -> tuple[Equation | None, set[str]]:
@@ -65,21 +63,11 @@ def _behind(flow: Dataflow, atom: Atom) -> tuple[Equation | None, set[str]]:
         kind = registry.lookup(equation.primitive)
         affine = isinstance(kind, Addition | Multiplication | Negation)
         affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
-        limit = equation.name in _LIMITS and not _is_relu(equation) and not _is_inverse(equation)
+        limit = equation.name in _LIMITS and not is_relu(equation) and not _is_inverse(equation)
         if not (affine or limit or is_move(equation)):
             return equation, limits
         limits |= {equation.name} & {"min", "clamp"}
         atom = operands[0]
-
-
-def _is_relu(equation: Equation) -> bool:
-    inner = [e for body in equation.bodies for e in body.equations] or [equation]
-    return any(e.name == "max" and _has_zero(e) for e in inner)
-
-
-def _has_zero(equation: Equation) -> bool:
-    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
-    return any(n.ndim == 0 and n == 0 for n in numbers)
 
 
 def _inner_names(equation: Equation) -> set[str]:

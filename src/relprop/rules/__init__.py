@@ -8,6 +8,9 @@ from relprop._core.relevance import Relevance as Relevance
 from relprop._core.site import LinearMap as LinearMap
 from relprop._core.site import Site as Site
 from relprop._errors import unknown_name as _unknown_name
+from relprop.rules.activation import BetaSmooth as BetaSmooth
+from relprop.rules.activation import Deconvnet as Deconvnet
+from relprop.rules.activation import GuidedBackprop as GuidedBackprop
 from relprop.rules.base import Rule as Rule
 from relprop.rules.base import Stabilizer as Stabilizer
 from relprop.rules.difference import DifferenceRule as DifferenceRule
@@ -18,6 +21,7 @@ from relprop.rules.difference import RescaleSoftmax as RescaleSoftmax
 from relprop.rules.difference import RevealCancel as RevealCancel
 from relprop.rules.general import Constant as Constant
 from relprop.rules.general import Gradient as Gradient
+from relprop.rules.general import Linearised as Linearised
 from relprop.rules.general import Pass as Pass
 from relprop.rules.general import Proportional as Proportional
 from relprop.rules.general import Route as Route
@@ -33,16 +37,21 @@ from relprop.rules.linear import WSquare as WSquare
 from relprop.rules.linear import ZBox as ZBox
 from relprop.rules.linear import Zero as Zero
 from relprop.rules.linear import ZPlus as ZPlus
+from relprop.rules.reweighted import Reweighted as Reweighted
 
 __all__ = [
     "AlphaBeta",
+    "BetaSmooth",
     "Constant",
+    "Deconvnet",
     "DifferenceRule",
     "Epsilon",
     "Flat",
     "Gamma",
     "Gradient",
+    "GuidedBackprop",
     "LinearMap",
+    "Linearised",
     "MeanGradient",
     "Norm",
     "Pass",
@@ -52,6 +61,7 @@ __all__ = [
     "RescaleMaximum",
     "RescaleSoftmax",
     "RevealCancel",
+    "Reweighted",
     "Route",
     "Rule",
     "SignalTakesAll",
@@ -84,6 +94,11 @@ _NAMES = {
     "constant": Constant,
     "signal_takes_all": SignalTakesAll,
     "proportional": Proportional,
+    "linearised": Linearised,
+    "reweighted": Reweighted,
+    "guided_backprop": GuidedBackprop,
+    "deconvnet": Deconvnet,
+    "beta_smooth": BetaSmooth,
 }
 
 

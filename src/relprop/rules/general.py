@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, summed_to
+from relprop._core.relevance import Relevance, safe_divide, summed_to
 from relprop._core.site import Site, multipliers, shares
-from relprop.rules.base import Arriving, Leaving, Rule, Stabilizer, irreversible
+from relprop.rules.base import (
+    Arriving,
+    Leaving,
+    Rule,
+    Stabilizer,
+    irreversible,
+    stabilizer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +224,42 @@ class Gradient(Rule):
             for relevance, y in zip(arriving, site.outputs, strict=True)
         ]  # fmt: skip
         return shares(site.vjp(cotangents))
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearised(Rule):
+    r"""The epsilon rule of any operation, linear or not, with its derivative for a weight.
+
+    .. math:: R_i = x_i \sum_j \frac{\partial z_j}{\partial x_i}
+                    \frac{R_j}{z_j + \epsilon\,\mathrm{sign}(z_j)}
+
+    It conserves relevance where the operation is homogeneous: linear, a maximum, ReLU.
+
+    Args:
+        epsilon: stabiliser, in units of z.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> rules = relprop.Composite().at(structure="maximum").use(Linearised())
+    >>> relprop.relevance(jnp.max, rules)(jnp.array([1.0, 3.0])).tolist()
+    [0.0, 3.0]
+
+    Source: Kokhlikyan et al. 2020 (Captum), ``EpsilonRule``.
+    """
+
+    epsilon: float | Stabilizer = 1e-9
+
+    def problem(self, operation, active):
+        if len(operation.outputs) > 1:
+            return f"Linearised needs one output, and there are {len(operation.outputs)}"
+        return irreversible(operation)
+
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        given, z = relevance.total(site.output), site.output
+        coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
+        site.absorb("epsilon", lambda: given - coefficients * z)
+        return multipliers(site.vjp([coefficients]))
 
 
 def _from_constants(site: Site, arriving: Arriving) -> Array:
