@@ -192,8 +192,15 @@ READ = {
     ),
     "conv_general_dilated": (
         lambda x: lax.conv(x[None, None], jnp.ones((1, 1, 2)), (1,), "SAME"),
-        ("preferred_element_type",),
+        (
+            "preferred_element_type",
+            "dimension_numbers",
+            "feature_group_count",
+            "batch_group_count",
+        ),
     ),
+    "transpose": (lambda x: jnp.outer(x, x).T, ("permutation",)),
+    "broadcast_in_dim": (lambda x: jnp.broadcast_to(x, (2, *x.shape)), ("broadcast_dimensions",)),
     "reduce_prod": (lambda x: jnp.prod(x), ("axes",)),
     "jit": (lambda x: jax.jit(lambda y: y + 1)(x), ("name",)),  # a region is a call with a name
     "while": (

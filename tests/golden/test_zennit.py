@@ -172,13 +172,6 @@ def test_stabilizer_along_an_axis():
 # Whole networks. A batch norm is merged where zennit had its canonizer; else it passes relevance.
 
 
-def cnn_with_batch_norm(x, sd):
-    h = jax.nn.relu(tl.batch_norm(tl.conv(x, *tl.layer(sd, "conv1"), padding=1), sd, "bn1"))
-    h = jax.nn.relu(tl.batch_norm(tl.conv(h, *tl.layer(sd, "conv2"), padding=1), sd, "bn2"))
-    h = tl.avg_pool(tl.max_pool(h, 2), 2).reshape(x.shape[0], -1)
-    return tl.linear(jax.nn.relu(tl.linear(h, *tl.layer(sd, "fc1"))), *tl.layer(sd, "fc2"))
-
-
 def small_cnn(x, sd):
     h = tl.conv(x, *tl.layer(sd, "conv1"), padding=1)
     h = tl.batch_norm(h, sd, "bn1") if "bn1.weight" in sd else h
@@ -249,7 +242,7 @@ def composite_of(name: str, box, merged: bool) -> Composite:
     return composite.at(structure=("scale", "offset"), optional=True).use(Pass()).canonized()
 
 
-FUNCTIONS = {"cnn": cnn_with_batch_norm, "mlp": tl.mlp}
+FUNCTIONS = {"cnn": tl.cnn_with_batch_norm, "mlp": tl.mlp}
 BOXES = {"cnn": (LAYERS["cnn/low"], LAYERS["cnn/high"]), "mlp": (-3.0, 3.0)}
 
 
@@ -317,7 +310,7 @@ def test_the_merged_weights_are_those_of_the_reference(x64):
         expected = tl.conv(x, *tl.layer(merged, f"conv{n}"), padding=1)
         np.testing.assert_allclose(tl.batch_norm(conv, sd, f"bn{n}"), expected, atol=1e-5)
         x = jax.nn.relu(expected)
-    logits = cnn_with_batch_norm(jnp.asarray(LAYERS["cnn/input"], jnp.float64), sd)
+    logits = tl.cnn_with_batch_norm(jnp.asarray(LAYERS["cnn/input"], jnp.float64), sd)
     np.testing.assert_allclose(logits, merged["logits"], atol=1e-5)
     np.testing.assert_allclose(logits, LAYERS["cnn/logits_f64"], rtol=1e-12)
 

@@ -77,3 +77,10 @@ def mlp(x, sd):
     h = jax.nn.relu(linear(x, *layer(sd, "fc1")))
     h = jax.nn.relu(linear(h, *layer(sd, "fc2")))
     return linear(h, *layer(sd, "fc3"))
+
+
+def cnn_with_batch_norm(x, sd):
+    h = jax.nn.relu(batch_norm(conv(x, *layer(sd, "conv1"), padding=1), sd, "bn1"))
+    h = jax.nn.relu(batch_norm(conv(h, *layer(sd, "conv2"), padding=1), sd, "bn2"))
+    h = avg_pool(max_pool(h, 2), 2).reshape(x.shape[0], -1)
+    return linear(jax.nn.relu(linear(h, *layer(sd, "fc1"))), *layer(sd, "fc2"))
