@@ -150,7 +150,7 @@ class Parted(Propagator):
 
     native: ClassVar[bool] = False
     transposable: ClassVar[bool] = True
-    first_is_main: ClassVar[bool] = True
+    main: int = dataclasses.field(default=0, kw_only=True)
 
     def part(self, operation: Operation) -> Operation:
         """What each device does."""
