@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from relprop._arguments import Rest, argument_numbers, without_arrays
+from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Accounts, Keep, forward
 from relprop._errors import InputError
@@ -277,7 +280,8 @@ def ledger(
     Returns:
         A function with the arguments of f that returns a `Ledger`: a sequence of rows, the sums,
         the explained relevance and, where a number is NaN or infinite, the first operation that
-        made it. It prints as a table. Not for use inside of `jax.jit`.
+        made it. It prints as a table. Not for use inside of `jax.jit`; it is compiled once for
+        given shapes itself, so that what f closes over is a constant from then on.
 
     Raises:
         MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
@@ -290,26 +294,49 @@ def ledger(
     """
     composite, changed = composite_of(rules), places_of(places)
 
-    @functools.wraps(f)
-    def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def compute(arrays: list[Any], rest: Rest, keep: Keep) -> _Computed:
+        args, kwargs = rest.with_arrays(arrays)
         run = Run.start(
             closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
         )
+        outputs, tape = forward(run.plan, run.trace.arrays)
+        seeds = run.seed(outputs[0])
+        leaving, record = run.backward(tape, seeds, keep)
+        handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
+        found = run.result(leaving, tape, argnums)
+        return _Computed(run.plan, outputs[0], handed, found, record.accounts)
 
-        @functools.partial(jax.jit, static_argnums=1)
-        def compute(arrays: tuple[Any, ...], keep: Keep) -> tuple[Any, Any, Any, Accounts]:
-            outputs, tape = forward(run.plan, arrays)
-            seeds = run.seed(outputs[0])
-            leaving, record = run.backward(tape, seeds, keep)
-            totals = run.totals(leaving, tape)
-            handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
-            return outputs[0], handed, totals, record.accounts
-
-        score, seed, found, accounts = compute(run.trace.arrays, "sums")
-        if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found))):
+    @functools.wraps(f)
+    def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
+        explained = argument_numbers(argnums, len(args))
+        arrays, rest = without_arrays(args, kwargs, explained)
+        book = compute(arrays, rest, "sums")
+        if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves(book.checked)):
             # Looking at every number is worth its while only now.
-            score, seed, found, accounts = compute(run.trace.arrays, "faults")
-        result = run.unflatten(found, argnums)
-        return ledger_of(run.plan, accounts, np.asarray(score), np.asarray(seed), result)
+            book = compute(arrays, rest, "faults")
+        score, seed = np.asarray(book.score), np.asarray(book.seed)
+        return ledger_of(book.plan, book.accounts, score, seed, book.relevance)
 
     return ledger_of_f
+
+
+@functools.partial(
+    jtu.register_dataclass,
+    data_fields=["score", "seed", "relevance", "accounts"],
+    meta_fields=["plan"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Computed:
+    """What a ledger is made of; the plan is known when the function has been traced."""
+
+    plan: Plan
+    score: Any
+    seed: Any
+    relevance: Any
+    accounts: Accounts
+
+    @property
+    def checked(self) -> Any:
+        """The numbers that tell whether something is wrong."""
+        return self.score, self.relevance

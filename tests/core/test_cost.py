@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
@@ -84,3 +85,21 @@ def test_a_jitted_explanation_is_traced_once():
     for seed in range(3):
         explain(jax.random.normal(jax.random.key(seed), (2, 3)), jnp.ones((3, 4)))
     assert len(calls) == 1
+
+
+def test_a_ledger_is_compiled_once_for_given_shapes():
+    calls = []
+
+    def score(x, power, mask, *, scale):
+        calls.append(1)
+        return scale * jnp.sum((x**power)[mask])
+
+    book = relprop.ledger(score, Zero())
+    mask = np.array([True, False, True])
+    for x in (jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 1.0, 0.5])):
+        ledger = book(x, 2, mask.copy(), scale=jnp.array(2.0))
+        np.testing.assert_allclose(ledger.score, 2 * np.sum(x[mask] ** 2))
+    assert len(calls) == 1
+    book(x, 3, mask, scale=jnp.array(2.0))
+    book(x, 3, ~mask, scale=jnp.array(2.0))
+    assert len(calls) == 3
