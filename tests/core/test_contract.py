@@ -229,6 +229,8 @@ def test_every_param_that_the_source_reads_is_in_a_test():
     tested = {key for _, keys in READ.values() for key in keys}
     tested |= {"num_consts", "num_carry", "ft_in", "length", "reverse", "unroll"}  # scan
     tested |= {"prevent_cse", "const_lengths", "call_jaxpr"}
+    # Of shard_map, whose models in tests/sharding would not run without them.
+    tested |= {"mesh", "in_specs", "out_specs", "check_vma", "newly_manual_axes"}
     assert read <= tested
     assert {"length", "preferred_element_type"} <= read
 
