@@ -30,6 +30,7 @@ coverage_check_modules = [
     "relprop.chefer",
     "relprop.anatomy",
     "relprop.attribution",
+    "relprop.concepts",
     "relprop.baselines",
     "relprop.interop",
     "relprop.places",

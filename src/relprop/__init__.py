@@ -11,6 +11,7 @@ Everything public is in this module, `relprop.rules`, `relprop.presets`, `relpro
 
 from relprop import baselines as baselines
 from relprop import chefer as chefer
+from relprop import concepts as concepts
 from relprop import interop as interop
 from relprop import places as places
 from relprop import presets as presets
@@ -59,6 +60,7 @@ __all__ = [
     "Where",
     "baselines",
     "chefer",
+    "concepts",
     "inspect",
     "interop",
     "ledger",

@@ -213,7 +213,8 @@ def inspect(
         rules: as for `relevance`.
         argnums: as for `relevance`.
         has_aux: as for `relevance`.
-        places: as for `relevance`; `Parameter` and `Phases` change the plan.
+        places: as for `relevance`; `Phases` changes the plan, and
+            `Parameter` adds rows for what leads to parameters.
         on_missing: as for `relevance`.
 
     Returns:

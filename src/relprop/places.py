@@ -8,7 +8,7 @@ A place is said by what is known about it: the scope that its value leaves (`Sco
 Equinox and `relprop.interop.from_torch` name scopes after layers), a name given in the code
 (`Named`, with `relprop.named`), an operation that makes it (`Output`) or reads it (`Input`). A
 string means a name or a scope. Two places are no part of the way from the inputs: `Parameter`
-credits weights and biases with what they contribute, and `Phases` takes a share for positions.
+credits weights and biases with what they contribute; `Phases` and `Start` start ways of their own.
 
 Relevance can be changed at a place as well: `Masked` lets a part of it through, and `Seeded` lets
 relevance start there.
@@ -48,6 +48,7 @@ __all__ = [
     "Place",
     "Scope",
     "Seeded",
+    "Start",
     "named",
     "positions",
 ]
@@ -224,6 +225,24 @@ class Parameter(Place):
         for value in graph.inputs:
             if value.inexact and value.path and _is(value.path, self.path):
                 yield value.path, value
+
+
+@dataclasses.dataclass(frozen=True)
+class Start(Place):
+    """Parameters that count as explained inputs, such as the object queries of a DETR.
+
+    Unlike `Parameter` this changes how relevance is shared out: what reads such a parameter and an
+    input is a sum or a product of two things, and the way of the parameter is followed as that of
+    the input is. Weights of layers would take half of what is due to the inputs.
+
+    Args:
+        path: the path of the parameter, or a glob.
+    """
+
+    path: str
+
+    def sources(self, graph):
+        return Parameter(self.path).parameters(graph)
 
 
 @dataclasses.dataclass(frozen=True)

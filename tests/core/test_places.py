@@ -322,3 +322,12 @@ def test_a_place_inside_of_an_activation():
 def test_no_place_at_all():
     with pytest.raises(relprop.InputError, match="A place must be a string"):
         relprop.relevance(unrolled, RULES, places=[3])
+
+
+def test_parameters_that_start_a_way_of_their_own():
+    def f(x, params):
+        return (jnp.concatenate([params["queries"], x]) @ W[0]).sum()
+
+    params = {"queries": 2 * X[:1]}
+    _, inside = relprop.relevance(f, RULES, places=relprop.places.Start("*queries"))(X, params)
+    close(inside["params/queries"].relevance, 2 * X[:1] * W[0].sum(1)[None])

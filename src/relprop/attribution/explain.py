@@ -20,7 +20,7 @@ from relprop.attribution.full import Entries, relevance_of_tokens
 from relprop.attribution.maps import Layer, chosen, layers_of, listed
 from relprop.attribution.methods import FULL, GENERIC, UNIMODAL, methods, methods_by_rules, weighted
 from relprop.composites import Composite, composite_of
-from relprop.places import AttentionMaps, Parameter
+from relprop.places import AttentionMaps, Start
 from relprop.rules import Gradient
 
 Tokens = Float[Array, "n t"] | dict[str, Float[Array, "n t"]]
@@ -129,7 +129,7 @@ def transformer_attribution(
     if method == FULL and (start_layer, layers, heads) != (0, None, None):
         raise InputError(f"Layers and heads cannot be chosen for {FULL!r}: it looks at no map.")
     starts = (parameters,) if isinstance(parameters, str) else tuple(parameters)
-    places = tuple(map(Parameter, starts))
+    places = tuple(map(Start, starts))
     composite = composite_of(presets.chefer() if rules is None else rules)
 
     @functools.wraps(f)

@@ -1,0 +1,240 @@
+r"""Concept relevance: what single channels, heads or neurons of a layer have to do with a score.
+
+Relevance that passes one channel of a layer and no other explains where the concept that the
+channel stands for is found in the input, for this one score:
+
+.. math:: R_i(c) = R_i \text{ with } R'_j = \delta_{jc} R_j \text{ at the layer}
+
+It is one masked pass (`relprop.places.Masked`), and what passes all channels adds up to the
+relevance of the input, but for what goes around the layer. Channels are ranked by the relevance
+that arrives at them, and understood by the samples in which it is largest.
+
+Source: Achtibat et al. 2023 (concept relevance propagation, relevance maximisation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from relprop._errors import InputError
+from relprop._transform import relevance
+from relprop.places import Inside, Masked
+
+__all__ = ["Only", "References", "channels", "references", "relevance_of"]
+
+Statistic = Literal["sum", "max"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Only:
+    """A mask that keeps one entry along an axis, for `relprop.places.Masked`.
+
+    Masks of several layers together are the conditions of concept relevance: `places=[Masked(a,
+    Only(3)), Masked(b, Only(17))]` is what passes channel 3 of a and channel 17 of b.
+
+    Args:
+        index: which entry.
+        axis: of the value: channels come last in most JAX models; of attention maps the heads are
+            axis -3.
+
+    >>> Only(1)(jnp.ones(3), jnp.ones(3)).tolist()
+    [False, True, False]
+    """
+
+    index: int | Int[Array, ""]
+    axis: int = -1
+
+    def __call__(self, relevance: Float[Array, "*s"], value: Float[Array, "*s"]) -> Array:
+        axis = _axis(self.axis, value.shape)
+        count = value.shape[axis]
+        index = jnp.where(jnp.asarray(self.index) < 0, self.index + count, self.index)
+        shape = (count, *[1] * (value.ndim - axis - 1))
+        return (jnp.arange(count) == index).reshape(shape)
+
+
+def relevance_of(
+    f: Callable[..., Any],
+    rules: Any,
+    place: Any,
+    index: int | Sequence[int] | Int[Array, " concepts"],
+    *,
+    axis: int = -1,
+    argnums: int | Sequence[int] = 0,
+    on_missing: Any = "error",
+) -> Callable[..., Any]:
+    r"""The relevance of the input that passes one channel, head or neuron, or each of several.
+
+    Args:
+        f: as for `relprop.relevance`.
+        rules: as for `relprop.relevance`.
+        place: the layer, as in `places=`.
+        index: which entry along the axis; several of them are computed in one batch.
+        axis: the axis of channels in the value at the place.
+        argnums: as for `relprop.relevance`.
+        on_missing: as for `relprop.relevance`.
+
+    Returns:
+        A function with the arguments of f that returns what `relprop.relevance` does; for several
+        indices, with one entry for each in front.
+
+    Raises:
+        NothingMatchedError, InputError: as for `relprop.relevance`.
+
+    >>> from relprop import named, rules
+    >>> f = lambda x: jnp.sum(named(x * jnp.array([1.0, 2.0]), "hidden"))
+    >>> relevance_of(f, rules.Epsilon(), "hidden", [0, 1])(jnp.array([3.0, 4.0])).tolist()
+    [[3.0, 0.0], [0.0, 8.0]]
+
+    Source: Achtibat et al. 2023, eq. 5.
+    """
+    indices = jnp.asarray(index)
+    if indices.ndim > 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise InputError(f"A concept is an index or a sequence of such, got {index!r}.")
+
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        def one(index: Array) -> Any:
+            only = Masked(place, Only(index, axis))
+            explain = relevance(f, rules, argnums, places=only, on_missing=on_missing)
+            return explain(*args, **kwargs)[0]
+
+        return jax.vmap(one)(indices) if indices.ndim else one(indices)
+
+    return explained
+
+
+def channels(
+    f: Callable[..., Any],
+    rules: Any,
+    place: Any,
+    *,
+    axis: int = -1,
+    statistic: Statistic = "sum",
+    on_missing: Any = "error",
+) -> Callable[..., Float[Array, " channels"]]:
+    r"""How much relevance arrives at each channel of a layer: which concepts count.
+
+    .. math:: R_c = \sum_p R_{pc} \quad\text{or}\quad \max_p R_{pc}
+
+    over all positions p. `jnp.argsort(-R)` ranks the channels.
+
+    Args:
+        f: as for `relprop.relevance`.
+        rules: as for `relprop.relevance`.
+        place: the layer, as in `places=`; it must mean one value.
+        axis: the axis of channels in the value there.
+        statistic: over all other axes, the sum or the largest entry.
+        on_missing: as for `relprop.relevance`.
+
+    Returns:
+        A function with the arguments of f that returns one number per channel, in the units of the
+        score.
+
+    Raises:
+        NothingMatchedError: the place is not there.
+        InputError: the place means several values, or the axis is none of the value's.
+
+    >>> from relprop import named, rules
+    >>> f = lambda x: jnp.sum(named(x * jnp.array([1.0, 2.0]), "hidden"))
+    >>> channels(f, rules.Epsilon(), "hidden")(jnp.array([[3.0, 4.0], [1.0, 0.0]])).tolist()
+    [4.0, 8.0]
+
+    Source: Achtibat et al. 2023, eq. 8.
+    """
+    if statistic not in ("sum", "max"):
+        raise InputError(f"statistic must be 'sum' or 'max', got {statistic!r}.")
+    explain = relevance(f, rules, places=place, on_missing=on_missing)
+
+    def arriving(*args: Any, **kwargs: Any) -> Float[Array, " channels"]:
+        R = _only(explain(*args, **kwargs)[1]).relevance
+        axis_of_channels = _axis(axis, R.shape)
+        others = tuple(i for i in range(R.ndim) if i != axis_of_channels)
+        return jnp.sum(R, axis=others) if statistic == "sum" else jnp.max(R, axis=others)
+
+    return arriving
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """The samples in which channels have most relevance.
+
+    Attributes:
+        samples: their positions among the samples, the most relevant first, per channel.
+        relevance: of the channel in those samples.
+    """
+
+    samples: Int[Array, "channels k"]
+    relevance: Float[Array, "channels k"]
+
+
+def references(
+    f: Callable[..., Any],
+    rules: Any,
+    place: Any,
+    samples: PyTree[Array],
+    k: int = 8,
+    *,
+    axis: int = -1,
+    statistic: Statistic = "sum",
+    batch_size: int | None = None,
+    on_missing: Any = "error",
+) -> References:
+    r"""For each channel of a layer the samples in which it is most relevant.
+
+    .. math:: \mathcal{X}_c = \operatorname{arg\,top}_k \; R_c(x), \qquad x \in \text{samples}
+
+    They show what a channel is used for, where those that activate it most show what it reacts to.
+
+    Args:
+        f: a score of one sample.
+        rules: as for `relprop.relevance`.
+        place: the layer, as in `places=`; it must mean one value.
+        samples: an array or tree of arrays with one entry per sample in front.
+        k: how many samples are wanted per channel.
+        axis: the axis of channels in the value of one sample.
+        statistic: as for `channels`.
+        batch_size: how many samples are explained at the same time; one by default. It bounds the
+            memory.
+        on_missing: as for `relprop.relevance`.
+
+    Raises:
+        NothingMatchedError: the place is not there.
+        InputError: there are fewer samples than k, or as for `channels`.
+
+    >>> from relprop import named, rules
+    >>> f = lambda x: jnp.sum(named(x, "hidden"))
+    >>> images = jnp.array([[1.0, 5.0], [3.0, 2.0], [2.0, 7.0]])
+    >>> references(f, rules.Epsilon(), "hidden", images, k=2).samples.tolist()
+    [[1, 2], [2, 0]]
+
+    Source: Achtibat et al. 2023, eq. 10 (relevance maximisation).
+    """
+    count = len(jax.tree.leaves(samples)[0])
+    if not 0 < k <= count:
+        raise InputError(f"k must be a number from 1 to that of the samples, {count}; got {k}.")
+    one = channels(f, rules, place, axis=axis, statistic=statistic, on_missing=on_missing)
+    found = lax.map(one, samples, batch_size=batch_size)
+    best, positions = lax.top_k(found.T, k)
+    return References(positions, best)
+
+
+def _axis(axis: int, shape: tuple[int, ...]) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise InputError(f"There is no axis {axis} of channels in a value of shape {shape}.")
+    return axis % len(shape)
+
+
+def _only(inside: dict[str, Inside]) -> Inside:
+    if len(inside) != 1:
+        raise InputError(
+            f"The place must mean one value, but there are {len(inside)}: {', '.join(inside)}."
+        )
+    (place,) = inside.values()
+    return place
