@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import relprop
 from relprop import baselines
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 X = jnp.array([1.0, -2.0, 0.5])
 A = jnp.array([[1.0, 0.3, 0.0], [0.0, 2.0, -0.4], [0.7, 0.0, 0.5]])
 KEY = jax.random.key(0)
@@ -56,24 +57,24 @@ def integrated_of_quadratic(x, baseline):
 def test_expected_gradients_of_a_quadratic():
     data = jnp.stack([jnp.zeros(3), jnp.ones(3)])
     explain = baselines.expected_gradients(
-        quadratic, baselines=data, key=KEY, samples=20_000, batch_size=4096
+        quadratic, baselines=data, key=KEY, samples=8000, batch_size=3000
     )
     expected = jnp.mean(
         jnp.stack([(X - b) * jax.grad(quadratic)((X + b) / 2) for b in data]), axis=0
     )
-    np.testing.assert_allclose(jax.jit(explain)(X), expected, atol=0.1)
+    np.testing.assert_allclose(jax.jit(explain)(X), expected, atol=0.15)
 
 
 def test_noise():
     # The gradient of a quadratic at x + e is that at x plus (A + A^T) e / 2.
     slope, mixed = jax.grad(quadratic)(X), (A + A.T) / 2
     variance = 0.3**2 * jnp.sum(mixed**2, axis=1)
-    run = functools.partial(baselines.smooth_grad, quadratic, key=KEY, samples=20_000, stdev=0.3)
-    var = baselines.var_grad(quadratic, key=KEY, samples=20_000, stdev=0.3, batch_size=6000)
+    run = functools.partial(baselines.smooth_grad, quadratic, key=KEY, samples=8000, stdev=0.3)
+    var = baselines.var_grad(quadratic, key=KEY, samples=8000, stdev=0.3, batch_size=3000)
     mean, square, spread = jax.jit(lambda x: (run()(x), run(square=True)(x), var(x)))(X)
-    np.testing.assert_allclose(mean, slope, atol=0.02)
-    np.testing.assert_allclose(square, slope**2 + variance, atol=0.15)
-    np.testing.assert_allclose(spread, variance, rtol=0.05)
+    np.testing.assert_allclose(mean, slope, atol=0.03)
+    np.testing.assert_allclose(square, slope**2 + variance, atol=0.2)
+    np.testing.assert_allclose(spread, variance, rtol=0.08)
 
 
 def test_noise_around_any_explanation():
@@ -85,7 +86,7 @@ def test_noise_around_any_explanation():
         stdev=0.0,
         of=lambda f: relprop.relevance(f, rules),
     )
-    np.testing.assert_allclose(explain(X), X * A.sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(explain)(X), X * A.sum(axis=0), rtol=1e-4)
 
 
 def test_noise_by_default_is_a_share_of_the_range():
@@ -121,7 +122,6 @@ METHODS = {
 BATCHED = [name for name in METHODS if not name.startswith("gradient")]
 
 
-@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("name", METHODS)
 def test_one_interface(name):
     explain = METHODS[name](score, has_aux=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relprop import baselines
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(5, 4))
@@ -164,7 +164,7 @@ def test_lime(distance):
     )
     z = np.asarray(jax.random.bernoulli(KEY, 0.5, (60, 5)), float)
     parts = z[:, :, None] * X + (1 - z[:, :, None]) * 0.1
-    y = np.array([score(p) for p in parts])
+    y = np.asarray(jax.jit(jax.vmap(score))(parts))
     flat = parts.reshape(60, -1)
     d = {
         "features": 1 - np.sqrt(z.mean(axis=1)),
