@@ -1,79 +1,66 @@
-"""``python -m benchmarks``: cost of each rule on each model, relative to `jax.value_and_grad`."""
+"""``python -m benchmarks``: what explanations cost, next to gradients and to other libraries."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import pathlib
-import platform
 from typing import Annotated
 
-import jax
 import typer
 from rich.console import Console
-from rich.table import Table
 
-import relprop
-from benchmarks.measure import Cost, measure
-from benchmarks.models import MODELS
-from relprop.rules import AlphaBeta, Epsilon, Gamma, Gradient, Zero, ZPlus
+from benchmarks import attribution, bounds, figure, peers, rules, scaling, staging
+from benchmarks.results import Options, Result, environment, table, write
 
-RULES = {
-    "gradient": Gradient(),
-    "LRP-0": Zero(),
-    "epsilon": Epsilon(),
-    "gamma": Gamma(),
-    "z+": ZPlus(),
-    "alpha-beta": AlphaBeta(),
+BENCHMARKS = {
+    "bounds": bounds,
+    "attribution": attribution,
+    "staging": staging,
+    "scaling": scaling,
+    "rules": rules,
+    "peers": peers,
 }
-COLUMNS = ("flops", "memory", "wall", "trace", "compile")
 
 
 def main(
-    only: Annotated[str, typer.Option(help="Measure models whose name contains this.")] = "",
-    out: Annotated[pathlib.Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
-    runs: Annotated[int, typer.Option(help="Runs per function; the quickest counts.")] = 7,
+    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}.")] = None,
+    only: Annotated[str, typer.Option(help="Cases whose name contains this.")] = "",
+    quick: Annotated[bool, typer.Option(help="Fewer cases of smaller size.")] = False,
+    wall: Annotated[bool, typer.Option(help="Run what is compiled, and time it.")] = False,
+    runs: Annotated[int, typer.Option(help="Runs per function; the quickest counts.")] = 5,
+    batch: Annotated[list[int], typer.Option(help="Entries of a batch.")] = [1],  # noqa: B006
+    out: Annotated[pathlib.Path, typer.Option(help="Where to write.")] = pathlib.Path(
+        "benchmark-report"
+    ),
 ) -> None:
-    """Prints a table per model."""
+    """Prints a table per benchmark; writes benchmarks.json and a figure for each.
+
+    Without --wall, functions of JAX are compiled for shapes alone, and XLA counts their FLOPs and
+    bytes. Only `peers` runs always, since PyTorch has nothing to count before it runs.
+    """
     console = Console()
-    where = {
-        "jax": jax.__version__,
-        "relprop": relprop.__version__,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "dtype": "float32",
-    }
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()))
-    results = []
-    for name, make in MODELS.items():
-        if only not in name:
+    unknown = sorted(set(names or ()) - set(BENCHMARKS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(BENCHMARKS)}.")
+    for key, value in environment().items():
+        console.print(f"{key}: {value}")
+    out.mkdir(parents=True, exist_ok=True)
+    options = Options(only, quick, runs if wall else 0, tuple(batch))
+    found: list[Result] = []
+    for name in names or BENCHMARKS:
+        module = BENCHMARKS[name]
+        title = module.__doc__.strip().splitlines()[0]
+        mine = []
+        for result in module.results(options):
+            mine.append(result)
+            if console.is_terminal:
+                console.print(f"{result.case}: {result.subject}", style="dim")
+        if not mine:
             continue
-        score, x, weights = make()
-        base = measure(jax.value_and_grad(score), x, weights, runs=runs)
-        table = Table(title=f"{name}, input {'x'.join(map(str, x.shape))}: {_absolute(base)}")
-        for column in ("rule, relative to value_and_grad", *COLUMNS):
-            table.add_column(column, justify="left" if " " in column else "right")
-        for rule_name, rule in RULES.items():
-            cost = measure(relprop.value_and_relevance(score, rule), x, weights, runs=runs)
-            ratios = cost.relative_to(base)
-            table.add_row(rule_name, *(f"{ratios[column]:.2f}" for column in COLUMNS))
-            results.append(
-                {"model": name, "rule": rule_name, "base": dataclasses.asdict(base)}
-                | {"cost": dataclasses.asdict(cost), "ratio": ratios}
-            )
-        console.print(table)
-    if out is not None:
-        out.write_text(json.dumps({"where": where, "results": results}, indent=1))
-        console.print(f"written to {out.resolve()}")
-
-
-def _absolute(base: Cost) -> str:
-    return (
-        f"value_and_grad has {base.flops / 1e9:.2f} GFLOP, {base.memory / 2**20:.0f} MiB, "
-        f"{base.wall * 1e3:.0f} ms"
-    )
+        found += mine
+        console.print(table(f"{name}: {title}", module.COLUMNS, mine))
+        figure.save(out / f"{name}.png", title, module.COLUMNS, mine)
+        write(out / "benchmarks.json", found)  # after each, so that an interrupted run keeps some
+    console.print(f"written to {out.resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.attribution``: transformer attribution relative to one forward pass.
+"""Transformer attribution relative to one forward pass.
 
 The reference implementation of Chefer et al. takes 10.74 times the FLOPs of a forward pass for one
 explanation of ViT-B/16 (counted by PyTorch), layer by layer in Python.
@@ -6,66 +6,60 @@ explanation of ViT-B/16 (counted by PyTorch), layer by layer in Python.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import pathlib
-from typing import Annotated
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import typer
-from rich.console import Console
-from rich.table import Table
 
 import relprop
-from benchmarks.measure import measure
+from benchmarks.measure import absolute, compare
+from benchmarks.results import Options, Result
 from relprop import chefer
 
-SIZES = {"ViT-Ti/16": (192, 3), "ViT-S/16": (384, 6), "ViT-B/16": (768, 12)}
 COLUMNS = ("flops", "memory", "wall", "trace", "compile")
+BOUNDS = {"flops": 4.9, "wall": 5.5}
+IMAGE, PATCH = 224, 16
+SIZES = {"ViT-B/16": (768, 12), "ViT-S/16": (384, 6), "ViT-Ti/16": (192, 3)}
 
 
-def main(
-    only: Annotated[str, typer.Option(help="Measure sizes whose name contains this.")] = "",
-    out: Annotated[pathlib.Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
-    runs: Annotated[int, typer.Option(help="Runs per function; the quickest counts.")] = 3,
-) -> None:
-    """Prints a table per size, for batches of 1 and 8, with start_layer 1."""
-    console = Console()
-    console.print(f"jax {jax.__version__}, relprop {relprop.__version__}, float32")
-    results = []
-    for name, (width, heads) in SIZES.items():
-        if only not in name:
-            continue
-        config = {
-            "img_size": 224, "patch_size": 16, "in_chans": 3, "num_classes": 1000,
-            "embed_dim": width, "depth": 12, "num_heads": heads, "mlp_ratio": 4.0, "qkv_bias": True,
-        }  # fmt: skip
-        model = chefer.ViT.init(config, jax.random.key(0))
-        for batch in (1, 8):
-            x = jnp.zeros((batch, 3, 224, 224))
-            base = measure(lambda model, x: model(x), model, x, runs=runs)
-            table = Table(
-                title=f"{name}, batch {batch}: forward {base.flops / 1e9:.1f} GFLOP, "
-                f"{base.wall * 1e3:.0f} ms"
-            )
-            for column in ("relative to a forward pass", *COLUMNS):
-                table.add_column(column)
-            for label, explain in EXPLANATIONS.items():
-                cost = measure(explain, model, x, runs=runs)
-                ratios = cost.relative_to(base)
-                table.add_row(label, *(f"{ratios[column]:.2f}" for column in COLUMNS))
-                results.append(
-                    {"model": name, "batch": batch, "function": label, "ratio": ratios}
-                    | {"cost": dataclasses.asdict(cost)}
+def results(options: Options) -> Iterator[Result]:
+    """A result per size and batch, with start_layer 1; bounds are those of ViT-B/16."""
+    sizes = {"miniature": (32, 2)} if options.quick else SIZES
+    for name, (width, heads) in sizes.items():
+        for batch in options.batches:
+            case = f"{name}, batch {batch}"
+            if not options.wants(case):
+                continue
+            size, depth = (32, 2) if options.quick else (IMAGE, 12)
+            model = _vit(size, width, heads, depth)
+            x = jnp.zeros((batch, 3, size, size))
+            base, *costs = compare(FUNCTIONS, model, x, runs=options.runs).values()
+            yield Result("attribution", case, "forward", base.amounts, note=absolute(base))
+            for label, cost in zip(list(FUNCTIONS)[1:], costs, strict=True):
+                bounds = BOUNDS if label == "transformer_attribution" else {}
+                yield Result(
+                    "attribution", case, label, cost.amounts, cost.relative_to(base), bounds
                 )
-            console.print(table)
-    if out is not None:
-        out.write_text(json.dumps(results, indent=1))
+
+
+def _vit(size: int, width: int, heads: int, depth: int) -> chefer.ViT:
+    config = {
+        "img_size": size, "patch_size": PATCH, "in_chans": 3, "num_classes": 1000,
+        "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": 4.0, "qkv_bias": True,
+    }  # fmt: skip
+    return chefer.ViT.init(config, jax.random.key(0))
+
+
+def _forward(model, x):
+    return model(x)
 
 
 def _gradient(model, x):
     return jax.value_and_grad(lambda x: model(x)[:, 3].sum())(x)
+
+
+def _reference(model, x):
+    return chefer.generate_lrp(model, x, index=3, start_layer=1)
 
 
 def _attribution(model, x):
@@ -75,11 +69,9 @@ def _attribution(model, x):
     return jax.vmap(explain)(x)
 
 
-EXPLANATIONS = {
+FUNCTIONS = {
+    "forward": _forward,
     "value_and_grad": _gradient,
-    "chefer.generate_lrp": lambda m, x: chefer.generate_lrp(m, x, index=3, start_layer=1),
-    "relprop.transformer_attribution": _attribution,
+    "chefer.generate_lrp": _reference,
+    "transformer_attribution": _attribution,
 }
-
-if __name__ == "__main__":
-    typer.run(main)

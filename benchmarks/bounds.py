@@ -1,26 +1,20 @@
-"""``python -m benchmarks.bounds``: what explanations of large models cost, and what they may.
-
-By default nothing is run: functions are compiled for shapes alone, and XLA counts.
-"""
+"""What explanations of large models cost, relative to `jax.value_and_grad`, and what they may."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import typer
-from rich.console import Console
-from rich.table import Table
 
 import relprop
-from benchmarks.architectures import ARCHITECTURES, Loop, Model, Transformer
-from benchmarks.measure import measure
+from benchmarks.architectures import ARCHITECTURES, ConvNet, Loop, Model, Transformer
+from benchmarks.measure import absolute, compare
+from benchmarks.results import Options, Result
 from relprop.rules import AlphaBeta, Epsilon, Gamma, Zero, ZPlus
 
+COLUMNS = ("flops", "memory", "wall", "staging")
 LINEAR = {
     "LRP-0": Zero(),
     "epsilon": Epsilon(),
@@ -48,14 +42,15 @@ class Row:
     bounds: Mapping[str, float]
     loops: tuple[Loop, ...] = ("unrolled",)
 
-    def functions(self, batch: int) -> Iterator[tuple[str, Model]]:
-        """The functions of the row with their names."""
-        for name in self.models:
-            for loop in self.loops:
-                architecture = ARCHITECTURES[name]
+    def functions(self, batches: tuple[int, ...], quick: bool) -> Iterator[tuple[str, Model]]:
+        """The functions of the row with their names; quick: the first one, in miniature."""
+        for name in self.models[: 1 if quick else None]:
+            architecture = _miniature(ARCHITECTURES[name]) if quick else ARCHITECTURES[name]
+            for loop in self.loops[: 1 if quick else None]:
                 if isinstance(architecture, Transformer):
                     architecture = dataclasses.replace(architecture, loop=loop)
-                yield f"{name}, {loop}, batch {batch}", architecture.model(batch)
+                for batch in batches:
+                    yield f"{name}, {loop}, batch {batch}", architecture.model(batch)
 
 
 ROWS = (
@@ -68,49 +63,28 @@ ROWS = (
         loops=("checkpoint", "scan", "scan of checkpoints"),
     ),
 )
-COLUMNS = ("flops", "memory", "wall", "staging")
 
 
-def main(
-    only: Annotated[str, typer.Option(help="Measure functions whose name contains this.")] = "",
-    rules: Annotated[str, typer.Option(help="Measure rules whose name contains this.")] = "",
-    batches: Annotated[list[int], typer.Option("--batch", help="Entries of a batch.")] = [1],  # noqa: B006
-    out: Annotated[pathlib.Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
-    runs: Annotated[int, typer.Option(help="Runs per function; 0 counts without running.")] = 0,
-) -> None:
-    """Prints a row per function and rule: ratios to `jax.value_and_grad`, a ! where over bounds.
-
-    Staging is tracing and compiling together.
-    """
-    console = Console()
-    console.print(f"jax {jax.__version__}, relprop {relprop.__version__}, batches {batches}")
-    table = Table("function", "rule", *COLUMNS)
-    results = []
+def results(options: Options) -> Iterator[Result]:
+    """A result per function and rule. Staging is tracing and compiling together."""
     for row in ROWS:
-        for name, model in (f for batch in batches for f in row.functions(batch)):
-            if only not in name:
+        for name, model in row.functions(options.batches, options.quick):
+            if not options.wants(name):
                 continue
-            args = model.initialised() if runs else (model.x, model.weights)
-            base = measure(jax.value_and_grad(model.score), *args, runs=runs)
-            for rule_name, rule in row.rules.items():
-                if rules not in rule_name:
-                    continue
-                explain = relprop.value_and_relevance(model.score, rule)
-                cost = measure(explain, *args, runs=runs)
-                ratios = cost.relative_to(base)
-                table.add_row(name, rule_name, *(_cell(ratios[c], row.bounds[c]) for c in COLUMNS))
-                results.append(
-                    {"function": name, "rule": rule_name, "base": dataclasses.asdict(base)}
-                    | {"cost": dataclasses.asdict(cost), "ratio": ratios}
-                )
-    console.print(table)
-    if out is not None:
-        out.write_text(json.dumps(results, indent=1))
+            args = model.initialised() if options.runs else (model.x, model.weights)
+            explained = {
+                n: relprop.value_and_relevance(model.score, r) for n, r in row.rules.items()
+            }
+            gradient = {"value_and_grad": jax.value_and_grad(model.score)}
+            base, *costs = compare(gradient | explained, *args, runs=options.runs).values()
+            yield Result("bounds", name, "value_and_grad", base.amounts, note=absolute(base))
+            for rule, cost in zip(row.rules, costs, strict=True):
+                yield Result("bounds", name, rule, cost.amounts, cost.relative_to(base), row.bounds)
 
 
-def _cell(ratio: float, bound: float) -> str:
-    return f"{ratio:.2f}" + " !" * (ratio > bound)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def _miniature(architecture: Transformer | ConvNet) -> Transformer | ConvNet:
+    if isinstance(architecture, ConvNet):
+        return dataclasses.replace(architecture, size=32)
+    tokens = 17 if architecture.kind == "vit" else 16
+    small = {"width": 48, "hidden": 96, "heads": 4, "groups": 4, "depth": 2, "classes": 10}
+    return dataclasses.replace(architecture, tokens=tokens, **small)
