@@ -30,7 +30,7 @@ def results(options: Options) -> Iterator[Result]:
             case = f"{name}, batch {batch}"
             if not options.wants(case):
                 continue
-            size, depth = (32, 2) if options.quick else (IMAGE, 12)
+            size, depth = (32, 1) if options.quick else (IMAGE, 12)
             model = _vit(size, width, heads, depth)
             x = jnp.zeros((batch, 3, size, size))
             base, *costs = compare(FUNCTIONS, model, x, runs=options.runs).values()

@@ -86,5 +86,5 @@ def _miniature(architecture: Transformer | ConvNet) -> Transformer | ConvNet:
     if isinstance(architecture, ConvNet):
         return dataclasses.replace(architecture, size=32)
     tokens = 17 if architecture.kind == "vit" else 16
-    small = {"width": 48, "hidden": 96, "heads": 4, "groups": 4, "depth": 2, "classes": 10}
+    small = {"width": 48, "hidden": 96, "heads": 4, "groups": 4, "depth": 1, "classes": 10}
     return dataclasses.replace(architecture, tokens=tokens, **small)

@@ -141,8 +141,7 @@ def _commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
     here = pathlib.Path(__file__).parent
     try:
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()

@@ -44,10 +44,11 @@ def contest(case: Case, contestants: Sequence[Contestant], runs: int) -> dict[st
     All are prepared first, one after the other; then each runs once per round.
     """
     with contextlib.ExitStack() as stack:
-        workers = {c.name: stack.enter_context(_worker(c, case)) for c in contestants}
-        ready, outcomes = {}, {}
-        for name, pipe in workers.items():
-            answer = pipe.recv()
+        workers, ready, outcomes = {}, {}, {}
+        for contestant in contestants:
+            name = contestant.name
+            workers[name] = stack.enter_context(_worker(contestant, case))
+            answer = _received(workers[name])
             if isinstance(answer, str):
                 outcomes[name] = answer
             else:
@@ -72,10 +73,18 @@ def _worker(contestant: Contestant, case: Case):
     there.close()  # so that the death of the worker is noticed
     try:
         yield here
-        here.send("stop")
+        with contextlib.suppress(OSError):
+            here.send("stop")
     finally:
         process.join(10)
         process.kill()
+
+
+def _received(pipe: Any) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "fails: its process ended"
 
 
 def _work(pipe: Any, contestant: Contestant, case: Case) -> None:

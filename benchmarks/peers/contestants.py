@@ -68,7 +68,6 @@ def torch_gradient(case: Case, _) -> Prepared:
 def zennit_composite(case: Case, name: str) -> Prepared:
     """zennit's composites, seeded with the score itself."""
     import torch  # pyright: ignore[reportMissingImports]
-
     from zennit import attribution, composites  # pyright: ignore[reportMissingImports]
 
     module, x = _frozen(case)
