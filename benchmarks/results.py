@@ -16,7 +16,9 @@ from typing import Any
 import jax
 from rich.table import Table
 
-PACKAGES = ("relprop", "jax", "jaxlib", "numpy", "torch", "transformers", "zennit", "lxt", "captum")
+import relprop
+
+PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "zennit", "lxt", "captum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,7 @@ def table(title: str, columns: Sequence[str], results: Iterable[Result]) -> Tabl
 def environment() -> dict[str, Any]:
     """What the numbers depend on, as far as it can be asked."""
     return {
+        "relprop": relprop.__version__,
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "python": platform.python_version(),

@@ -12,8 +12,7 @@ pytestmark = pytest.mark.frameworks
 typer = pytest.importorskip("typer", reason="the benchmarks need relprop[cli]")
 
 from benchmarks import attribution, bounds, figure, results, scaling, staging  # noqa: E402
-from benchmarks.peers import cases, contestants, imports  # noqa: E402
-from benchmarks.peers import results as peers  # noqa: E402
+from benchmarks.peers import cases, contest, contestants, imports, ratios  # noqa: E402
 
 QUICK = results.Options(quick=True)
 
@@ -77,12 +76,12 @@ def test_contestants_explain_the_same_module():
     invited = [c for c in contestants.CONTESTANTS if c.name in (contestants.TORCH, contestants.JAX)]
     prepared = {c.name: c.prepare(case, c.option) for c in invited}
     outcomes = {
-        name: peers.Outcome(p.run(), p.flops, wall=1.0, memory=math.nan)
+        name: contest.Outcome(p.run(), p.flops, wall=1.0, memory=math.nan)
         for name, p in prepared.items()
     }
-    torch = peers._result(case.name, invited[0], outcomes)
+    torch = ratios._result(case.name, invited[0], outcomes)
     assert torch.amounts["difference"] < 1e-5
-    assert torch.ratios[peers.OWN] == 1.0
-    absent = peers._result(case.name, invited[0], outcomes | {contestants.TORCH: "left out"})
+    assert torch.ratios[ratios.OWN] == 1.0
+    absent = ratios._result(case.name, invited[0], outcomes | {contestants.TORCH: "left out"})
     assert absent.note == "left out" and not absent.ratios
     assert imports.AttentionFunctions(a=1).get_interface("b", 2) == 2

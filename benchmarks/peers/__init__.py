@@ -9,5 +9,5 @@ convolutions, XLA all operations. So FLOPs are relative to the gradient on the s
 and memory to the gradient of PyTorch.
 """
 
-from benchmarks.peers.results import COLUMNS as COLUMNS
-from benchmarks.peers.results import results as results
+from benchmarks.peers.ratios import COLUMNS as COLUMNS
+from benchmarks.peers.ratios import results as results
