@@ -92,7 +92,7 @@ def relevance_of(
     >>> relevance_of(f, rules.Epsilon(), "hidden", [0, 1])(jnp.array([3.0, 4.0])).tolist()
     [[3.0, 0.0], [0.0, 8.0]]
 
-    Source: Achtibat et al. 2023, eq. 5.
+    Source: Achtibat et al. 2023 (conditional relevance).
     """
     indices = jnp.asarray(index)
     if indices.ndim > 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
@@ -145,7 +145,7 @@ def channels(
     >>> channels(f, rules.Epsilon(), "hidden")(jnp.array([[3.0, 4.0], [1.0, 0.0]])).tolist()
     [4.0, 8.0]
 
-    Source: Achtibat et al. 2023, eq. 8.
+    Source: Achtibat et al. 2023 (ranking of concepts).
     """
     if statistic not in ("sum", "max"):
         raise InputError(f"statistic must be 'sum' or 'max', got {statistic!r}.")
@@ -214,7 +214,7 @@ def references(
     >>> references(f, rules.Epsilon(), "hidden", images, k=2).samples.tolist()
     [[1, 2], [2, 0]]
 
-    Source: Achtibat et al. 2023, eq. 10 (relevance maximisation).
+    Source: Achtibat et al. 2023 (relevance maximisation).
     """
     count = len(jax.tree.leaves(samples)[0])
     if not 0 < k <= count:

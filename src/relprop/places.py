@@ -215,7 +215,7 @@ class Parameter(Place):
     >>> inside["params/w"].relevance.tolist(), inside["params/b"].relevance.tolist()
     ([[1.0, 2.0], [0.0, -2.0]], [0.5, 0.0])
 
-    Source: Becking et al. 2022, section 4.1 (weights); Bakish et al. 2025, section 4 (learned
+    Source: Becking et al. 2022 (weights); Bakish et al. 2025, section 4 (learned
     positions).
     """
 
@@ -307,7 +307,7 @@ class Masked(_Changed):
     >>> R.tolist()
     [0.0, 2.0]
 
-    Source: Achtibat et al. 2023, eq. 5 (conditional relevance).
+    Source: Achtibat et al. 2023 (conditional relevance).
     """
 
     mask: Any
