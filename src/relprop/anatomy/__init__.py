@@ -30,6 +30,7 @@ from relprop.anatomy.position import rotations
 from relprop.anatomy.recurrence import recurrences
 from relprop.anatomy.residual import residuals
 from relprop.anatomy.routing import routers
+from relprop.anatomy.streams import Look, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
 from relprop.composites import DEFAULTS
@@ -40,11 +41,14 @@ __all__ = [
     "Attention",
     "Block",
     "Gate",
+    "Look",
     "Norm",
     "Recurrence",
     "Router",
     "Stack",
+    "Stream",
     "Suspicion",
+    "TokenFlow",
 ]
 
 FINDERS = (
