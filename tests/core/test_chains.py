@@ -7,6 +7,8 @@ import pytest
 
 import relprop
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RULES = relprop.presets.attn_lrp()
 X = jnp.array([[0.3, -1.0, 2.0, 0.7]])
 W = jax.random.normal(jax.random.key(0), (4, 4))

@@ -18,6 +18,8 @@ from relprop.rules import Epsilon, Flat, Gradient
 
 from .. import zoo_functions as zoo
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 GRADIENT = Gradient()
 
 

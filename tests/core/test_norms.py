@@ -10,6 +10,8 @@ import relprop
 from relprop import Composite
 from relprop.rules import Pass
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.normal(KEYS[0], (2, 5, 8))
 W = jax.random.normal(KEYS[1], (8, 8))
