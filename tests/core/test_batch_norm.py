@@ -300,11 +300,23 @@ def norm_and_dense(x):
     return (h * jnp.array([1.0, 2.0, 3.0]) + jnp.ones((1, 3))) @ jnp.ones((3, 2))
 
 
+def detached_norm_and_dense(x):
+    mean, std = (jax.lax.stop_gradient(f(x, axis=-1, keepdims=True)) for f in (jnp.mean, jnp.std))
+    return ((x - mean) / std * jnp.array([1.0, 2.0, 3.0]) + jnp.ones((1, 3))) @ jnp.ones((3, 2))
+
+
+def statistic_from_outside(x):
+    std = jax.lax.stop_gradient(x.std(0)[None])
+    return jax.checkpoint(lambda x, std: (x @ jnp.ones((3, 3))) / std)(x, std)
+
+
 NOT_MERGED = {
     "a scale by one number": lambda x: (x @ jnp.ones((3, 2))) * 3.0 + 1.0,
     "a bias alone": lambda x: x @ jnp.ones((3, 2)) + jnp.ones((1, 2)),
     "a factor per position": lambda x: (x @ jnp.ones((3, 2))) * jnp.arange(1.0, 5.0)[:, None],
     "the weights of a layer norm": norm_and_dense,
+    "of one with its statistics cut off": detached_norm_and_dense,
+    "a statistic computed outside of a body": statistic_from_outside,
     "statistics of the batch": lambda x: (lambda h: (h - h.mean(0)[None]) * h.std(0)[None])(
         x @ jnp.ones((3, 2))
     ),

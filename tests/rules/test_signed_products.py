@@ -71,6 +71,23 @@ def test_a_large_layer_is_as_exact_as_its_definition(x64, name, make):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", [rules.ZPlus(1e-9), rules.AlphaBeta(), rules.ZBox(0.0, 1.0)])
+def test_the_rounding_of_a_model_in_half_precision_is_no_contribution(x64, rule):
+    """What is small beside the output is compared with the output before it was rounded."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(1 - 1e-2 * random.uniform(size=(8, 256)), jnp.bfloat16)
+    weight = jnp.asarray((random.normal(size=(256, 16)) - 2.0) / 16, jnp.bfloat16)
+
+    # Not compiled as a whole: XLA would be free to leave the rounding out.
+    def explained(x, weight):
+        z, back = relprop.vrp(lambda x: x @ weight, x, rules=rule)
+        return back(jnp.ones_like(z, dtype=jnp.float64))[0]
+
+    expected = explained(x.astype(jnp.float64), weight.astype(jnp.float64))
+    found = explained(x, weight)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
 WIDTH, BATCH, DEPTH = 256, 32, 4
 WEIGHT = 4 * WIDTH * WIDTH  # bytes; there are DEPTH of them
 

@@ -130,6 +130,18 @@ class Site:
         return self.operation.propagator.linear_map(self)
 
     @property
+    def product(self) -> Array:
+        """The output without the bias and never rounded to half precision.
+
+        A rounding error of the output is no matter beside the output itself, but it is beside the
+        small difference of that and another sum.
+        """
+        linear = self.linear
+        if linear.bias is None and jnp.result_type(self._outputs[0]) != self.output.dtype:
+            return linear.apply(linear.inputs, linear.weight)
+        return linear.product
+
+    @property
     def is_linear(self) -> bool:
         return self.operation.propagator.linear(self.operation, self.active)
 

@@ -155,7 +155,7 @@ def _goes_on(flow: Dataflow, equation: Equation) -> bool:
     return (
         affine
         and value.shape == equation.outputs[0].shape
-        and not any(atom in flow.touched for atom in equation.inputs if atom is not value)
+        and not any(_is_touched(flow, atom) for atom in equation.inputs if atom is not value)
     )
 
 
@@ -173,13 +173,20 @@ def _scales(flow: Dataflow, chain: _Chain) -> bool:
     return any(isinstance(kind, Multiplication | Division) for kind in kinds)
 
 
+def _is_touched(flow: Dataflow, atom: Atom) -> bool:
+    """Whether it was computed from the input, also if that was outside of a body or cut off."""
+    return atom in flow.touched or atom.touched
+
+
 def _is_product(flow: Dataflow, value: Value) -> bool:
-    """Whether a value is a product or quotient of two that depend on the input: normalised."""
+    """Whether a value is a product or quotient of two computed from the input: normalised."""
     equation = flow.producer(flow.origin(value)[0])
     if equation is None:
         return False
     kind = registry.lookup(equation.primitive)
-    return isinstance(kind, Multiplication | Division) and len(flow.operands(equation)) == 2
+    return isinstance(kind, Multiplication | Division) and all(
+        _is_touched(flow, atom) for atom in equation.inputs
+    )
 
 
 def _constants(flow: Dataflow, chain: _Chain) -> list[Value]:

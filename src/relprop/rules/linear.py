@@ -263,12 +263,12 @@ class AlphaBeta(LinearRule):
         terms = number_of_terms(linear)
         if terms < FEW:
             return multipliers(self._directly(site, linear, given))
-        sizes = magnitudes(linear, given)
+        sizes, product = magnitudes(linear, given), site.product
         plain = signed = jnp.zeros_like(given)
         for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
             if factor == 0:
                 continue
-            z = sum_of_sign(linear.product, sizes.output, sign, terms)
+            z = sum_of_sign(product, sizes.output, sign, terms)
             coefficients = self._coefficients(site, linear, factor * given, z, sign)
             # Where there is no contribution, none is to be made of rounding errors.
             coefficients = jnp.where(z == 0, 0, coefficients)
@@ -372,7 +372,7 @@ class ZBox(LinearRule):
         lows = [_filled(self.low, x) for x in site.inputs]
         highs = [_filled(self.high, x) for x in site.inputs]
         plus, minus = positive(weight), negative(weight)
-        z = linear.product - linear.apply(lows, plus) - linear.apply(highs, minus)
+        z = site.product - linear.apply(lows, plus) - linear.apply(highs, minus)
         coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
         site.absorb("epsilon", lambda: given - coefficients * z)
         parts = (
