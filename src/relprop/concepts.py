@@ -20,9 +20,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from relprop import _compat
 from relprop._errors import InputError
 from relprop._transform import relevance
 from relprop.places import Inside, Masked
@@ -54,6 +56,7 @@ class Only:
     def __call__(self, relevance: Float[Array, "*s"], value: Float[Array, "*s"]) -> Array:
         axis = _axis(self.axis, value.shape)
         count = value.shape[axis]
+        _check_indices(self.index, count)
         index = jnp.where(jnp.asarray(self.index) < 0, self.index + count, self.index)
         shape = (count, *[1] * (value.ndim - axis - 1))
         return (jnp.arange(count) == index).reshape(shape)
@@ -85,7 +88,7 @@ def relevance_of(
         indices, with one entry for each in front.
 
     Raises:
-        NothingMatchedError, InputError: as for `relprop.relevance`.
+        NothingMatchedError, InputError: as for `relprop.relevance`; or there is no such entry.
 
     >>> from relprop import named, rules
     >>> f = lambda x: jnp.sum(named(x * jnp.array([1.0, 2.0]), "hidden"))
@@ -99,8 +102,13 @@ def relevance_of(
         raise InputError(f"A concept is an index or a sequence of such, got {index!r}.")
 
     def explained(*args: Any, **kwargs: Any) -> Any:
-        def one(index: Array) -> Any:
-            only = Masked(place, Only(index, axis))
+        def one(entry: Array) -> Any:
+            def only_one(relevance: Array, value: Array) -> Array:
+                # Each index is traced by now, but all of them may still be known.
+                _check_indices(index, value.shape[_axis(axis, value.shape)])
+                return Only(entry, axis)(relevance, value)
+
+            only = Masked(place, only_one)
             explain = relevance(f, rules, argnums, places=only, on_missing=on_missing)
             return explain(*args, **kwargs)[0]
 
@@ -116,6 +124,7 @@ def channels(
     *,
     axis: int = -1,
     statistic: Statistic = "sum",
+    argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
 ) -> Callable[..., Float[Array, " channels"]]:
     r"""How much relevance arrives at each channel of a layer: which concepts count.
@@ -130,6 +139,7 @@ def channels(
         place: the layer, as in `places=`; it must mean one value.
         axis: the axis of channels in the value there.
         statistic: over all other axes, the sum or the largest entry.
+        argnums: the arguments that the layer depends on, as for `relprop.relevance`.
         on_missing: as for `relprop.relevance`.
 
     Returns:
@@ -149,7 +159,7 @@ def channels(
     """
     if statistic not in ("sum", "max"):
         raise InputError(f"statistic must be 'sum' or 'max', got {statistic!r}.")
-    explain = relevance(f, rules, places=place, on_missing=on_missing)
+    explain = relevance(f, rules, argnums, places=place, on_missing=on_missing)
 
     def arriving(*args: Any, **kwargs: Any) -> Float[Array, " channels"]:
         R = _only(explain(*args, **kwargs)[1]).relevance
@@ -206,7 +216,8 @@ def references(
 
     Raises:
         NothingMatchedError: the place is not there.
-        InputError: there are fewer samples than k, or as for `channels`.
+        InputError: there are fewer samples than k, of several lengths or none, or as for
+            `channels`.
 
     >>> from relprop import named, rules
     >>> f = lambda x: jnp.sum(named(x, "hidden"))
@@ -216,7 +227,13 @@ def references(
 
     Source: Achtibat et al. 2023 (relevance maximisation).
     """
-    count = len(jax.tree.leaves(samples)[0])
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(samples)}
+    if len(counts) != 1 or () in counts:
+        raise InputError(
+            "The samples must be arrays with one axis of samples in front, of one length; they "
+            f"have the shapes {[np.shape(leaf) for leaf in jax.tree.leaves(samples)]}."
+        )
+    ((count,),) = counts
     if not 0 < k <= count:
         raise InputError(f"k must be a number from 1 to that of the samples, {count}; got {k}.")
     one = channels(f, rules, place, axis=axis, statistic=statistic, on_missing=on_missing)
@@ -229,6 +246,15 @@ def _axis(axis: int, shape: tuple[int, ...]) -> int:
     if not -len(shape) <= axis < len(shape):
         raise InputError(f"There is no axis {axis} of channels in a value of shape {shape}.")
     return axis % len(shape)
+
+
+def _check_indices(index: Any, count: int) -> None:
+    """Refuses what is out of range, where that is known: its mask would be zeros."""
+    if any(map(_compat.is_traced, jax.tree.leaves(index))):
+        return
+    wrong = [int(i) for i in np.ravel(index) if not -count <= i < count]
+    if wrong:
+        raise InputError(f"There are {count} channels, but none of the index {wrong[0]}.")
 
 
 def _only(inside: dict[str, Inside]) -> Inside:

@@ -182,6 +182,15 @@ REFUSED = {
     )(jnp.arange(3)),
     "coalitions of them": lambda: baselines.kernel_shap(jnp.sum)(jnp.ones(17)),
     "needs a `key`": lambda: baselines.kernel_shap(jnp.sum, samples=8)(jnp.ones(17)),
+    "must be at least 38": lambda: baselines.kernel_shap(jnp.sum, samples=10, key=KEY)(
+        jnp.ones(20)
+    ),
+    "`samples` must be at least 1": lambda: baselines.smooth_grad(quadratic, key=KEY, samples=0),
+    "`kernel_width` must be": lambda: baselines.lime(quadratic, key=KEY, kernel_width=0.0),
+    "at least 2 steps": lambda: baselines.integrated_gradients(
+        quadratic, method="riemann_trapezoid", steps=1
+    ),
+    "it is 2.5": lambda: baselines.occlusion(quadratic, window=2.5)(X),
     "an even number": lambda: baselines.kernel_shap(jnp.sum, samples=3, key=KEY)(X),
 }
 
@@ -190,3 +199,17 @@ REFUSED = {
 def test_refused(message):
     with pytest.raises((relprop.RelpropError, ValueError), match=message):
         REFUSED[message]()
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_sums_of_half_precision_do_not_stop_growing(batch_size):
+    x = jnp.ones(2, jnp.bfloat16)
+    slope = baselines.smooth_grad(jnp.sum, key=KEY, samples=600, stdev=0.0, batch_size=batch_size)(
+        x
+    )
+    np.testing.assert_allclose(slope, [1.0, 1.0], rtol=1e-6)  # a bfloat16 of 256 + 1 is 256
+
+
+def test_kernel_shap_in_half_precision():
+    values = baselines.kernel_shap(lambda x: (x**2).sum())(jnp.array([1, 2, 3], jnp.bfloat16))
+    np.testing.assert_allclose(values.astype(float), [1.0, 4.0, 9.0], rtol=1e-2)

@@ -123,3 +123,23 @@ def test_refused():
         baselines.gradcam(scores, ["layer", relprop.Where(structure="convolution")])(IMAGES)
     with pytest.raises(NothingMatchedError):
         baselines.gradient(scores, at="elsewhere")(IMAGES)
+
+
+REFUSED = {
+    "without `Masked`": lambda: baselines.integrated_gradients(
+        scores, at=relprop.places.Masked("layer", 0.0)
+    ),
+    "do not depend on the input": lambda: baselines.integrated_gradients(
+        lambda x, p: jnp.tanh(x @ p["w"]).sum(), at=relprop.places.Parameter("p/w")
+    )(X, {"w": W[0]}),
+    "`multiply_by_inputs=False`": lambda: baselines.deeplift(
+        scores, at="layer", multiply_by_inputs=False
+    ),
+    "`return_delta`": lambda: baselines.deeplift(scores, at="layer", return_delta=True),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_places_do_not_have_is_refused(message):
+    with pytest.raises(InputError, match=message):
+        REFUSED[message]()

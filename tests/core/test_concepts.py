@@ -61,6 +61,8 @@ def test_conditions_in_several_layers():
 def test_channels_and_their_reference_samples():
     arriving = np.stack([by_hand(x)[1] for x in IMAGES])
     close(concepts.channels(score, RULES, "hidden")(IMAGES[1]), arriving[1].sum(0))
+    second = concepts.channels(lambda _, x: score(x), RULES, "hidden", argnums=1)
+    close(second(jnp.arange(3), IMAGES[1]), arriving[1].sum(0))
     for statistic, per_image in {"sum": arriving.sum(1), "max": arriving.max(1)}.items():
         found = jax.jit(
             lambda images, s=statistic: concepts.references(
@@ -93,6 +95,13 @@ def test_what_is_no_concept():
         concepts.channels(score, RULES, ["hidden", "last"])(IMAGES[0])
     with pytest.raises(relprop.InputError, match="no axis 2 of channels"):
         concepts.relevance_of(score, RULES, "hidden", 0, axis=2)(IMAGES[0])
+    with pytest.raises(relprop.InputError, match="5 channels, but none of the index 5"):
+        concepts.relevance_of(score, RULES, "hidden", [0, 5])(IMAGES[0])
+    with pytest.raises(relprop.InputError, match="5 channels, but none of the index -6"):
+        places = Masked("hidden", concepts.Only(-6))
+        relprop.relevance(score, RULES, places=places)(IMAGES[0])
+    with pytest.raises(relprop.InputError, match="one axis of samples in front"):
+        concepts.references(score, RULES, "hidden", (IMAGES, IMAGES[0]), k=1)
     with pytest.raises(relprop.InputError, match="from 1 to that of the samples, 6"):
         concepts.references(score, RULES, "hidden", IMAGES, k=7)
     with pytest.raises(relprop.InputError, match="'sum' or 'max'"):

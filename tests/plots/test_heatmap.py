@@ -110,6 +110,9 @@ def test_wrong_inputs_are_named():
         (lambda: plots.gallery([], {}), "at least one"),
         (lambda: plots.gallery([image, image[:2]], {}), "one shape"),
         (lambda: plots.gallery([image], {"eps": image}), r"'eps'.*\(3, 3\)"),
+        (lambda: plots.heatmaps([image], columns=0), "`columns` must be"),
+        (lambda: plots.gallery([image], {"image": [image]}), "another name"),
+        (lambda: plots.gallery([image], {"a": [image]}, maps={"a": [image]}), "is a column"),
         (lambda: plots.gallery([image], {}, names=["a", "b"]), "2 names"),
         (lambda: plots.gallery([image], {}, notes={"x": ["a"]}), "no column"),
     ):

@@ -100,6 +100,7 @@ def test_wrong_inputs_are_named():
         (lambda: plots.trace({"x": np.ones((2, 3))}, ["a"]), r"'x'.*\(2, 3\)"),
         (lambda: plots.trace(np.ones((2, 3)), ["a"]), r"\(2, 3\)"),
         (lambda: plots.trace(np.ones((2, 1)), ["a"], names=["b"]), "2 layers, but 1 names"),
+        (lambda: plots.trace(np.ones((2, 1)), ["a"], names=["b", "b"]), "must differ"),
         (lambda: plots.trace({"x": np.array([np.inf])}, ["a"]), "infinite"),
     ):
         with pytest.raises(InputError, match=words):

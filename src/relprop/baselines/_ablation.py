@@ -86,7 +86,8 @@ def occlusion(
 
     .. math:: R_i = \frac{1}{|\{W : i \in W\}|} \sum_{W \ni i} f(x) - f(x_{W \to x'})
 
-    Windows begin at multiples of the stride, until one reaches the end; there it is cut off.
+    Windows begin at multiples of the stride, until one reaches the end; there it is cut off. What
+    no window covers, between strides that are longer than the window, gets 0.
 
     Args:
         f: as for `gradient`.
@@ -94,7 +95,8 @@ def occlusion(
         has_aux: as for `gradient`.
         window: the lengths of the window along all axes, such as ``(4, 4, 3)`` for an image of
             shape (height, width, 3); or a number for all axes; or a tree of those, like what is
-            explained. Leaves are occluded one after the other.
+            explained. A tuple of numbers is lengths along the axes, of each leaf. Leaves are
+            occluded one after the other.
         strides: by how much it moves, likewise.
         baseline: as for `integrated_gradients`.
         batch_size: how many windows are evaluated at a time; None: all at once.
@@ -170,13 +172,13 @@ def _lengths(name: str, given: Any, x: PyTree) -> list[tuple[int, ...]]:
         each = [given] * len(leaves)
     else:
         each, tree = jax.tree.flatten(given, is_leaf=_is_lengths)
-        if tree != jax.tree.structure(x):
+        if tree != jax.tree.structure(x) or not all(map(_is_lengths, each)):
             raise InputError(
                 f"`{name}` must be a number, a tuple of numbers, or a tree of those like what is "
                 f"explained, {jax.tree.structure(x)}; it is {given!r}."
             )
     found = [
-        (one,) * leaf.ndim if isinstance(one, int) else tuple(one)
+        (int(one),) * leaf.ndim if _is_integer(one) else tuple(map(int, one))
         for one, leaf in zip(each, leaves, strict=True)
     ]
     wrong = [
@@ -190,6 +192,10 @@ def _lengths(name: str, given: Any, x: PyTree) -> list[tuple[int, ...]]:
 
 
 def _is_lengths(given: Any) -> bool:
-    return isinstance(given, int) or (
-        isinstance(given, tuple) and len(given) > 0 and all(isinstance(n, int) for n in given)
+    return _is_integer(given) or (
+        isinstance(given, tuple) and len(given) > 0 and all(map(_is_integer, given))
     )
+
+
+def _is_integer(given: Any) -> bool:
+    return isinstance(given, (int, np.integer)) and not isinstance(given, bool)

@@ -14,6 +14,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree, Shaped
 
+from relprop._errors import InputError
+
+
+def check_samples(samples: int) -> None:
+    """Refuses a mean over nothing.
+
+    Raises:
+        InputError: there is not one sample.
+    """
+    if samples < 1:
+        raise InputError(f"`samples` must be at least 1, got {samples!r}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
@@ -54,7 +66,10 @@ class Batches:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], out)
 
     def sum(self, g: Callable[[Any], Any], points: PyTree[Shaped[Array, "n ..."]]) -> PyTree:
-        """The sum of g over all points, of which no more than a batch is kept."""
+        """The sum of g over all points, of which no more than a batch is kept.
+
+        Half precision is summed in single: a bfloat16 of 256 stays what it is when 1 is added.
+        """
         parts, count = self._parts(points)
         size = jax.tree.leaves(parts)[0].shape[1]
         tick = self._ticker(count, size)
@@ -67,7 +82,7 @@ class Batches:
             return jax.tree.map(jnp.add, sums, out), None
 
         one = jax.tree.map(lambda a: a[0, 0], parts)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(g, one))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _summed(s.dtype)), jax.eval_shape(g, one))
         sums, _ = lax.scan(batch, zeros, (jnp.arange(-(-count // size)), parts))
         return sums
 
@@ -97,7 +112,13 @@ class Batches:
 
 def _sum_where(real: Array, a: Array) -> Array:
     keep = real.reshape(-1, *[1] * (a.ndim - 1))
-    return jnp.sum(jnp.where(keep, a, jnp.zeros_like(a)), axis=0)
+    return jnp.sum(jnp.where(keep, a, jnp.zeros_like(a)), axis=0, dtype=_summed(a.dtype))
+
+
+def _summed(dtype: Any) -> Any:
+    """The type that sums of numbers of a type are kept in."""
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.promote_types(dtype, jnp.float32) if floating else dtype
 
 
 class _Bar:

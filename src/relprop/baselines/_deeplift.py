@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from relprop._arguments import argument_numbers
 from relprop._core.compared import amount_of, paired, value_of
 from relprop._core.run import forward
+from relprop._errors import InputError
 from relprop._explanation import Run, closed
 from relprop.baselines._problem import reference_of, total
 from relprop.composites import Composite
@@ -78,7 +79,8 @@ def deeplift(
         rules: which operation gets which rule: `rescale`, the default, or `reveal_cancel`.
         at: places inside, as for `relprop.relevance`. Then the result is a dict of
             `relprop.places.Inside`, whose relevance are the contributions of these values.
-        multiply_by_inputs: whether to multiply by :math:`x - x'`; without, the multipliers.
+        multiply_by_inputs: whether to multiply by :math:`x - x'`; without, the multipliers. Places
+            always have contributions.
         return_delta: whether the result is a pair of the attribution and of what it lacks to be
             complete, :math:`\sum_i C_i - (f(x) - f(x'))`; not for places.
 
@@ -87,7 +89,7 @@ def deeplift(
 
     Raises:
         InputError, RuleError, MissingRuleError, NothingMatchedError: as `relprop.relevance`, or the
-            baseline does not fit.
+            baseline does not fit, or something is wanted of places that they do not have.
 
     >>> import jax, jax.numpy as jnp
     >>> f = lambda x: jax.nn.relu(x[0] + x[1] - 2)
@@ -98,6 +100,11 @@ def deeplift(
     """
     rules = rescale() if rules is None else rules
     wanted = places_of(at)
+    if wanted and (return_delta or not multiply_by_inputs):
+        raise InputError(
+            "Places have contributions, which need not add up to the difference of the scores: "
+            "`return_delta` and `multiply_by_inputs=False` are of arguments, without `at`."
+        )
 
     @functools.wraps(f)
     def deeplift_of(*args: Any, **kwargs: Any) -> Any:

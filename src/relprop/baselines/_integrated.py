@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from relprop._errors import InputError, unknown_name
-from relprop.baselines._batches import Batches
+from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._places import Inner, explaining_places
 from relprop.baselines._problem import (
     Problem,
@@ -61,8 +61,10 @@ def integrated_gradients(
         return_delta: whether the result is a pair of the attribution and of what it lacks to be
             complete, :math:`\sum_i R_i - (f(x) - f(x'))`.
         at: as for `gradient`: the line then goes from the values of the baseline at these places to
-            those of the input, while the arguments stay what they are. Places in loops, branches
-            and checkpointed functions are refused.
+            those of the input, while the arguments stay what they are. All places move together,
+            so that a value that is computed from other ones of them alone leaves these nothing.
+            Places in loops, branches and checkpointed functions, parameters and places that change
+            relevance are refused.
         batch_size: how many points are evaluated at a time; None: all at once.
         progress: whether to show a progress bar, which needs tqdm.
 
@@ -70,7 +72,7 @@ def integrated_gradients(
         As `gradient`, in the units of the score.
 
     Raises:
-        InputError: as for `gradient`, or the baseline does not fit, or a place is in a loop.
+        InputError: as for `gradient`, or the baseline does not fit, or a place is refused.
         UnknownNameError: there is no such method.
         NothingMatchedError: a place is not there.
 
@@ -139,7 +141,7 @@ def expected_gradients(
         As `gradient`, in the units of the score.
 
     Raises:
-        InputError: as for `gradient`, or the baselines do not fit.
+        InputError: as for `gradient`, the baselines do not fit, or there is no sample.
 
     >>> import jax, jax.numpy as jnp
     >>> explain = expected_gradients(
@@ -150,6 +152,7 @@ def expected_gradients(
 
     Source: Erion et al. 2021, eq. 2.
     """
+    check_samples(samples)
     batches = Batches(batch_size, progress, "expected gradients")
 
     def explain(problem: Problem) -> Any:
@@ -207,6 +210,8 @@ def quadrature(method: str, steps: int) -> tuple[Float[np.ndarray, " n"], Float[
         raise ValueError(f"steps must be at least 1, got {steps!r}.")
     if method not in METHODS:
         raise unknown_name("method of integration", method, METHODS)
+    if method == "riemann_trapezoid" and steps < 2:
+        raise ValueError(f"riemann_trapezoid needs at least 2 steps, got {steps!r}.")
     if method == "gausslegendre":
         positions, weights = np.polynomial.legendre.leggauss(steps)
         return (positions + 1) / 2, weights / 2

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from relprop.baselines._batches import Batches
+from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._problem import Problem, difference, explaining, product, reference_of
 
 Transform = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
@@ -52,7 +52,7 @@ def smooth_grad(
         As `gradient`, in the units of what is averaged, or their square.
 
     Raises:
-        InputError: as for `gradient`, or the standard deviation does not fit.
+        InputError: as for `gradient`, the standard deviation does not fit, or there is no sample.
 
     >>> import jax, jax.numpy as jnp
     >>> explain = smooth_grad(lambda x: 3 * x.sum(), key=jax.random.key(0), samples=4)
@@ -61,6 +61,7 @@ def smooth_grad(
 
     Source: Smilkov et al. 2017, section 2; squares: Hooker et al. 2019, section 3.
     """
+    check_samples(samples)
     batches = Batches(batch_size, progress, "SmoothGrad")
 
     def method(problem: Problem) -> Any:
@@ -115,6 +116,7 @@ def var_grad(
 
     Source: Adebayo et al. 2018, section 2 (VarGrad).
     """
+    check_samples(samples)
     batches = Batches(batch_size, progress, "VarGrad")
 
     def method(problem: Problem) -> Any:

@@ -97,15 +97,23 @@ def explaining_places(
     """A function with the arguments of f that returns what a method makes of places in it.
 
     Raises:
-        InputError: one of them is inside of a loop, a branch or a checkpointed function.
+        InputError: one of them is inside of a loop, a branch or a checkpointed function, is a
+            parameter, or changes relevance.
     """
     composite, places = composite_of(Gradient()), places_of(at)
+    changed = [place for place in places if place.edits("")]
+    if changed:
+        raise InputError(
+            f"The values at places are replaced here, there is no relevance that {changed} could "
+            "change. Name the places as they are, without `Masked` and `Seeded`."
+        )
 
     @functools.wraps(f)
     def explain(*args: Any, **kwargs: Any) -> Any:
         run = Run.start(
             closed(f, kwargs), args, argnums, composite, "error", has_aux, places=places
         )
+        _check_values(run)
         _check_outside(run)
         arrays = [[run.trace.arrays[i] for i in group] for group in run.trace.explained]
         result = method(Inner(run, run.unflatten(arrays, argnums)))
@@ -115,6 +123,15 @@ def explaining_places(
         return result, jax.tree.unflatten(run.trace.out_tree, outputs)[1]
 
     return explain
+
+
+def _check_values(run: Run) -> None:
+    fixed = [names[0] for value, names in run.plan.watched.items() if not value.touched]
+    if fixed:
+        raise InputError(
+            f"The line goes from the values of the baseline to those of the input, but {fixed} do "
+            "not depend on the input. Explain them as arguments, by `argnums`."
+        )
 
 
 def _check_outside(run: Run) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from relprop._errors import InputError
-from relprop.baselines._batches import Batches
+from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._features import Features
 from relprop.baselines._problem import Problem, explaining, total
 from relprop.baselines._regression import Lasso, Ridge, constrained
@@ -47,8 +47,8 @@ def kernel_shap(
         argnums: as for `gradient`.
         has_aux: as for `gradient`.
         key: of the random numbers; not needed where all coalitions are evaluated.
-        samples: how many coalitions are drawn, an even number; None: all of them, for up to 16
-            features.
+        samples: how many coalitions are drawn, an even number, and at least twice that of the
+            features but one; None: all of them, for up to 16 features.
         baseline: as for `integrated_gradients`.
         feature_mask: as for `feature_ablation`.
         batch_size: how many coalitions are evaluated at a time; None: all at once.
@@ -58,8 +58,8 @@ def kernel_shap(
         As `gradient`, in the units of the score; each entry gets the value of its feature.
 
     Raises:
-        InputError: as for `feature_ablation`; there are too many features for all coalitions, or
-            no key to draw them with.
+        InputError: as for `feature_ablation`; there are too many features for all coalitions, too
+            few samples for the features, or no key to draw them with.
 
     >>> import jax.numpy as jnp
     >>> f = lambda x: x[0] * x[1] + x[2]
@@ -77,9 +77,9 @@ def kernel_shap(
         if features.count == 1:
             return features.spread(change[None])
         present, weight = _coalitions(features.count, samples, key)
-        gains = batches.map(lambda z: problem.score(features.keep(z)), present) - empty
+        gains = _solvable(batches.map(lambda z: problem.score(features.keep(z)), present)) - empty
         z, weight = present.astype(gains.dtype), weight.astype(gains.dtype)
-        return features.spread(constrained(z, gains, weight, change))
+        return features.spread(constrained(z, gains, weight, change.astype(gains.dtype)))
 
     return explaining(f, argnums, has_aux, method)
 
@@ -125,7 +125,7 @@ def lime(
         As `gradient`, in the units of the score; each entry gets the value of its feature.
 
     Raises:
-        InputError: as for `feature_ablation`.
+        InputError: as for `feature_ablation`; there is no sample, or the width is not positive.
 
     >>> import jax, jax.numpy as jnp
     >>> explain = lime(lambda x: x @ jnp.array([1.0, 2.0]), key=jax.random.key(0), model=Ridge(0))
@@ -134,6 +134,9 @@ def lime(
 
     Source: Ribeiro et al. 2016, eq. 2 and section 3.4.
     """
+    check_samples(samples)
+    if kernel_width <= 0:
+        raise InputError(f"`kernel_width` must be positive, got {kernel_width!r}.")
     batches = Batches(batch_size, progress, "LIME")
     if distance not in _DISTANCES:
         raise ValueError(f"distance must be one of {[*_DISTANCES]}, got {distance!r}.")
@@ -147,10 +150,16 @@ def lime(
             return problem.score(part), _DISTANCES[distance](z, part, problem.x)
 
         scores, distances = batches.map(look, present)
+        scores = _solvable(scores)
         weight = jnp.exp(-((distances / kernel_width) ** 2)).astype(scores.dtype)
         return features.spread(model.coefficients(present.astype(scores.dtype), scores, weight))
 
     return explaining(f, argnums, has_aux, method)
+
+
+def _solvable(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """In a type that linear systems are solved in, which half precision is not."""
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _coalitions(
@@ -169,9 +178,15 @@ def _coalitions(
         return jnp.asarray(bits, bool), jnp.asarray(weight)
     if key is None:
         raise InputError("Coalitions are drawn by chance: `kernel_shap` needs a `key` for that.")
-    if samples < 2 or samples % 2:
+    if samples % 2:
         raise InputError(
             f"Coalitions are drawn in pairs: `samples` must be an even number, got {samples}."
+        )
+    if samples < 2 * (count - 1):
+        raise InputError(
+            f"{count} features have Shapley values that fewer than {count - 1} pairs of coalitions "
+            f"do not determine: `samples` must be at least {2 * (count - 1)}, and better many "
+            f"times that, got {samples}. Or group entries to features with `feature_mask`."
         )
     by_size, by_order = jax.random.split(key)
     sizes = np.arange(1, count)

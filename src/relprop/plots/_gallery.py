@@ -66,6 +66,12 @@ def gallery(
     """
     shown = _images(images, channels)
     size = shown[0].shape[:2]
+    if twice := [method for method in maps if method in relevances]:
+        raise InputError(f"A method is a column, but there are relevances and maps of {twice}.")
+    if "image" in (*relevances, *maps):
+        raise InputError(
+            "The column of the images is called 'image': give the method another name."
+        )
     columns = {"image": [np.asarray(_pixels.plain(image)) for image in shown]}
     for method, given in relevances.items():
         values = _values(method, given, channels, len(shown), size)

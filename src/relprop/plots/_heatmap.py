@@ -134,6 +134,8 @@ def heatmaps(
             f"The relevance must be that of a batch, its shape is {np.shape(relevance)} with "
             f"channels={channels!r}: [n, h, w], or [n, c, h, w] or [n, h, w, c] with channels."
         )
+    if columns < 1:
+        raise InputError(f"`columns` must be at least 1, got {columns!r}.")
     wrong = checked(values, bad)
     count, height, width = values.shape
     names = _of_each(names, count, "names")

@@ -232,6 +232,8 @@ def _rows(layers: Any, count: int, names: Sequence[str]) -> dict[str, Float[np.n
         given = list(names) or [f"layer {i}" for i in range(len(array))]
         if len(given) != len(array):
             raise InputError(f"There are {len(array)} layers, but {len(given)} names.")
+        if len({*given}) != len(given):
+            raise InputError(f"Names of layers must differ, got {given}.")
         return dict(zip(given, array, strict=True))
     rows = {}
     for place, found in _places.arrays(layers).items():
