@@ -151,7 +151,7 @@ def channels(
         InputError: the place means several values, or the axis is none of the value's.
 
     >>> from relprop import named, rules
-    >>> f = lambda x: jnp.sum(named(x * jnp.array([1.0, 2.0]), "hidden"))
+    >>> f = lambda x: jnp.sum(named(x @ jnp.diag(jnp.array([1.0, 2.0])), "hidden"))
     >>> channels(f, rules.Epsilon(), "hidden")(jnp.array([[3.0, 4.0], [1.0, 0.0]])).tolist()
     [4.0, 8.0]
 

@@ -48,6 +48,7 @@ def test_the_same_tokens(moved):
     "moved",
     [
         lambda x: x[::-1],
+        lambda x: jnp.sort(x, axis=0),
         lambda x: x.reshape(2, T // 2, D).swapaxes(0, 1).reshape(T, D),
         lambda x: jnp.concatenate([x[1:], x[:1]]),
         lambda x: jnp.ones((T, T)) @ x,

@@ -165,6 +165,7 @@ def test_what_is_chosen():
     )
     close(transformer_attribution(score, heads=[1])(X[0]), product([w[1] for w in weighted]))
     close(transformer_attribution(score, query=3)(X[0]), details.joint[0, 3])
+    close(transformer_attribution(score, query=np.int64(3))(X[0]), details.joint[0, 3])
     close(transformer_attribution(score, query="mean")(X[0]), details.joint[0].mean(0))
 
 
@@ -176,6 +177,7 @@ def test_what_is_chosen():
         ({"layers": []}, "`layers` is"),
         ({"heads": [2]}, "there are 2 heads"),
         ({"query": 9}, "there are 5 tokens"),
+        ({"query": 1.5}, "there are 5 tokens"),
         ({"query": "cls"}, "there are 5 tokens"),
     ],
 )

@@ -222,5 +222,8 @@ def test_bias_is_absorbed_or_ignored(kind):
 def test_rules_by_name():
     assert rules.by_name("gamma") == rules.Gamma()
     assert rules.by_name("Z-Box") == rules.ZBox()
+    assert rules.by_name("epsilon", epsilon=0.3) == rules.Epsilon(0.3)
+    named = relprop.presets.by_name("epsilon", epsilon=0.3)
+    assert named.entries == relprop.presets.uniform(rules.Epsilon(0.3)).entries
     with pytest.raises(relprop.UnknownNameError, match="epsilon"):
         rules.by_name("epsilom")

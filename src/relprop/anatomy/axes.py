@@ -231,6 +231,12 @@ def _reverse(axes, equation, operands):
     return _kept(axes, operands[0], equation.outputs[0].shape, cut=equation.params["dimensions"])
 
 
+def _sort(axes, equation, operands):
+    """Which token comes where depends on the values."""
+    sorted_axis = equation.params["dimension"]
+    return _kept(axes, operands[0], equation.outputs[0].shape, [sorted_axis])
+
+
 def _gather(axes, equation, operands):
     (out,) = equation.outputs
     if operands[0] is None:
@@ -257,6 +263,7 @@ _RULES: dict[str, Callable[..., Shape]] = {
     "reduce_sum": _reduce,
     "reshape": _reshape,
     "rev": _reverse,
+    "sort": _sort,
     "squeeze": _squeeze,
     "transpose": _transpose,
 }

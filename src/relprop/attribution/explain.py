@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from relprop import presets
@@ -255,8 +256,8 @@ def _row(joint: Float[Array, "n s t"], query: int | str | Sequence[int]) -> Floa
             return jnp.mean(joint, axis=1)
         wrong: Sequence[Any] = [query]
     else:
-        numbers = [query] if isinstance(query, int) else [*query]
-        wrong = [n for n in numbers if not -length <= n < length]
+        numbers = np.atleast_1d(query).tolist()
+        wrong = [n for n in numbers if type(n) is not int or not -length <= n < length]
         if numbers and not wrong:
             return jnp.mean(joint[:, jnp.asarray(numbers)], axis=1)
     raise InputError(

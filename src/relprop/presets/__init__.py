@@ -136,7 +136,7 @@ def by_name(name: str, **parameters: Any) -> Composite:
 
     Args:
         name: one of `names()`; ``-`` and ``_`` are the same.
-        **parameters: of the preset, such as ``low`` and ``high``.
+        **parameters: of the preset or the rule, such as ``low`` and ``high``.
 
     Raises:
         UnknownNameError: with the near matches.
@@ -148,5 +148,5 @@ def by_name(name: str, **parameters: Any) -> Composite:
     if key in _PRESETS:
         return _PRESETS[key](**parameters)
     if key in _RULES:
-        return dataclasses.replace(composite_of(rule_by_name(key)), name=key)
+        return dataclasses.replace(composite_of(rule_by_name(key, **parameters)), name=key)
     raise unknown_name("preset", name, names())

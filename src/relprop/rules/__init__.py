@@ -4,6 +4,8 @@ Every rule is a frozen value with its parameters; give one to `relprop.relevance
 into a `relprop.Composite`.
 """
 
+from typing import Any as _Any
+
 from relprop._core.relevance import Relevance as Relevance
 from relprop._core.site import LinearMap as LinearMap
 from relprop._core.site import Site as Site
@@ -102,16 +104,20 @@ _NAMES = {
 }
 
 
-def by_name(name: str) -> Rule:
-    """The rule of a name, such as ``"epsilon"``, with its default parameters.
+def by_name(name: str, **parameters: _Any) -> Rule:
+    """The rule of a name, such as ``"epsilon"``.
+
+    Args:
+        name: the name; ``-`` and ``_`` are the same.
+        **parameters: of the rule, such as ``epsilon``; those by default for the rest.
 
     Raises:
         UnknownNameError: with the near matches.
 
-    >>> by_name("gamma")
-    Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
+    >>> by_name("gamma", gamma=0.5)
+    Gamma(gamma=0.5, epsilon=1e-06, bias='absorb')
     """
     key = name.lower().replace("-", "_")
     if key not in _NAMES:
         raise _unknown_name("rule", name, _NAMES)
-    return _NAMES[key]()
+    return _NAMES[key](**parameters)
