@@ -438,8 +438,10 @@ def hidden(plan: Plan) -> dict[Value, str]:
         for equation in step.operation.equations:
             for atom in equation.inputs:
                 if isinstance(atom, Value) and atom in watched and atom not in inputs:
+                    merged = step.operation.propagator.note
                     where = f"inside of {step.structure} at {step.source}"
-                    found[atom] = f"  {watched[atom][0]}: {where}"
+                    reason = f" ({merged}; `composite.canonized()` leaves it apart)"
+                    found[atom] = f"  {watched[atom][0]}: {where}{reason if merged else ''}"
     return found
 
 

@@ -388,3 +388,23 @@ def test_in_half_precision_it_is_merged_in_single():
     double = relevance(x.astype(jnp.float64), w.astype(jnp.float64), jnp.float64, jnp.float64)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, double, atol=2e-2 * float(jnp.abs(double).max()))
+
+
+def test_an_empty_batch_has_empty_relevance():
+    explain = relprop.relevance(lambda x: with_rsqrt(x @ jnp.ones((3, 2)), -1).sum(), Gamma())
+    assert explain(jnp.zeros((0, 3))).shape == (0, 3)
+
+
+def test_what_was_merged_is_not_guessed_at():
+    """Its inner values and its parameters have no relevance of their own, and the error says so."""
+
+    def f(x, p):
+        h = relprop.named(x @ p["w"], "inner")
+        return (h * p["scale"][None] + 1.0).sum()
+
+    x, p = jnp.ones((4, 3)), {"w": jnp.ones((3, 2)), "scale": jnp.ones(2)}
+    for place in ("inner", relprop.places.Masked("inner", 0.0), relprop.places.Parameter("p/w")):
+        with pytest.raises(relprop.InputError, match="merged.*canonized"):
+            relprop.relevance(f, Gamma(), places=place)(x, p)
+        apart = Composite().at(structure="dense").use(Gamma()).canonized()
+        relprop.relevance(f, apart, places=place)(x, p)

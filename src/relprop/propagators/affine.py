@@ -92,8 +92,11 @@ class Merged(Propagator):
         bias, pull = jax.vjp(lambda z: after(z, site.values), product)
         (scale_after,) = pull(jnp.ones_like(bias))
         position = 1 - site.active[:count].index(True)
-        weight = kind.with_scaled_input(layer.last, position, weight, scale)
-        weight = kind.with_scaled_result(layer.last, position, weight, scale_after)
+        # An empty batch has no entry that a scale could be read from, and needs none.
+        if scale.size:
+            weight = kind.with_scaled_input(layer.last, position, weight, scale)
+        if scale_after.size:
+            weight = kind.with_scaled_result(layer.last, position, weight, scale_after)
         return LinearMap(
             site.inputs,
             site.output,

@@ -73,7 +73,9 @@ class Rule:
         roles = operation.propagator.constants(operation, active)
         if all(i in roles for i, on in enumerate(credited) if on):
             return None
-        return f"{operation.last.name} does not say where its weights are"
+        merged = operation.propagator.note
+        reason = f" ({merged}; `composite.canonized()` leaves it apart)" if merged else ""
+        return f"{operation.last.name} does not say where its weights are{reason}"
 
     def _shares_out(self, operation: Operation, active: Sequence[bool]) -> bool:
         return operation.propagator.linear(operation, active) and not self.like_inputs
