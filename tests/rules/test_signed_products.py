@@ -8,6 +8,7 @@ from jax import lax
 
 import relprop
 from relprop import rules
+from relprop.rules import signs
 from tests import oracles
 
 EPS = 1e-3
@@ -44,6 +45,19 @@ def _convolution():
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
 
     return convolved, random.normal(size=(3, 4, 4, 12)), np.array([0.5, -0.5])
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Weights count as large from the first entry on; parts of two or three outputs."""
+    monkeypatch.setattr(signs, "LARGE", 1)
+    monkeypatch.setattr(signs, "PART", 2 * TERMS)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("make", [_dense, _convolution])
+def test_weights_in_parts_are_as_exact(x64, in_parts, name, make):
+    test_a_large_layer_is_as_exact_as_its_definition(x64, name, make)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -112,6 +126,16 @@ def test_three_products_beside_the_forward_pass_and_one_copy_of_a_weight(name):
     explained = _compiled(relprop.value_and_relevance(_mlp, rule))
     assert explained.cost_analysis()["flops"] <= 2.1 * gradient.cost_analysis()["flops"]
     assert _memory(explained) <= 1.5 * WEIGHT + 2 * _memory(gradient)
+
+
+def test_of_a_large_weight_there_is_no_whole_copy(monkeypatch):
+    explain = relprop.value_and_relevance(_mlp, rules.ZPlus())
+    whole = _compiled(explain)
+    monkeypatch.setattr(signs, "LARGE", WIDTH * WIDTH)
+    monkeypatch.setattr(signs, "PART", WIDTH * WIDTH // 8)
+    # A new function, since JAX remembers what it has compiled.
+    in_parts = _compiled(lambda *args: explain(*args))
+    assert _memory(in_parts) < _memory(whole) - WEIGHT // 8
 
 
 def test_a_batch_by_vmap_shares_what_is_made_of_weights():

@@ -28,6 +28,8 @@ class LinearMap:
         bias: b, broadcastable to y, or None.
         diagonal: every output depends on one input only, that of the same position.
         gate: a factor of each weight on the way back, 1 but for who asks what a weight contributes.
+        free: an axis of w, and the axis of y that it becomes, along which w can be taken in parts:
+            apply of a part gives that part of y. None where there is no such axis.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -37,6 +39,7 @@ class LinearMap:
     bias: Inexact[Array, "..."] | None = None
     diagonal: bool = False
     gate: Float[Array, "..."] | None = None
+    free: tuple[int, int] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:

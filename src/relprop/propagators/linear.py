@@ -313,7 +313,22 @@ class Contraction(Propagator):
 
     def linear_map(self, site):
         apply, weight = self.split(site.operation, site.active, site.values)
-        return LinearMap(site.inputs, site.output, apply, weight)
+        free = self.free(site.operation, site.active)
+        return LinearMap(site.inputs, site.output, apply, weight, free=free)
+
+    def free(self, operation, active) -> tuple[int, int] | None:
+        """The longest axis that the weight alone brings into the result: its own, the result's."""
+        if operation.last.params.get("feature_group_count", 1) != 1:
+            return None
+        position = 1 - active[: self.operands].index(True)
+        shape = operation.last.inputs[position].shape
+        axes = zip(
+            self.carried(operation.last, position),
+            self.contracted(operation.last, position),
+            strict=True,
+        )
+        own = [(n, to) for n, (to, met) in enumerate(axes) if to is not None and met is None]
+        return max(own, key=lambda axis: shape[axis[0]], default=None)
 
     def split(self, operation, active, values):
         """The product as a function of input and weight, and the weight."""

@@ -127,12 +127,14 @@ class Biased(_Followed):
         first = self.first(site.operation)
         assert isinstance(first.propagator, Contraction)
         apply, weight = first.propagator.split(first, site.active[:-1], values)
+        unmoved = len(site.operation.equations) == 2
         return LinearMap(
             site.inputs,
             site.output,
             apply=lambda xs, w: self.moved(site.operation, apply(xs, w)),
             weight=weight,
             bias=self.sign * bias,
+            free=first.propagator.free(first, site.active[:-1]) if unmoved else None,
         )
 
     def evaluate(self, operation, values):

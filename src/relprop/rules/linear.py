@@ -28,7 +28,7 @@ from relprop.rules.base import (
     positive,
     stabilizer,
 )
-from relprop.rules.signs import FEW, magnitudes, number_of_terms, sum_of_sign
+from relprop.rules.signs import FEW, Magnitudes, number_of_terms, sum_of_sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Gamma(LinearRule):
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
-        sizes = magnitudes(linear, given)
+        sizes = Magnitudes(linear, given)
         # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
         sign = jnp.sign(site.output)
         z = linear.product + self.gamma / 2 * (linear.product + sign * sizes.output)
@@ -216,7 +216,7 @@ class Gamma(LinearRule):
             site.absorb("bias", lambda: coefficients * biased)
         site.absorb("epsilon", lambda: given - coefficients * z)
         plain = linear.transpose(linear.weight, (1 + self.gamma / 2) * coefficients)
-        signed = sizes.transpose(sizes.weight, self.gamma / 2 * sign * coefficients)
+        signed = sizes.transpose(self.gamma / 2 * sign * coefficients)
         return multipliers(
             [p + jnp.sign(x) * s for p, s, x in zip(plain, signed, site.inputs, strict=True)]
         )
@@ -263,7 +263,7 @@ class AlphaBeta(LinearRule):
         terms = number_of_terms(linear)
         if terms < FEW:
             return multipliers(self._directly(site, linear, given))
-        sizes, product = magnitudes(linear, given), site.product
+        sizes, product = Magnitudes(linear, given), site.product
         plain = signed = jnp.zeros_like(given)
         for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
             if factor == 0:
@@ -274,7 +274,7 @@ class AlphaBeta(LinearRule):
             coefficients = jnp.where(z == 0, 0, coefficients)
             plain, signed = plain + coefficients, signed + sign * coefficients
         plain = linear.transpose(linear.weight, plain / 2)
-        signed = sizes.transpose(sizes.weight, signed / 2)
+        signed = sizes.transpose(signed / 2)
         return multipliers(
             [
                 jnp.where(x == 0, 0, p + jnp.sign(x) * s)
