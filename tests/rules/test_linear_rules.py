@@ -438,9 +438,11 @@ def _small_layer():
 )
 def test_ledger_tells_what_biases_and_stabilisers_absorb(rule, bias, x64):
     applied, oracle = RULES[rule](bias)
-    given = np.reshape((X @ W + B) * C, -1)
+    # Of each sample another one: what only depends on the channel would be merged into the layer.
+    scale = np.linspace(1.0, 2.0, len(X))[:, None] * C[None]
+    given = np.reshape((X @ W + B) * scale, -1)
     defined = oracle(X.reshape(-1), _small_layer(), given)
-    book = relprop.ledger(lambda x: jnp.sum((x @ W + B[None]) * C[None]), applied)(jnp.asarray(X))
+    book = relprop.ledger(lambda x: jnp.sum((x @ W + B[None]) * scale), applied)(jnp.asarray(X))
     np.testing.assert_allclose(book.seed, given.sum(), rtol=1e-12)
     np.testing.assert_allclose(book.left, defined.inputs.sum(), rtol=1e-12)
     np.testing.assert_allclose(book.bias, defined.bias, rtol=1e-12, atol=1e-14)
