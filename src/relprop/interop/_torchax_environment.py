@@ -1,7 +1,4 @@
-"""What torchax 0.0.13 lacks, in an environment of our own: its tables stay as they are.
-
-Import this only after `_torchax_names.restore_names()`.
-"""
+"""What torchax 0.0.13 lacks, in an environment of our own: its tables stay as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch  # pyright: ignore[reportMissingImports]
-import torchax.tensor  # pyright: ignore[reportMissingImports]
+
+from relprop.interop._torchax_names import restore_names
+
+restore_names()  # Before torchax is imported.
+
+import torchax.tensor  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 
 class Environment(torchax.tensor.Environment):
