@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,35 +17,18 @@ import relprop
 from relprop import plots, report
 from relprop.report import montage
 from relprop.report.explanation import amount, percent
+from tests.plots import pictures
 
 pytestmark = pytest.mark.frameworks
 
-VOID = {"meta", "img", "br", "rect", "line"}
 
+class Page(pictures.Page):
+    """What is in a page, drawings among it; fails where tags do not match."""
 
-class Page(HTMLParser):
-    """What is in a page; fails where tags do not match."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
+    void = pictures.Page.void | {"rect", "line"}
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]

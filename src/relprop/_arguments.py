@@ -42,6 +42,27 @@ def argument_numbers(argnums: int | Sequence[int], count: int) -> tuple[int, ...
     return numbers
 
 
+def explained_outputs(tree: Any, has_aux: bool) -> int:
+    """How many leaves of what a function returned are to be explained.
+
+    Args:
+        tree: the structure of what it returned.
+        has_aux: whether that is a pair, of which the second is not explained.
+
+    Raises:
+        InputError: it should be a pair and is not.
+    """
+    if not has_aux:
+        return tree.num_leaves
+    children, node = tree.children(), tree.node_data()
+    if node is None or node[0] not in (tuple, list) or len(children) != 2:
+        raise InputError(
+            "With has_aux=True the function must return a pair (explained, aux); it returned "
+            f"{tree}."
+        )
+    return children[0].num_leaves
+
+
 def check_score(shapes: Sequence[Any], beside: str = "") -> None:
     """Refuses what is no score to be explained.
 

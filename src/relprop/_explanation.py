@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array
 
-from relprop._arguments import argument_numbers, check_score
+from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._assign import anatomy, assign
 from relprop._core.compared import amount_of
 from relprop._core.plan import Plan
@@ -47,7 +47,7 @@ class Run:
         places: Sequence[Place] = (),
     ) -> Run:
         traced = trace(f, args, argument_numbers(argnums, len(args)))
-        count = _explained_outputs(traced, has_aux)
+        count = explained_outputs(traced.out_tree, has_aux)
         if scalar:
             check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
         mask = [i < count for i in range(len(traced.graph.outputs))]
@@ -106,18 +106,6 @@ class Run:
 def closed(f: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
     """The function of its positional arguments alone; as in `jax.grad` the others are constant."""
     return functools.partial(f, **kwargs) if kwargs else f
-
-
-def _explained_outputs(traced: Trace, has_aux: bool) -> int:
-    if not has_aux:
-        return traced.out_tree.num_leaves
-    children, node = traced.out_tree.children(), traced.out_tree.node_data()
-    if node is None or node[0] not in (tuple, list) or len(children) != 2:
-        raise InputError(
-            "With has_aux=True the function must return a pair (explained, aux); it returned "
-            f"{traced.out_tree}."
-        )
-    return children[0].num_leaves
 
 
 def checked_seed(seed: Any, outputs: Any) -> list[Relevance | None]:

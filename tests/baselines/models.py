@@ -35,6 +35,19 @@ def golden_model(name: str, dtype=jnp.float64):
     return score, x, baseline
 
 
+def golden_explained(model: str, methods):
+    """All methods on a model, for both targets, from one compilation."""
+    score, x, baseline = golden_model(model)
+
+    @jax.jit
+    def explain(x, target):
+        return {name: make(score, baseline)(x, target) for name, make in methods.items()}
+
+    return {
+        tag: explain(x, jnp.asarray(GOLDEN[f"{model}/target_{tag}"])) for tag in ("argmax", "other")
+    }
+
+
 def cases(*methods: str) -> list[tuple[str, str]]:
     """Model and method."""
     return [(model, method) for model in ("cnn", "mlp") for method in methods]

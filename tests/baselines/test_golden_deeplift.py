@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from relprop import Composite, baselines
 from relprop.rules import Route
 
-from .models import GOLDEN, cases, golden, golden_model
+from .models import GOLDEN, cases, golden, golden_explained
 
 pytestmark = pytest.mark.usefixtures("x64")
 CAPTUM = Composite().at(structure="maximum", optional=True).use(Route()).then(baselines.rescale())
@@ -32,16 +30,7 @@ METHODS = {
 
 @functools.cache
 def explained(model: str):
-    """All methods on a model, for both targets, from one compilation."""
-    score, x, baseline = golden_model(model)
-
-    @jax.jit
-    def explain(x, target):
-        return {name: make(score, baseline)(x, target) for name, make in METHODS.items()}
-
-    return {
-        tag: explain(x, jnp.asarray(GOLDEN[f"{model}/target_{tag}"])) for tag in ("argmax", "other")
-    }
+    return golden_explained(model, METHODS)
 
 
 @pytest.mark.parametrize(("model", "method"), cases("DeepLift_zero", "DeepLift_baseline"))

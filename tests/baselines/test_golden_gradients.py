@@ -13,7 +13,7 @@ from relprop import baselines
 from relprop.baselines import _integrated
 from relprop.baselines._batches import Batches
 
-from .models import GOLDEN, cases, golden, golden_model
+from .models import GOLDEN, cases, golden, golden_explained, golden_model
 
 pytestmark = pytest.mark.usefixtures("x64")
 integrated = functools.partial(baselines.integrated_gradients, batch_size=10)
@@ -30,16 +30,7 @@ METHODS = {
 
 @functools.cache
 def explained(model: str):
-    """All methods on a model, for both targets, from one compilation."""
-    score, x, baseline = golden_model(model)
-
-    @jax.jit
-    def explain(x, target):
-        return {name: make(score, baseline)(x, target) for name, make in METHODS.items()}
-
-    return {
-        tag: explain(x, jnp.asarray(GOLDEN[f"{model}/target_{tag}"])) for tag in ("argmax", "other")
-    }
+    return golden_explained(model, METHODS)
 
 
 @pytest.mark.parametrize(("model", "method"), cases(*METHODS))

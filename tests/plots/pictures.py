@@ -21,6 +21,8 @@ def colour_at(figure, axes, column, row):
 class Page(html.parser.HTMLParser):
     """What is in a piece of HTML; fails where tags do not match."""
 
+    void = frozenset({"img", "br", "meta"})
+
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.text = [], [], ""
@@ -30,7 +32,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("img", "br", "meta"):
+        if tag not in self.void:
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -30,8 +30,8 @@ class Edit:
     """
 
     array: Shaped[Array, "..."] | None
-    make: Make | None
-    name: str
+    make: Make | None = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(metadata={"static": True})
     kind: ClassVar[str]
 
     def numbers(self, arrived: Array, value: Array) -> Array:
@@ -63,9 +63,6 @@ class Edit:
 class Mask(Edit):
     """Multiplies relevance, in whatever form it has arrived."""
 
-    array: Shaped[Array, "..."] | None
-    make: Make | None = dataclasses.field(metadata={"static": True})
-    name: str = dataclasses.field(metadata={"static": True})
     kind: ClassVar[str] = "mask"
 
     def apply(self, relevance, value):
@@ -80,9 +77,6 @@ class Mask(Edit):
 class Seed(Edit):
     """Adds relevance to what has arrived."""
 
-    array: Shaped[Array, "..."] | None
-    make: Make | None = dataclasses.field(metadata={"static": True})
-    name: str = dataclasses.field(metadata={"static": True})
     kind: ClassVar[str] = "seed"
 
     def apply(self, relevance, value):

@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from relprop._arguments import argument_numbers, check_score
+from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._errors import InputError
 
 
@@ -87,13 +87,9 @@ def _problem(f, args, kwargs, argnums, has_aux) -> Problem:
 
 
 def _check(shapes: Any, has_aux: bool) -> None:
-    if has_aux and not (isinstance(shapes, (tuple, list)) and len(shapes) == 2):
-        raise InputError(
-            "With has_aux=True the function must return a pair (explained, aux); it returned "
-            f"{jtu.tree_structure(shapes)}."
-        )
-    score = shapes[0] if has_aux else shapes
-    check_score(jtu.tree_leaves(score), " beside aux" if has_aux else "")
+    leaves, tree = jtu.tree_flatten(shapes)
+    count = explained_outputs(tree, has_aux)
+    check_score(leaves[:count], " beside aux" if has_aux else "")
 
 
 def _real_array(path: Any, leaf: Any) -> Array:
