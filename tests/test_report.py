@@ -15,8 +15,9 @@ from PIL import Image
 
 import relprop
 from relprop import plots, report
+from relprop._table import amount
 from relprop.report import montage
-from relprop.report.explanation import amount, percent
+from relprop.report.explanation import percent
 from tests.plots import pictures
 
 pytestmark = pytest.mark.frameworks
@@ -29,9 +30,6 @@ class Page(pictures.Page):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def explanation(name="a.png", model="m", rules=("epsilon", "flat"), shape=(4, 3, 1), **changes):

@@ -47,3 +47,12 @@ class Table:
         for row in self.cells():
             table.add_row(*row)
         return rich.console.Group(table, self.footer()) if self.footer() else table
+
+
+def amount(value: float, whole: float) -> str:
+    """Relevance as text; less than a 100000th of the whole is rounding, and shown as 0.
+
+    >>> amount(42.4722, 47.8), amount(8.4e-6, 47.8)
+    ('42.47', '0')
+    """
+    return "0" if abs(value) < 1e-5 * abs(whole) else f"{value:.4g}"

@@ -16,8 +16,9 @@ import rich.text
 
 from relprop import presets
 from relprop import rules as rules_module
+from relprop._table import amount
 from relprop.report import Balance, Balances, Explanation
-from relprop.report.explanation import amount, by_model, maps_of, percent, rules_of, strongest
+from relprop.report.explanation import by_model, maps_of, percent, rules_of, strongest
 
 _TEX = {r"\odot": "*", r"\nabla": "grad"}
 

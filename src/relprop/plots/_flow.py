@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from relprop._errors import InputError
 from relprop._ledger import Ledger
+from relprop._table import amount
 from relprop.plots import _places
 from relprop.plots._figure import describe, drawing, title
 from relprop.plots._layers import Layers, layers
@@ -73,8 +74,8 @@ class Flow:
         seed = float(ledger.seed)
         whole = {part: getattr(ledger, part) for part in ("bias", "epsilon", "stopped")}
         whole["gap"] = seed - ledger.left - sum(whole.values())
-        for part, amount in whole.items():
-            absorbed[part][0] += amount - absorbed[part].sum()
+        for part, lost in whole.items():
+            absorbed[part][0] += lost - absorbed[part].sum()
         return cls(seed, tuple(groups), absorbed)
 
     def __add__(self, other: Flow) -> Flow:
@@ -166,7 +167,7 @@ def flow(
     title(axes, name)
     if legend:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-    kept = ", ".join(f"{n} {_amount(parts[n][0], found.handed_out)}" for n in list(parts)[1:])
+    kept = ", ".join(f"{n} {amount(parts[n][0], found.handed_out)}" for n in list(parts)[1:])
     describe(
         figure,
         f"Flow of relevance{f' ({name})' if name else ''}: of {found.handed_out:.4g} at the score "
@@ -243,8 +244,3 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.use_sticky_edges = False
     axes.margins(x=0.02, y=0.05)
-
-
-def _amount(value: float, whole: float) -> str:
-    """A number; less than a 100000th of the whole is rounding."""
-    return "0" if abs(value) < 1e-5 * abs(whole) else f"{value:.4g}"

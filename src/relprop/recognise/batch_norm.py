@@ -19,7 +19,7 @@ from relprop._core.operation import Operation
 from relprop.propagators.affine import Affine, Merged
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Biased
-from relprop.recognise.bias import biased_layers
+from relprop.recognise.bias import biased_layers, is_layer
 from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
 
 #: Equations one after another, each of them an affine map of each entry or a move.
@@ -28,7 +28,7 @@ _Chain = tuple[Equation, ...]
 
 def merged_layers(flow: Dataflow) -> Iterator[Operation]:
     """Each layer with the batch norms after and before it; one between two belongs to the first."""
-    layers = [e for e in flow.equations if _is_layer(flow, e)]
+    layers = [e for e in flow.equations if is_layer(flow, e)]
     biased = {operation.equations[0]: operation for operation in flow.found(biased_layers)}
     after = {layer: _after(flow, layer) for layer in layers}
     taken = {operation.last for operation in biased.values()}
@@ -68,11 +68,6 @@ def batch_norms(flow: Dataflow) -> Iterator[Operation]:
         if chain and not _is_product(flow, start):
             inside.update(chain)
             yield Operation(Affine(), chain, (start, *_constants(flow, chain)), chain[-1].outputs)
-
-
-def _is_layer(flow: Dataflow, equation: Equation) -> bool:
-    kind = registry.lookup(equation.primitive)
-    return isinstance(kind, Contraction) and len(flow.operands(equation)) == 1
 
 
 def _after(flow: Dataflow, layer: Equation) -> _Chain:

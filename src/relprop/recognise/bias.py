@@ -25,7 +25,7 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
             continue
         origin, moves = flow.origin(operands[0], is_device_sum)
         layer = flow.producer(origin)
-        if layer is None or not _is_layer(flow, layer) or operands[0].shape != _shape(equation):
+        if layer is None or not is_layer(flow, layer) or operands[0].shape != _shape(equation):
             continue
         bias = equation.inputs[1] if left else equation.inputs[0]
         if bias in flow.touched:
@@ -38,7 +38,8 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
         )
 
 
-def _is_layer(flow: Dataflow, equation: Equation) -> bool:
+def is_layer(flow: Dataflow, equation: Equation) -> bool:
+    """Whether it is a dense layer or convolution, of one operand that is explained."""
     kind = registry.lookup(equation.primitive)
     return isinstance(kind, Contraction) and len(flow.operands(equation)) == 1
 

@@ -137,12 +137,3 @@ def percent(share: float | None) -> str:
     """
     # The sum with 0 turns -0 into 0.
     return "n/a" if share is None else f"{round(100 * share) + 0} %"
-
-
-def amount(value: float, whole: float) -> str:
-    """Relevance as text; less than a 100000th of the whole is rounding, and shown as 0.
-
-    >>> amount(42.4722, 47.8), amount(8.4e-6, 47.8)
-    ('42.47', '0')
-    """
-    return "0" if abs(value) < 1e-5 * abs(whole) else f"{value:.4g}"

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from relprop import plots
 from relprop._inspect import PlannedOperation
+from relprop._table import amount
 from relprop.plots._flow import PARTS
 from relprop.plots._pixels import (
     data_uri,
@@ -26,7 +27,6 @@ from relprop.report.explanation import (
     Balance,
     Balances,
     Explanation,
-    amount,
     by_model,
     maps_of,
     percent,
