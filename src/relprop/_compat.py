@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 from jax import lax
 from jax.core import Tracer
@@ -30,6 +31,7 @@ __all__ = [
     "constraint",
     "entry_type",
     "function_name",
+    "is_staged",
     "is_traced",
     "make_jaxpr",
     "open_jaxpr",
@@ -171,6 +173,11 @@ def _ordered(axes: frozenset[Any]) -> tuple[Any, ...]:
 def zeros(like: Any) -> jax.Array:
     """Zeros of the type of an array."""
     return alike(lax.full(like.shape, 0, like.dtype), like)  # Of random keys, too.
+
+
+def is_staged() -> bool:
+    """Whether operations are recorded here, for a compiler, and not executed one by one."""
+    return isinstance(jnp.zeros(()), Tracer)
 
 
 def is_traced(array: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from jaxtyping import Array
 
 from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._assign import anatomy, assign
-from relprop._core.compared import amount_of
+from relprop._core.compared import amount_of, value_of
+from relprop._core.order import never
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Keep, Record, Request, Tape, backward
@@ -78,7 +80,10 @@ class Run:
         self, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
     ) -> tuple[list[Relevance | None], Record]:
         """Takes relevance of the outputs to the inputs, with masks and seeds on the way."""
-        return backward(self.plan, tape, seeds, Request(keep, self.plan.edits))
+        real = [atom for atom in self.trace.graph.outputs if atom.inexact]
+        smallest = min(real, key=lambda atom: math.prod(atom.shape), default=None)
+        decisive = None if smallest is None else never(value_of(tape.read(smallest)))
+        return backward(self.plan, tape, seeds, Request(keep, self.plan.edits, decisive))
 
     def totals(
         self, leaving: Sequence[Relevance | None], tape: Tape, multiply: bool = True

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import relprop
-from relprop.rules import Epsilon, Zero
+from relprop.rules import Epsilon, Gamma, Zero
 
 WIDTH, BATCH = 64, 32
 
@@ -72,6 +72,44 @@ def _flops(compiled):
 
 def _memory(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("rule", [Zero(), Gamma()], ids=str)
+def test_code_grows_linearly_with_the_depth_of_a_residual_network(rule):
+    def layer(x, w):
+        x = x + jnp.tanh(x @ w)
+        return x * lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6)
+
+    def size(depth):
+        def score(x, ws):
+            return functools.reduce(layer, ws, x)[:, 0].sum()
+
+        weights = [jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)] * depth
+        x = jax.ShapeDtypeStruct((BATCH, WIDTH), jnp.float32)
+        explain = jax.jit(relprop.value_and_relevance(score, rule))
+        return explain.lower(x, weights).compile().as_text().count("\n")
+
+    sizes = [size(depth) for depth in (8, 16, 24)]
+    assert sizes[2] - sizes[1] <= 1.05 * (sizes[1] - sizes[0])
+
+
+def test_what_goes_several_ways_is_the_same_compiled_batched_and_differentiated():
+    weights = jax.random.normal(jax.random.key(0), (3, 4, 4))
+
+    def score(x):
+        return functools.reduce(lambda x, w: x + jnp.tanh(x @ w), weights, x)[0]
+
+    xs = jax.random.normal(jax.random.key(1), (5, 4))
+    explain = relprop.relevance(score, Epsilon())
+
+    def squared(x):
+        return jnp.square(explain(x)).sum()
+
+    for function in (explain, jax.grad(squared), jax.hessian(squared)):
+        one_by_one = jnp.stack([function(x) for x in xs])
+        np.testing.assert_allclose(
+            jax.jit(jax.vmap(function))(xs), one_by_one, rtol=2e-4, atol=2e-3
+        )
 
 
 def test_a_jitted_explanation_is_traced_once():

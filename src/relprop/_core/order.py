@@ -26,6 +26,33 @@ def after(array: Array, awaited: Array) -> Array:
     return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
 
 
+def never(value: Array) -> Bool[Array, ""] | None:
+    """What no compiler knows to be false, for `once`; None where that has nothing to do.
+
+    Args:
+        value: that it is read from: small, and best one that all devices hold.
+    """
+    if jax.default_backend() != "cpu" or not value.size or not _compat.is_staged():
+        return None
+    return _never(lax.stop_gradient(value))
+
+
+def once(array: Array, never: Bool[Array, ""]) -> Array:
+    """The same array, computed once for all who use it.
+
+    Relevance that goes several ways, as at a residual sum, would be computed again on each of them:
+    XLA for CPUs fuses what is made entry by entry into every consumer, and with it all that lies
+    above, up to the last layer. That is work and code that grows with the square of the depth. It
+    does not fuse through a condition, even one that is never true. Other devices weigh what fusing
+    costs.
+    """
+    return lax.cond(never, jnp.zeros_like, _same, array)
+
+
+def _same(array: Array) -> Array:
+    return array
+
+
 @jax.custom_batching.custom_vmap
 def _never(awaited: Array) -> Bool[Array, ""]:
     """False, after looking at an array."""

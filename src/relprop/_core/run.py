@@ -22,6 +22,7 @@ from relprop._core.compared import (
 from relprop._core.edit import Edits
 from relprop._core.graph import Atom, Environment, Equation, Value
 from relprop._core.operation import Operation
+from relprop._core.order import once
 from relprop._core.plan import Plan, Step
 from relprop._core.relevance import Relevance, add
 from relprop._core.site import Site
@@ -42,10 +43,12 @@ class Request:
         keep: what to sum up per step: ``"sums"`` of what arrives, leaves and is absorbed, or
             ``"faults"``, the same and how many numbers are NaN or infinite.
         edits: masks and seeds at values.
+        never: for `once`, or None where nothing is to be kept from being computed twice.
     """
 
     keep: Keep = ""
     edits: Edits = dataclasses.field(default_factory=dict)
+    never: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -204,6 +207,9 @@ def backward(
                 else None
                 for out in operation.outputs
             ]
+        kind = operation.propagator
+        if sum(step.active) > 1 and (kind.elementwise or kind.structural):
+            arriving = [_once(r, request.never) for r in arriving]
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}
@@ -251,6 +257,12 @@ def backward(
         if names[0] not in record.inside:
             look(value, leaving[value] if value in leaving else taken(value))
     return [leaving[value] for value in plan.graph.inputs], record
+
+
+def _once(relevance: Relevance | None, never: Array | None) -> Relevance | None:
+    if relevance is None or never is None:
+        return relevance
+    return relevance.map(lambda array: once(array, never))
 
 
 def _count(accounts: Accounts, kind: str, lost: Any) -> None:

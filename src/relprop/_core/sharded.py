@@ -55,7 +55,9 @@ class Sharded(Call):
             again = unpacked(body, tape.restored(kept), _kept(body))
             again.update(zip(body.graph.inputs, values, strict=True))
             seeds = _each(devices.parts, arriving, devices.outputs)
-            leaving, record = backward(body, again, seeds, request)
+            # What decides outside is not the same array in here.
+            own = dataclasses.replace(request, never=None)
+            leaving, record = backward(body, again, seeds, own)
             leaving = _each(devices.summed, leaving, devices.inputs)
             accounts = jax.tree.map(lambda a: devices.summed(a, _EVERYWHERE), record.accounts)
             return (leaving, accounts), record.inside
