@@ -105,10 +105,12 @@ def test_what_goes_several_ways_is_the_same_compiled_batched_and_differentiated(
     def squared(x):
         return jnp.square(explain(x)).sum()
 
-    for function in (explain, jax.grad(squared), jax.hessian(squared)):
+    # Each derivative divides once more by sums that nearly vanish.
+    tolerances = {explain: 1e-5, jax.grad(squared): 1e-4, jax.hessian(squared): 2e-3}
+    for function, atol in tolerances.items():
         one_by_one = jnp.stack([function(x) for x in xs])
         np.testing.assert_allclose(
-            jax.jit(jax.vmap(function))(xs), one_by_one, rtol=2e-4, atol=2e-3
+            jax.jit(jax.vmap(function))(xs), one_by_one, rtol=2e-4, atol=atol
         )
 
 

@@ -37,8 +37,8 @@ def never(value: Array) -> Bool[Array, ""] | None:
     return _never(lax.stop_gradient(value))
 
 
-def once(array: Array, never: Bool[Array, ""]) -> Array:
-    """The same array, computed once for all who use it.
+def once(array: Array, condition: Bool[Array, ""]) -> Array:
+    """The same array, computed once for all who use it; the condition is that of `never`.
 
     Relevance that goes several ways, as at a residual sum, would be computed again on each of them:
     XLA for CPUs fuses what is made entry by entry into every consumer, and with it all that lies
@@ -46,11 +46,7 @@ def once(array: Array, never: Bool[Array, ""]) -> Array:
     does not fuse through a condition, even one that is never true. Other devices weigh what fusing
     costs.
     """
-    return lax.cond(never, jnp.zeros_like, _same, array)
-
-
-def _same(array: Array) -> Array:
-    return array
+    return lax.cond(condition, jnp.zeros_like, lambda array: array, array)
 
 
 @jax.custom_batching.custom_vmap
