@@ -29,6 +29,7 @@ __all__ = [
     "call_shardings",
     "carried_operands",
     "constraint",
+    "context",
     "entry_type",
     "function_name",
     "is_staged",
@@ -75,12 +76,17 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
 @contextlib.contextmanager
 def _context(eqn: Any) -> Iterator[None]:
     # Without this, compute_on, xla_metadata, the threefry mode and the abstract mesh get lost.
-    context = getattr(eqn, "ctx", None)
-    if context is None:
+    settings = context(eqn)
+    if settings is None:
         yield
         return
-    with context.manager:
+    with settings.manager:
         yield
+
+
+def context(eqn: Any) -> Any:
+    """What was set around an equation when it was traced; the same object for the same settings."""
+    return getattr(eqn, "ctx", None)
 
 
 def type_of(array: Any) -> Any:

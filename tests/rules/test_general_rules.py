@@ -56,6 +56,45 @@ def test_activations_pass_relevance_on(name, x64):
     assert_equal(explained(ACTIVATIONS[name], A, seed=seed), oracles.passed(seed))
 
 
+RELUS = {
+    "relu": jax.nn.relu,
+    "relu of jit": jax.jit(jax.nn.relu),
+    "maximum": lambda x: jnp.maximum(x, 0),
+    "maximum, the other way round": lambda x: jnp.maximum(0.0, x),
+}
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_nothing_is_divided_at_a_relu(name, x64):
+    """Its output is a multiple of its input: a multiplier passes, and LRP-0 is exact."""
+
+    def network(x):
+        return jnp.sum(RELUS[name](RELUS[name](x @ B) @ B.T))
+
+    explain = relprop.relevance(network, Zero())
+    assert "div" not in str(jax.make_jaxpr(explain)(A))
+    x = jnp.asarray(np.concatenate([A @ B @ B.T, -A, np.zeros((1, 3)), [[1e-300, -1.0, 1.0]]]))
+    np.testing.assert_allclose(explain(x), x * jax.grad(network)(x), rtol=1e-12, atol=0)
+
+
+def test_what_passes_a_relu_is_what_its_definition_says(x64):
+    x = jnp.array([[2.0, 0.0, -0.0, -3.0, jnp.inf, -jnp.inf, jnp.nan]])
+    multiplier = jnp.array([[0.5, 1.0, 1.0, 2.0, 0.0, 1.0, 1.0]])
+    score = lambda x: jnp.sum(jax.nn.relu(x) * multiplier)  # noqa: E731
+    found = relprop.relevance(score, relprop.Composite())(x)
+    np.testing.assert_array_equal(found, [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, jnp.nan]])
+    # Two consumers, one of which leaves a share.
+    both = relprop.Composite().at(primitive="tanh").use(Pass())
+
+    def twice(x):
+        y = jax.nn.relu(x)
+        return jnp.sum(y * 3) + jnp.sum(jnp.tanh(y))
+
+    y = jnp.array([[2.0, -1.0, 0.0]])
+    expected = jnp.where(y > 0, 3 * y + jnp.tanh(y), 0.0)
+    np.testing.assert_allclose(relprop.relevance(twice, both)(y), expected, rtol=1e-12)
+
+
 def test_pass_is_refused_where_shapes_change_or_operands_compete(x64):
     for f, arguments in ((jnp.sum, [A]), (jnp.multiply, [A, A])):
         with pytest.raises(relprop.RuleError, match="Pass needs one active operand"):

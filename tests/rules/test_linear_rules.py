@@ -464,6 +464,27 @@ def test_stabilizer(clip, x64):
     _assert_close(np.reshape(found, -1), defined, "float64")
 
 
+@pytest.mark.parametrize(
+    "stabilizer",
+    [
+        rules.Stabilizer(1e-6),
+        rules.Stabilizer(1e-6, clip=True),
+        rules.Stabilizer(0.0),
+        rules.Stabilizer(0.0, clip=True),
+        rules.Stabilizer(1e-45),  # nothing that single precision could tell from zero
+        rules.Stabilizer(0.1, norm_scale=True, axes=(0,)),
+    ],
+)
+def test_no_stabilizer_divides_by_zero(stabilizer):
+    some = jnp.array([-2.0, -0.0, 0.0, 1e-20, 4.0], jnp.float32)
+    for z in (some, jnp.zeros_like(some)):
+        found = stabilizer.divide(jnp.ones_like(z), z)
+        assert np.isfinite(found).all() or stabilizer.epsilon == 1e-45
+        denominator = stabilizer(z)
+        defined = [0.0 if d == 0 else 1 / d for d in np.asarray(denominator, np.float64)]
+        np.testing.assert_allclose(found, np.float32(defined), rtol=1e-6)
+
+
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("axes", [None, (0,), (1, 2)])
 def test_stabilizer_in_units_of_the_root_mean_square(axes, clip, x64):

@@ -93,6 +93,11 @@ class Propagator:
         del inputs, dtype
         return None
 
+    def rectifies(self, operation: Operation) -> bool:
+        """Whether it is a ReLU, `max(x, 0)` and nothing more."""
+        del operation
+        return False
+
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
         """The outputs, from the values of all operands."""
         return operation.evaluate(values)

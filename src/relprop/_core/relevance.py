@@ -27,7 +27,7 @@ def safe_divide(a: Array, b: Array) -> Array:
 
 def scaled(x: Array, multiplier: Array) -> Array:
     """Their product, in which a multiplier of zero wins over infinity, as at masked scores."""
-    return jnp.where((multiplier == 0) & jnp.isinf(x), jnp.zeros_like(x), x) * multiplier
+    return jnp.where((multiplier == 0) & (jnp.abs(x) == jnp.inf), jnp.zeros_like(x), x) * multiplier
 
 
 def summed_to(shape: tuple[int, ...], x: Array) -> Array:

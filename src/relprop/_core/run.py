@@ -25,6 +25,7 @@ from relprop._core.operation import Operation
 from relprop._core.order import once
 from relprop._core.plan import Plan, Step
 from relprop._core.relevance import Relevance, add
+from relprop._core.repeated import Shared
 from relprop._core.site import Site
 
 # What the ledger knows of one step: the name of an entry -> a scalar.
@@ -44,11 +45,13 @@ class Request:
             ``"faults"``, the same and how many numbers are NaN or infinite.
         edits: masks and seeds at values.
         never: for `once`, or None where nothing is to be kept from being computed twice.
+        leaf: what the rule of a step does, traced once for all steps that are alike.
     """
 
     keep: Keep = ""
     edits: Edits = dataclasses.field(default_factory=dict)
     never: Array | None = None
+    leaf: Shared = dataclasses.field(default_factory=lambda: Shared(_leaf))
 
 
 @jax.tree_util.register_dataclass
@@ -141,7 +144,7 @@ def backward(
     plan: Plan,
     tape: Tape,
     seeds: Sequence[Relevance | None],
-    request: Request = Request(),  # noqa: B008 - a frozen value
+    request: Request | None = None,
 ) -> tuple[list[Relevance | None], Record]:
     """Takes relevance from the outputs of a graph to its inputs.
 
@@ -155,7 +158,10 @@ def backward(
         Relevance of each input (None where none arrives), the accounts per step, and the places
         that are watched.
     """
+    request = request or Request()
     found: dict[Value, Relevance | None] = {}
+    # Where relevance of several consumers has been added up, and what entries alone make of it.
+    joined: set[Atom] = set()
     record = Record({}, {})
     accounts = record.accounts
 
@@ -207,9 +213,12 @@ def backward(
                 else None
                 for out in operation.outputs
             ]
-        kind = operation.propagator
-        if sum(step.active) > 1 and (kind.elementwise or kind.structural):
-            arriving = [_once(r, request.never) for r in arriving]
+        by_entry = operation.propagator.elementwise or operation.propagator.structural
+        if by_entry and any(out in joined for out in operation.outputs):
+            if sum(step.active) > 1:
+                arriving = [_once(r, request.never) for r in arriving]
+            else:
+                joined.update(operation.inputs)
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}
@@ -236,11 +245,9 @@ def backward(
                 accounts.update(inner.accounts)
                 record.inside.update(inner.inside)
             else:
-                note = _note_into(account) if asked.keep else None
-                site = _site(step, values, outputs, note)
-                leaving = _spread(step.active, step.rule.propagate(site, arriving))
-                credited = step.rule.credit(site, arriving) if any(step.credited) else ()
-                credits = _spread(step.credited, credited)
+                leaving, credits, account = request.leaf(
+                    step, bool(asked.keep), values, outputs, arriving
+                )
         if asked.keep:
             account |= {"arrived": _sum(arriving, outputs), "left": _sum(leaving, values)}
             if asked.keep == "faults":
@@ -251,12 +258,26 @@ def backward(
                 if relevance is not None and plan.receives(atom):
                     like = value_of(value)
                     relevance = relevance.map(lambda r, like=like: _compat.alike(r, like))
-                    found[atom] = add(found.get(atom), relevance)  # type: ignore[index]
+                    before = found.get(atom)  # type: ignore[index]
+                    found[atom] = add(before, relevance)  # type: ignore[index]
+                    if before is not None:
+                        joined.add(atom)
     leaving = {value: taken(value) for value in plan.graph.inputs}
     for value, names in plan.watched.items():
         if names[0] not in record.inside:
             look(value, leaving[value] if value in leaving else taken(value))
     return [leaving[value] for value in plan.graph.inputs], record
+
+
+def _leaf(
+    step: Step, keep: bool, values: Sequence[Any], outputs: Sequence[Any], arriving: Sequence[Any]
+) -> tuple[list[Relevance | None], list[Relevance | None], Account]:
+    """What the rule of a step hands to active operands and to parameters, and what is absorbed."""
+    account: Account = {}
+    site = _site(step, values, outputs, _note_into(account) if keep else None)
+    leaving = _spread(step.active, step.rule.propagate(site, arriving))
+    credited = step.rule.credit(site, arriving) if any(step.credited) else ()
+    return leaving, _spread(step.credited, credited), account
 
 
 def _once(relevance: Relevance | None, never: Array | None) -> Relevance | None:

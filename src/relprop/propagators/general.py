@@ -14,6 +14,17 @@ from relprop._core.registry import Propagator
 from relprop._core.relevance import precise
 
 
+def inner(equation: Equation) -> list[Equation]:
+    """The equations of its bodies, or itself where it has none."""
+    return [e for body in equation.bodies for e in body.equations] or [equation]
+
+
+def is_maximum_with_zero(equation: Equation) -> bool:
+    """Whether it is `max(x, 0)`."""
+    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
+    return equation.name == "max" and any(n.ndim == 0 and n == 0 for n in numbers)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut(Propagator):
     """Relevance never passes: comparisons, integer results, random numbers, `stop_gradient`."""
@@ -134,6 +145,9 @@ class Extremum(Maximum):
 
     def structure(self, operation, active):
         return "maximum" if sum(active) > 1 else "activation"
+
+    def rectifies(self, operation):
+        return is_maximum_with_zero(operation.last)
 
 
 @dataclasses.dataclass(frozen=True)

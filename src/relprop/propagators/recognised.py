@@ -12,6 +12,7 @@ from relprop._core.graph import Equation
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
+from relprop.propagators.general import inner, is_maximum_with_zero
 from relprop.propagators.linear import Contraction, Multiplication
 
 
@@ -23,6 +24,10 @@ class Activation(Propagator):
 
     def structure(self, operation, active):
         return "activation"
+
+    def rectifies(self, operation):
+        equations = [e for equation in operation.equations for e in inner(equation)]
+        return len(equations) == 1 and is_maximum_with_zero(equations[0])
 
 
 @dataclasses.dataclass(frozen=True)

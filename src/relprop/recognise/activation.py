@@ -19,12 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop._core.plan import Step
+from relprop.propagators.general import inner, is_maximum_with_zero
 from relprop.propagators.linear import Addition
 from relprop.propagators.recognised import Activation
 from relprop.recognise.average import averages
@@ -104,10 +103,10 @@ def _extended(
 
 def _sides(equation: Equation) -> frozenset[str] | None:
     """Where a function is limited, if it does nothing but limiting."""
-    inner = _inner(equation)
-    if not all(e.name in _LIMITS for e in inner):
+    equations = inner(equation)
+    if not all(e.name in _LIMITS for e in equations):
         return None
-    return frozenset().union(*(_LIMITS[e.name] for e in inner))
+    return frozenset().union(*(_LIMITS[e.name] for e in equations))
 
 
 def _is_unary(flow: Dataflow, equation: Equation) -> bool:
@@ -170,19 +169,9 @@ def joins(flow: Dataflow) -> Iterator[Operation]:
 
 def is_relu(equation: Equation) -> bool:
     """Whether there is a maximum with zero in an equation, alone or among other functions."""
-    return any(e.name == "max" and _has_zero(e) for e in _inner(equation))
+    return any(map(is_maximum_with_zero, inner(equation)))
 
 
 def rectifies(step: Step) -> bool:
     """Whether an operation is `max(x, 0)` and nothing more, for `relprop.Where`."""
-    equations = [e for equation in step.operation.equations for e in _inner(equation)]
-    return [e.name for e in equations] == ["max"] and _has_zero(equations[0])
-
-
-def _inner(equation: Equation) -> list[Equation]:
-    return [e for body in equation.bodies for e in body.equations] or [equation]
-
-
-def _has_zero(equation: Equation) -> bool:
-    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
-    return any(n.ndim == 0 and n == 0 for n in numbers)
+    return step.operation.propagator.rectifies(step.operation)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Inexact
 
 from relprop._core.credit import contributions
 from relprop._core.operation import Operation
-from relprop._core.relevance import Relevance
+from relprop._core.relevance import Relevance, safe_divide
 from relprop._core.site import Site
 
 Arriving = Sequence[Relevance | None]
@@ -23,8 +23,10 @@ Bias = Literal["absorb", "ignore"]
 class Rule:
     """How one operation hands the relevance of its outputs to its inputs.
 
-    Rules are frozen values: comparable, hashable, and they print as they are written. A rule of
-    your own is a frozen dataclass with a `propagate` method:
+    Rules are frozen values: comparable, hashable, and they print as they are written. What they do
+    depends on their fields, the numbers and the operation, and never on where in the model that is:
+    in a compiled explanation, operations that differ in their numbers alone are traced once. A rule
+    of your own is a frozen dataclass with a `propagate` method:
 
     >>> import dataclasses, jax, relprop
     >>> @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,6 @@ class Stabilizer:
     axes: tuple[int, ...] | None = None
 
     def __call__(self, z: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
-        sign = jnp.where(z < 0, -1.0, 1.0).astype(z.dtype)
         epsilon: float | Array = self.epsilon
         if self.norm_scale:
             default = tuple(range(min(1, z.ndim - 1), z.ndim))
@@ -126,8 +127,16 @@ class Stabilizer:
             root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
             epsilon = jnp.broadcast_to(self.epsilon * root, z.shape)
         if self.clip:
-            return sign * jnp.maximum(jnp.abs(z), epsilon)
-        return z + epsilon * sign
+            return jnp.where(z < 0, jnp.minimum(z, -epsilon), jnp.maximum(z, epsilon))
+        return z + jnp.where(z < 0, -epsilon, epsilon)
+
+    def divide(
+        self, a: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"]
+    ) -> Inexact[Array, "*shape"]:
+        """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it."""
+        if not self.norm_scale and self.epsilon >= float(jnp.finfo(z.dtype).tiny):
+            return a / self(z)
+        return safe_divide(a, self(z))
 
 
 def stabilizer(epsilon: float | Stabilizer) -> Stabilizer:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, safe_divide, summed_to
+from relprop._core.relevance import Relevance, summed_to
 from relprop._core.site import Site, multipliers, shares
 from relprop.rules.base import (
     Arriving,
@@ -46,7 +46,11 @@ class Pass(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        return [Relevance(share=relevance.total(site.output))]
+        multiplier, y = relevance.multiplier, site.output
+        if multiplier is not None and site.operation.propagator.rectifies(site.operation):
+            # As y is x where it isn't zero, nothing needs to be multiplied and divided again.
+            return [Relevance(relevance.share, jnp.where(y > 0, multiplier, 0))]
+        return [Relevance(share=relevance.total(y))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +261,7 @@ class Linearised(Rule):
         (relevance,) = arriving
         assert relevance is not None
         given, z = relevance.total(site.output), site.output
-        coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
+        coefficients = stabilizer(self.epsilon).divide(given, z)
         site.absorb("epsilon", lambda: given - coefficients * z)
         return multipliers(site.vjp([coefficients]))
 

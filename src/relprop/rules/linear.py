@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, safe_divide, scaled
+from relprop._core.relevance import Relevance, scaled
 from relprop._core.site import LinearMap, Site, multipliers, shares
 from relprop.rules.base import (
     Arriving,
@@ -145,9 +145,7 @@ class Epsilon(LinearRule):
         keep = self.bias == "absorb" and linear.bias is not None
         z = site.output if keep else linear.product
         given = relevance.total(site.output)
-        denominator = stabilizer(self.epsilon)(z)
-        # An epsilon of zero must lose what it cannot divide, not turn it into NaN.
-        coefficients = safe_divide(given, denominator)
+        coefficients = stabilizer(self.epsilon).divide(given, z)
         if keep:
             _absorb_bias(site, linear, coefficients)
         site.absorb("epsilon", lambda: given - coefficients * z)
@@ -205,20 +203,24 @@ class Gamma(LinearRule):
         sizes = Magnitudes(linear, given)
         # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
         sign = jnp.sign(site.output)
-        z = linear.product + self.gamma / 2 * (linear.product + sign * sizes.output)
-        biased = None
+        whole, part = 1 + self.gamma / 2, self.gamma / 2 * sign
+        total, size, bias = linear.product, sizes.output, None
         if self.bias == "absorb" and linear.bias is not None:
-            bias = jnp.broadcast_to(linear.bias, z.shape)
-            biased = bias + self.gamma / 2 * (bias + sign * jnp.abs(bias))
-            z = z + biased
-        coefficients = jnp.where(sign == 0, 0, safe_divide(given, stabilizer(self.epsilon)(z)))
-        if biased is not None:
-            site.absorb("bias", lambda: coefficients * biased)
+            bias = jnp.broadcast_to(linear.bias, size.shape)
+            total, size = site.output, size + jnp.abs(bias)
+        z = whole * total + part * size
+        coefficients = stabilizer(self.epsilon).divide(given, z)
+        coefficients = jnp.where(sign == 0, jnp.zeros_like(given), coefficients)
+        if bias is not None:
+            site.absorb("bias", lambda: coefficients * (whole * bias + part * jnp.abs(bias)))
         site.absorb("epsilon", lambda: given - coefficients * z)
-        plain = linear.transpose(linear.weight, (1 + self.gamma / 2) * coefficients)
-        signed = sizes.transpose(self.gamma / 2 * sign * coefficients)
+        plain = linear.transpose(linear.weight, coefficients)
+        signed = sizes.transpose(part * coefficients)
         return multipliers(
-            [p + jnp.sign(x) * s for p, s, x in zip(plain, signed, site.inputs, strict=True)]
+            [
+                whole * p + jnp.sign(x) * s
+                for p, s, x in zip(plain, signed, site.inputs, strict=True)
+            ]
         )
 
 
@@ -257,6 +259,8 @@ class AlphaBeta(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
+        if self.alpha == self.beta == 0:
+            raise ValueError("alpha and beta are both 0, so that no relevance passes; see Stop.")
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
@@ -264,20 +268,22 @@ class AlphaBeta(LinearRule):
         if terms < FEW:
             return multipliers(self._directly(site, linear, given))
         sizes, product = Magnitudes(linear, given), site.product
-        plain = signed = jnp.zeros_like(given)
+        found = {}
         for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
             if factor == 0:
                 continue
             z = sum_of_sign(product, sizes.output, sign, terms)
-            coefficients = self._coefficients(site, linear, factor * given, z, sign)
-            # Where there is no contribution, none is to be made of rounding errors.
-            coefficients = jnp.where(z == 0, 0, coefficients)
-            plain, signed = plain + coefficients, signed + sign * coefficients
-        plain = linear.transpose(linear.weight, plain / 2)
-        signed = sizes.transpose(signed / 2)
+            found[sign] = self._coefficients(site, linear, factor * given, z, sign)
+        plain, *more = found.values()
+        signed = plain if 1 in found else -plain
+        for coefficients in more:
+            plain, signed = plain + coefficients, signed - coefficients
+        plain = linear.transpose(linear.weight, plain)
+        signed = sizes.transpose(signed)
         return multipliers(
             [
-                jnp.where(x == 0, 0, p + jnp.sign(x) * s)
+                # Nothing where x is zero.
+                jnp.sign(x) / 2 * (jnp.sign(x) * p + s)
                 for p, s, x in zip(plain, signed, site.inputs, strict=True)
             ]
         )
@@ -310,15 +316,14 @@ class AlphaBeta(LinearRule):
         self, site: Site, linear: LinearMap, given: Array, z: Array, sign: int
     ) -> Array:
         """Relevance per unit of contribution, for the contributions z of one sign."""
+        divide, total = stabilizer(self.epsilon).divide, z
         if self.bias == "absorb" and linear.bias is not None:
             bias = (positive if sign > 0 else negative)(jnp.broadcast_to(linear.bias, z.shape))
-            z = z + bias
-            coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
-            site.absorb("bias", lambda: coefficients * bias)
-        else:
-            coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
-        site.absorb("epsilon", lambda: given - coefficients * z)
-        return coefficients
+            total = z + bias
+            site.absorb("bias", lambda: divide(given, total) * bias)
+        site.absorb("epsilon", lambda: given - divide(given, total) * total)
+        # Where there is no contribution, none is to be made of rounding errors.
+        return divide(jnp.where(z == 0, jnp.zeros_like(given), given), total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,7 +378,7 @@ class ZBox(LinearRule):
         highs = [_filled(self.high, x) for x in site.inputs]
         plus, minus = positive(weight), negative(weight)
         z = site.product - linear.apply(lows, plus) - linear.apply(highs, minus)
-        coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
+        coefficients = stabilizer(self.epsilon).divide(given, z)
         site.absorb("epsilon", lambda: given - coefficients * z)
         parts = (
             linear.transpose(weight, coefficients),
@@ -448,7 +453,7 @@ def _by_weight(
     if bias is not None:
         bias = jnp.broadcast_to(bias, z.shape)
         z = z + bias
-    coefficients = safe_divide(given, stabilizer(epsilon)(z))
+    coefficients = stabilizer(epsilon).divide(given, z)
     if bias is not None:
         site.absorb("bias", lambda: coefficients * bias)
     site.absorb("epsilon", lambda: given - coefficients * z)

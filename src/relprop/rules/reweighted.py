@@ -6,7 +6,6 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from relprop._core.relevance import safe_divide
 from relprop._core.site import multipliers
 from relprop.rules.base import Bias, Stabilizer, check_bias, negative, positive, stabilizer
 from relprop.rules.linear import LinearRule
@@ -54,7 +53,7 @@ class Reweighted(LinearRule):
         if self.bias == "absorb" and linear.bias is not None:
             bias = jnp.broadcast_to(linear.bias, z.shape)
             z = z + bias
-        coefficients = safe_divide(given, stabilizer(self.epsilon)(z))
+        coefficients = stabilizer(self.epsilon).divide(given, z)
         if bias is not None:
             site.absorb("bias", lambda: coefficients * bias)
         site.absorb("epsilon", lambda: given - coefficients * z)

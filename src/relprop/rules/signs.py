@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from relprop import _compat
 from relprop._core.order import after
 from relprop._core.site import LinearMap
 
@@ -43,41 +43,99 @@ class Magnitudes:
     @functools.cached_property
     def output(self) -> Float[Array, "*s"]:
         """The sums of the sizes of all contributions."""
-        inputs = tuple(jnp.abs(after(x, self.given)) for x in self.linear.inputs)
-        sums, made = [], self.given
-        for part, _ in self._parts():
-            made = self.linear.apply(inputs, jnp.abs(after(part, made)))
-            sums.append(made)
-        if len(sums) == 1:
-            return made
-        assert self.linear.free is not None
-        _, axis = self.linear.free
-        return jnp.concatenate(sums, axis)
+        linear = self.linear
+        inputs = tuple(jnp.abs(after(x, self.given)) for x in linear.inputs)
+        parts = self._parts
+        if parts is None:
+            return linear.apply(inputs, self._weight)
+
+        def of_part(start: Array | int, length: int) -> Array:
+            return linear.apply(inputs, parts.weight(start, length))
+
+        _, made = lax.scan(
+            lambda _, at: (None, of_part(at, parts.length)), None, after(parts.starts, self.given)
+        )
+        # The parts side by side, along the axis that they are parts of.
+        made = jnp.moveaxis(made, 0, parts.to)
+        made = made.reshape(*made.shape[: parts.to], -1, *made.shape[parts.to + 2 :])
+        if parts.rest:
+            made = jnp.concatenate([made, of_part(parts.end, parts.rest)], parts.to)
+        return made
 
     def transpose(self, coefficients: Float[Array, "*s"]) -> tuple[Array, ...]:
         r""":math:`|w|^\top c`, one array per active operand."""
-        totals, made = None, self.given
-        for part, window in self._parts():
-            own = dataclasses.replace(self.linear, output=self.linear.output[window])
-            leaving = own.transpose(jnp.abs(after(part, made)), coefficients[window])
-            made = leaving[0]
-            totals = leaving if totals is None else [*map(jnp.add, totals, leaving)]
-        assert totals is not None
-        return tuple(totals)
+        linear, parts = self.linear, self._parts
+        if parts is None:
+            return linear.transpose(self._weight, coefficients)
 
-    def _parts(self) -> Iterator[tuple[Array, tuple[slice, ...]]]:
-        """Parts of the weight, and what they become parts of in the output."""
+        def of_part(start: Array | int, length: int) -> tuple[Array, ...]:
+            own = lax.dynamic_slice_in_dim(coefficients, start, length, parts.to)
+            return dataclasses.replace(linear, output=own).transpose(
+                parts.weight(start, length), own
+            )
+
+        def step(totals: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
+            return tuple(map(jnp.add, totals, of_part(start, parts.length))), None
+
+        totals = tuple(_compat.zeros(x) for x in linear.inputs)
+        if parts.rest:
+            totals = of_part(parts.end, parts.rest)
+        totals, _ = lax.scan(step, totals, after(parts.starts, self.given))
+        return totals
+
+    @functools.cached_property
+    def _weight(self) -> Array:
+        return jnp.abs(after(self.linear.weight, self.given))
+
+    @functools.cached_property
+    def _parts(self) -> _Parts | None:
+        """Parts of the weight; None where it is taken as a whole."""
         linear = self.linear
         if linear.free is None or linear.gate is not None or not is_large(linear.weight):
-            yield linear.weight, ()
-            return
-        own, to = linear.free
-        length = linear.weight.shape[own]
-        step = -(-length * PART // linear.weight.size)
-        for start in range(0, length, step):
-            stop = min(start + step, length)
-            part = lax.slice_in_dim(linear.weight, start, stop, axis=own)
-            yield part, (*[slice(None)] * to, slice(start, stop))
+            return None
+        return _Parts(linear.weight, *linear.free)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Parts:
+    """The absolute values of a large weight in parts, equally long but for the last.
+
+    Attributes:
+        whole: the weight.
+        own: the axis along which they are parts of it.
+        to: the axis of the output that it becomes.
+    """
+
+    whole: Array
+    own: int
+    to: int
+
+    @property
+    def length(self) -> int:
+        """Of a part along its axis."""
+        return max(self.whole.shape[self.own] * PART // self.whole.size, 1)
+
+    @property
+    def count(self) -> int:
+        return self.whole.shape[self.own] // self.length
+
+    @property
+    def end(self) -> int:
+        """Where the last one begins, the shorter one."""
+        return self.count * self.length
+
+    @property
+    def rest(self) -> int:
+        """The length of that one."""
+        return self.whole.shape[self.own] - self.end
+
+    @property
+    def starts(self) -> Array:
+        return self.length * jnp.arange(self.count)
+
+    def weight(self, start: Array | int, length: int) -> Array:
+        """The absolute values of a part."""
+        return jnp.abs(lax.dynamic_slice_in_dim(self.whole, start, length, self.own))
 
 
 def is_large(weight: Array) -> bool:
@@ -103,6 +161,7 @@ def sum_of_sign(
         sign: 1 or -1.
         terms: how many they are.
     """
-    twice = total + sign * size
-    rounding = 2 * jnp.finfo(total.dtype).eps * (1 + math.sqrt(terms)) * size
-    return jnp.where(jnp.abs(twice) <= rounding, 0, twice / 2)
+    # Never negative, but for rounding errors.
+    twice = size + total if sign > 0 else size - total
+    rounding = 2 * jnp.finfo(total.dtype).eps * (1 + math.sqrt(terms))
+    return jnp.where(twice <= rounding * size, jnp.zeros_like(twice), sign / 2 * twice)

@@ -1,0 +1,86 @@
+"""Steps that are alike are traced once: the twelve layers of a model have the rules of one.
+
+Nearly all time before the first run of an explanation goes into tracing what the rules compute.
+That depends on what kind of operation a step is and on its numbers, and never on where in the model
+it stands, so that steps which differ in their numbers alone can share one traced function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from relprop import _compat
+from relprop._core.graph import Atom, Constant
+from relprop._core.plan import Step
+
+
+class Shared:
+    """What a function makes of steps, traced once for all that are alike; for one backward pass.
+
+    Args:
+        function: of a step, of whether to keep the ledger, of the values of the operands, and of
+            other trees of arrays; it returns a tree of arrays.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._traced: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, step: Step, keep: bool, values: Sequence[Any], *more: Any) -> Any:
+        if not _compat.is_staged():  # Each operation is executed as it comes.
+            return self._function(step, keep, values, *more)
+        key = (keep, *_kind(step))
+        try:
+            traced = self._traced.get(key)
+        except TypeError:  # Something in it can't be compared: this step is like no other.
+            return self._function(step, keep, values, *more)
+        # Numbers stay numbers, for rules to look at and for XLA to simplify.
+        inputs = step.operation.inputs
+        numbers = [v if _is_number(a) else None for v, a in zip(values, inputs, strict=True)]
+        if traced is None:
+            traced = self._traced[key] = self._trace(step, keep, numbers)
+        arrays = [v if n is None else None for v, n in zip(values, numbers, strict=True)]
+        return traced(arrays, more)
+
+    def _trace(self, step: Step, keep: bool, numbers: Sequence[Any]) -> Callable[..., Any]:
+        def function(arrays: Sequence[Any], more: Sequence[Any]) -> Any:
+            values = [n if a is None else a for a, n in zip(arrays, numbers, strict=True)]
+            return self._function(step, keep, values, *more)
+
+        function.__name__ = type(step.rule).__name__  # which profiles then show
+        return jax.jit(function)
+
+
+def _kind(step: Step) -> tuple[Any, ...]:
+    """All that a step does, but for its numbers: equal for steps that are alike."""
+    operation = step.operation
+    order: dict[Atom, int] = {}
+
+    def name(atom: Atom) -> Hashable:
+        if not isinstance(atom, Constant):
+            return order.setdefault(atom, len(order)), atom.shape, atom.dtype
+        if not _is_number(atom):
+            return "array", id(atom.array)
+        return np.asarray(atom.array).tobytes(), _compat.type_of(atom.array)
+
+    equations = (
+        (
+            equation.primitive,
+            _compat.context(equation.traced),
+            tuple(sorted(equation.params.items())),
+            tuple(map(name, equation.inputs)),
+            tuple(map(name, equation.outputs)),
+        )
+        for equation in operation.equations
+    )
+    masks = step.active, step.credited
+    operands = tuple(map(name, operation.inputs))
+    return step.rule, operation.propagator, *masks, operands, *equations
+
+
+def _is_number(atom: Atom) -> bool:
+    return isinstance(atom, Constant) and atom.shape == ()
