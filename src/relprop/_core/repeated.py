@@ -33,8 +33,8 @@ class Shared:
     def __call__(self, step: Step, keep: bool, values: Sequence[Any], *more: Any) -> Any:
         if not _compat.is_staged():  # Each operation is executed as it comes.
             return self._function(step, keep, values, *more)
-        key = (keep, *_kind(step))
         try:
+            key = (keep, *_kind(step))
             traced = self._traced.get(key)
         except TypeError:  # Something in it can't be compared: this step is like no other.
             return self._function(step, keep, values, *more)

@@ -113,7 +113,8 @@ class _Parts:
     @property
     def length(self) -> int:
         """Of a part along its axis."""
-        return max(self.whole.shape[self.own] * PART // self.whole.size, 1)
+        whole = self.whole.shape[self.own]
+        return min(max(whole * PART // self.whole.size, 1), whole)
 
     @property
     def count(self) -> int:
