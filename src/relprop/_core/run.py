@@ -144,7 +144,7 @@ def backward(
     plan: Plan,
     tape: Tape,
     seeds: Sequence[Relevance | None],
-    request: Request | None = None,
+    request: Request,
 ) -> tuple[list[Relevance | None], Record]:
     """Takes relevance from the outputs of a graph to its inputs.
 
@@ -158,7 +158,6 @@ def backward(
         Relevance of each input (None where none arrives), the accounts per step, and the places
         that are watched.
     """
-    request = request or Request()
     found: dict[Value, Relevance | None] = {}
     # Where relevance of several consumers has been added up, and what entries alone make of it.
     joined: set[Atom] = set()

@@ -249,6 +249,9 @@ class AlphaBeta(LinearRule):
             reference code of Chefer et al. 2021; zennit takes 1e-6.
         bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``).
 
+    Raises:
+        ValueError: alpha and beta are both 0.
+
     Source: Bach et al. 2015, eq. 60.
     """
 
