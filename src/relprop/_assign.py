@@ -15,6 +15,7 @@ from relprop.anatomy import anatomy_of
 from relprop.composites import DEFAULTS, Composite
 from relprop.places import Place, check_visible, hidden, located, parameters, sources
 from relprop.propagators.general import Kernel
+from relprop.reading import read
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
 
@@ -68,7 +69,7 @@ def assign(
         if around:
             # What is looked at may be no step inside of a chain of functions.
             plan, chosen = plan_with(around.keys())
-    _check_constants(trace, plan, outputs)
+    _check_constants(plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
@@ -113,7 +114,7 @@ def assign(
 
 def anatomy(trace: Trace, outputs: list[bool]) -> Plan:
     """The plan in which all that depends on the inputs is in its place, whatever the rules."""
-    return reach(anatomy_of(trace.graph, trace.explained_values), outputs)[0]
+    return reach(anatomy_of(trace.graph, trace.explained_values, outputs), outputs)[0]
 
 
 def _check_mutation(graph: Graph) -> None:
@@ -138,9 +139,9 @@ def _mutates(equation: Equation) -> bool:
     return registry.lookup(equation.primitive).mutates
 
 
-def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
+def _check_constants(plan: Plan, outputs: list[bool]) -> None:
     """Refuses rules that leave nothing to explain."""
-    explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on]
+    explained = [o for o, on in zip(plan.graph.outputs, outputs, strict=True) if on]
     detached = [_describe(s) + f"\n      {s.rule}" for s in plan.walk() if s.detaches]
     if not detached or any(out in plan.active for out in explained):
         return
@@ -193,8 +194,10 @@ def _plan(
         canonizers=composite.canonizers,
     )
     extra, credited = beside
-    planner = Planner(found, choose, extra)
-    plan = planner.assign(trace.graph, trace.explained_values, credited=credited)
+    planner = Planner(functools.partial(read, visible={*visible, *extra}), found, choose, extra)
+    plan = planner.assign(
+        trace.graph, trace.explained_values, credited=credited, asked=outputs
+    )
     plan, _ = reach(plan, outputs)
     plan, _ = numbered(plan)
     return plan

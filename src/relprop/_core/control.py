@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, ClassVar
 
 import jax
@@ -16,16 +16,18 @@ from relprop._core.compared import Compared, evaluate, value_of
 from relprop._core.edit import within
 from relprop._core.graph import Graph, Value
 from relprop._core.order import after
-from relprop._core.plan import Masks, Nested, Plan, Planner, reach
+from relprop._core.plan import Masks, Nested, Plan, Planner, Step, reach
 from relprop._core.relevance import Relevance, add
 from relprop._core.run import Record, Tape, backward, forward
 
 
-def _plan_body(planner: Planner, graph: Graph, masks: Masks) -> Plan:
+def _plan_body(planner: Planner, graph: Graph, masks: Masks, outputs: Sequence[Value]) -> Plan:
+    """The plan of a body whose outputs are known outside as others."""
     explained, dependent, credited = (
         {v for v, on in zip(graph.inputs, mask, strict=True) if on and v.inexact} for mask in masks
     )
-    return planner.assign(graph, explained, dependent, credited)
+    asked = [out in planner.live for out in outputs]
+    return planner.assign(graph, explained, dependent, credited, asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Call(Nested):
         return self.name
 
     def plan(self, operation, masks, planner):
-        return (_plan_body(planner, operation.last.bodies[0], masks),)
+        return (_plan_body(planner, operation.last.bodies[0], masks, operation.outputs),)
 
     def reach(self, step, outputs):
         body, inputs = reach(step.bodies[0], outputs)
@@ -116,7 +118,8 @@ class Branch(Nested):
     def plan(self, operation, masks, planner):
         active, detached, credited = (mask[1:] for mask in masks)
         bodies = operation.last.bodies
-        return tuple(_plan_body(planner, body, (active, detached, credited)) for body in bodies)
+        inside, outs = (active, detached, credited), operation.outputs
+        return tuple(_plan_body(planner, body, inside, outs) for body in bodies)
 
     def reach(self, step, outputs):
         reached = [reach(body, outputs) for body in step.bodies]
@@ -250,8 +253,11 @@ class Scan(Nested):
         body = operation.last.bodies[0]
         consts, carried = _compat.scan_sizes(operation.last.params)
         active, detached, credited = map(list, masks)
+        # What is carried may be needed by later turns: it counts as what it is carried to.
+        outs = [*body.outputs[:carried], *operation.outputs[carried:]]
+        inside = planner.around(body.outputs[:carried])
         while True:
-            plan = _plan_body(planner, body, (active, detached, credited))
+            plan = _plan_body(inside, body, (active, detached, credited), outs)
             before = (list(active), list(detached), list(credited))
             for i, out in enumerate(body.outputs[:carried], start=consts):
                 active[i] = active[i] or out in plan.active
@@ -385,7 +391,23 @@ def mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
             if isinstance(atom, Value) and atom not in known:
                 kept[atom] = None
     kept.update((value, None) for value in plan.watched if value not in known)
-    return [value for value in kept if value not in plan.graph.constants]
+    return _on_tape(plan, kept, known)
+
+
+def _on_tape(plan: Plan, values: Iterable[Value], known: Set[Any]) -> list[Value]:
+    """What has to be kept so that some values can be read: what is computed again is not."""
+    kept: dict[Value, None] = {}
+    queue, seen = list(values), set()
+    while queue:
+        value = queue.pop(0)
+        group = plan.graph.recalls.get(value)
+        if group is None:
+            if value not in known and value not in plan.graph.constants:
+                kept[value] = None
+        elif group not in seen:
+            seen.add(group)
+            queue.extend(group.reads)
+    return list(kept)
 
 
 def _made_inside(plan: Plan) -> list[Value]:
@@ -394,14 +416,12 @@ def _made_inside(plan: Plan) -> list[Value]:
     kept: dict[Any, None] = dict.fromkeys(mentioned(plan, inputs))
     # Relevance arrives at a constant as well, where another branch returns something active.
     kept.update((out, None) for out in plan.graph.outputs if out not in plan.active)
-    known = {*inputs, *plan.graph.constants}
-    return [value for value in kept if isinstance(value, Value) and value not in known]
+    return _on_tape(plan, (value for value in kept if isinstance(value, Value)), inputs)
 
 
 def packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:
     """A tape as a tree of arrays, for loops to stack."""
-    inner = [tape.inner[step] for step in plan.steps if step.bodies]
-    return tape.read_all(values), inner
+    return tape.read_all(values), [tape.inner[step] for step in _taped(plan)]
 
 
 def unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[Value]) -> Tape:
@@ -409,8 +429,14 @@ def unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[V
     tape.update(plan.graph.constants)
     arrays, inner = packed
     tape.update(zip(values, arrays, strict=True))
-    tape.inner.update(zip((s for s in plan.steps if s.bodies), inner, strict=True))
+    tape.inner.update(zip(_taped(plan), inner, strict=True))
     return tape
+
+
+def _taped(plan: Plan) -> list[Step]:
+    """The steps whose bodies have a tape of the forward pass."""
+    recalls = plan.graph.recalls
+    return [s for s in plan.steps if s.bodies and s.operation.outputs[0] not in recalls]
 
 
 def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:
@@ -426,7 +452,7 @@ def _invariant_equations(plan: Plan, consts: int):
     same: set[Any] = {*plan.graph.constants, *plan.graph.inputs[:consts]}
     used = {a for step in plan.steps for a in step.operation.inputs} | set(plan.watched)
     found = []
-    for equation in plan.graph.equations:
+    for equation in plan.graph.evaluated:
         values = [atom for atom in equation.inputs if isinstance(atom, Value)]
         if equation.outputs and all(value in same for value in values):
             same.update(equation.outputs)

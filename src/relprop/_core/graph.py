@@ -137,6 +137,21 @@ class Equation:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Recall:
+    """Equations that are evaluated again on the way back instead of being kept.
+
+    Attributes:
+        call: the `jax.checkpoint` that asks for it.
+        equations: what was inside, in order of evaluation.
+        reads: what they read from outside.
+    """
+
+    call: Equation
+    equations: tuple[Equation, ...]
+    reads: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
     """A function as equations in order of evaluation.
 
@@ -147,6 +162,10 @@ class Graph:
         outputs: its results.
         inner: whether it is the body of an equation.
         scope: of a body, the named scopes around its equation.
+        run: what the forward pass evaluates, where that is not what is read (`relprop.reading`):
+            the equations as traced, and then those that only the reading has.
+        recalls: of values that are computed again on the way back, as `jax.checkpoint` asks for.
+        asked: per output, whether it is explained, where not all are.
     """
 
     inputs: tuple[Value, ...]
@@ -155,6 +174,21 @@ class Graph:
     outputs: tuple[Atom, ...]
     inner: bool = False
     scope: str = ""
+    run: tuple[Equation, ...] | None = None
+    recalls: Mapping[Value, Recall] = dataclasses.field(default_factory=dict)
+    asked: tuple[bool, ...] | None = None
+
+    @property
+    def explained_outputs(self) -> tuple[Atom, ...]:
+        """The outputs that are explained; what is returned beside them decides nothing."""
+        if self.asked is None:
+            return self.outputs
+        return tuple(out for out, on in zip(self.outputs, self.asked, strict=True) if on)
+
+    @property
+    def evaluated(self) -> tuple[Equation, ...]:
+        """What the forward pass evaluates."""
+        return self.equations if self.run is None else self.run
 
     def values(self) -> Iterator[Value]:
         """All that its equations read and make, without constants and bodies."""

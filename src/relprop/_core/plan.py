@@ -141,6 +141,7 @@ class Plan:
 
 
 Choose = Callable[[Step], tuple[Any, str]]
+Read = Callable[..., Graph]
 Recognise = Callable[[Graph, set[Value], set[Value]], Sequence[Operation]]
 
 
@@ -148,16 +149,27 @@ class Planner:
     """Assigns rules to the operations of a graph and of all graphs inside it.
 
     Args:
+        read: gives a graph its normal form, from what explained values are computed from and from
+            whether an equation with bodies has a rule as a whole, so that it is not to be opened.
         recognise: turns a graph, its dependent and its explained values into operations.
         choose: the rule for a step, or None if it has none, and a note. A step with bodies is
             asked for as well: a rule then applies to it as a whole instead of inside.
         sources: values that are explained beside the inputs, in whatever graph they are.
     """
 
-    def __init__(self, recognise: Recognise, choose: Choose, sources: Set[Value] = frozenset()):
+    def __init__(
+        self,
+        read: Read,
+        recognise: Recognise,
+        choose: Choose,
+        sources: Set[Value] = frozenset(),
+    ):
+        self.read = read
         self.recognise = recognise
         self.choose = choose
         self.sources = sources
+        #: Of the graph around: all that leads to what is explained.
+        self.live: Set[Atom] = frozenset()
 
     def assign(
         self,
@@ -165,6 +177,7 @@ class Planner:
         explained: set[Value],
         dependent: Set[Value] = frozenset(),
         credited: Set[Value] = frozenset(),
+        asked: Sequence[bool] | None = None,
     ) -> Plan:
         """A plan with all steps that depend on the explained values.
 
@@ -173,9 +186,13 @@ class Planner:
             explained: the inputs that relevance is wanted of.
             dependent: inputs that were computed from such values, and made constants of.
             credited: inputs that are parameters, or computed from them, to be credited.
+            asked: per output, whether it is explained; all of them by default.
         """
         explained = explained | self.sources
-        dependent = depends_on(graph.equations, explained | dependent, _cuts)
+        starting = explained | dependent
+        graph = self.read(graph, starting, self._closed(graph, starting), asked)
+        inside = self.around(_leading_to(graph))
+        dependent = depends_on(graph.equations, starting, _cuts)
         active, parameters = set(explained), set(credited)
         steps = []
         for operation in self.recognise(graph, dependent, explained):
@@ -188,7 +205,7 @@ class Planner:
             if aside and not any(held):
                 continue
             masks = (held, loose, ()) if aside else (mask, loose, held)
-            step = self._step(operation, *masks, aside=aside)
+            step = inside._step(operation, *masks, aside=aside)
             steps.append(step)
             if step.detaches:
                 continue
@@ -205,6 +222,24 @@ class Planner:
             frozenset(dependent),
             frozenset(parameters),
         )
+
+    def around(self, live: Iterable[Atom]) -> Planner:
+        """The planner of bodies, outside of which these values lead to what is explained."""
+        inside = Planner(self.read, self.recognise, self.choose, self.sources)
+        inside.live = self.live | set(live)
+        return inside
+
+    def _closed(self, graph: Graph, starting: Set[Value]) -> Callable[[Equation], bool]:
+        """Which equations with bodies have a rule as a whole."""
+        dependent = depends_on(graph.equations, set(starting), _cuts)
+
+        def closed(equation: Equation) -> bool:
+            operation = Operation.of(equation)
+            mask = tuple(atom in dependent for atom in operation.inputs)
+            structure = operation.propagator.structure(operation, mask)
+            return self.choose(Step(operation, mask, structure))[0] is not None
+
+        return closed
 
     def _starts(self, operation: Operation) -> bool:
         """Whether relevance is wanted of something inside that no operand leads to."""
@@ -234,6 +269,15 @@ class Planner:
             bodies = kind.plan(operation, (mask, detached, credited), self)
             return dataclasses.replace(step, bodies=bodies)
         return dataclasses.replace(step, rule=rule, note=note)
+
+
+def _leading_to(graph: Graph) -> Set[Atom]:
+    """All values that the explained outputs of a graph are computed from, and those."""
+    found: set[Atom] = set(graph.explained_outputs)
+    for equation in reversed(graph.equations):
+        if any(out in found for out in equation.outputs):
+            found.update(equation.inputs)
+    return found
 
 
 def reach(plan: Plan, outputs: Sequence[bool]) -> tuple[Plan, tuple[bool, ...]]:

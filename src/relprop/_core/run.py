@@ -20,9 +20,9 @@ from relprop._core.compared import (
     value_of,
 )
 from relprop._core.edit import Edits
-from relprop._core.graph import Atom, Environment, Equation, Value
+from relprop._core.graph import Atom, Environment, Equation, Recall, Value
 from relprop._core.operation import Operation
-from relprop._core.order import once
+from relprop._core.order import after, once
 from relprop._core.plan import Plan, Step
 from relprop._core.relevance import Relevance, add
 from relprop._core.repeated import Shared
@@ -92,6 +92,12 @@ class Tape(Environment):
         super().__init__()
         self.inner: dict[Step, Any] = {}
 
+    def copy(self) -> Tape:
+        tape = Tape()
+        tape.update(self)
+        tape.inner.update(self.inner)
+        return tape
+
 
 def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[list[Any], Tape]:
     """Evaluates a graph once, keeping its values.
@@ -106,12 +112,18 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
     tape = Tape()
     tape.update(plan.graph.constants)
     tape.update(zip(plan.graph.inputs, inputs, strict=True))
-    nested = {step.operation.last: step for step in plan.steps if step.bodies}
-    for equation in plan.graph.equations:
+    _evaluate(plan, plan.graph.evaluated, tape, replay)
+    return tape.read_all(plan.graph.outputs), tape
+
+
+def _evaluate(plan: Plan, equations: Sequence[Equation], tape: Tape, replay: bool) -> None:
+    """Evaluates equations of a plan, onto a tape that holds what they read."""
+    nested = {step.operation.outputs[0]: step for step in plan.steps if step.bodies}
+    for equation in equations:
         if replay and not equation.outputs:
             continue
         values = tape.read_all(equation.inputs)
-        step = nested.get(equation)
+        step = nested.get(equation.outputs[0]) if equation.bodies and equation.outputs else None
         if step is not None:
             outputs, tape.inner[step] = step.nested.forward(step, values, replay)
         elif replay and equation.bodies and equation.has_effects:
@@ -119,7 +131,58 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
         else:
             outputs = equation.evaluate(values)
         tape.update(zip(equation.outputs, outputs, strict=True))
-    return tape.read_all(plan.graph.outputs), tape
+
+
+def recalled(plan: Plan, tape: Tape, atoms: Sequence[Atom], awaited: Any) -> None:
+    """Puts on the tape what it lacks of some values, by evaluating it a second time.
+
+    Args:
+        plan: the plan of the graph.
+        tape: of the forward pass.
+        atoms: the values that are wanted.
+        awaited: arrays that are there when they are needed, and not before.
+    """
+    for atom in atoms:
+        group = plan.graph.recalls.get(atom) if isinstance(atom, Value) else None
+        if group is None or atom in tape:
+            continue
+        recalled(plan, tape, group.reads, awaited)
+        values = [tape[value] for value in group.reads]
+        if group.call.params.get("prevent_cse", True):
+            # Without the barrier XLA finds the values in the forward pass and keeps them all.
+            values, awaited = _compat.barrier((values, awaited))
+            first = jax.tree.leaves(awaited)[0]
+            active = plan.is_active(group.reads)
+            values = [
+                jax.tree.map(lambda x: after(x, first), value) if on else value
+                for value, on in zip(values, active, strict=True)
+            ]
+        again = Tape()
+        again.update(plan.graph.constants)
+        if is_compared(values):
+            _evaluate_twice(plan, group, values, again)
+        else:
+            again.update(zip(group.reads, values, strict=True))
+            _evaluate(plan, group.equations, again, replay=True)
+        made = [out for equation in group.equations for out in equation.outputs]
+        tape.update((out, again[out]) for out in made if out not in tape)
+        tape.inner.update(again.inner)
+
+
+def _evaluate_twice(plan: Plan, group: Recall, values: Sequence[Any], tape: Tape) -> None:
+    """The same for the runs of inputs and references."""
+    runs = []
+    for own in (value_of, reference_of):
+        run = Tape()
+        run.update(plan.graph.constants)
+        run.update(zip(group.reads, map(own, values), strict=True))
+        _evaluate(plan, group.equations, run, replay=True)
+        runs.append(run)
+    ours, theirs = runs
+    tape.update((value, paired(ours[value], theirs[value])) for value in theirs)
+    tape.inner.update(
+        (step, paired_trees(ours.inner[step], theirs.inner[step])) for step in theirs.inner
+    )
 
 
 def _forward_twice(plan: Plan, inputs: Sequence[Any], replay: bool) -> tuple[list[Any], Tape]:
@@ -158,15 +221,23 @@ def backward(
         Relevance of each input (None where none arrives), the accounts per step, and the places
         that are watched.
     """
+    if plan.graph.recalls:
+        tape = tape.copy()  # What is computed again belongs to this pass alone.
     found: dict[Value, Relevance | None] = {}
     # Where relevance of several consumers has been added up, and what entries alone make of it.
     joined: set[Atom] = set()
     record = Record({}, {})
     accounts = record.accounts
 
+    def need(atoms: Sequence[Atom], awaited: Any) -> None:
+        if plan.graph.recalls:
+            recalled(plan, tape, atoms, awaited)
+
     def taken(value: Value) -> Relevance | None:
         """All relevance that has arrived at a value, as masks and seeds leave it."""
         relevance = found.pop(value, None)
+        if value in request.edits or value in plan.watched:
+            need([value], relevance if relevance is not None else jnp.zeros(()))
         for edit in request.edits.get(value, ()):
             before, array = relevance, amount_of(tape[value])
             relevance = edit.apply(before, array)
@@ -206,6 +277,7 @@ def backward(
             if not any(body.watches for body in step.bodies):
                 continue
             # Nothing arrives, which is what those who look inside are to be told.
+            need(operation.outputs, jnp.zeros(()))
             arriving = [
                 Relevance(share=jnp.zeros_like(amount_of(tape[out])))
                 if out in plan.active
@@ -218,6 +290,7 @@ def backward(
                 arriving = [_once(r, request.never) for r in arriving]
             else:
                 joined.update(operation.inputs)
+        need((*operation.outputs, *operation.inputs), arriving)
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}

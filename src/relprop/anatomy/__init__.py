@@ -8,7 +8,7 @@ methods that need attention maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relprop._core.graph import Graph, Value
 from relprop._core.plan import Plan, Planner
@@ -34,6 +34,7 @@ from relprop.anatomy.streams import Look, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
 from relprop.composites import DEFAULTS
+from relprop.reading import read
 from relprop.recognise import recognise
 
 __all__ = [
@@ -64,11 +65,12 @@ FINDERS = (
 )
 
 
-def anatomy_of(graph: Graph, explained: set[Value]) -> Plan:
+def anatomy_of(
+    graph: Graph, explained: set[Value], asked: Sequence[bool] | None = None
+) -> Plan:
     """The plan of a graph in which everything is in its place, whatever rules somebody chose."""
-    return Planner(recognise, lambda step: (DEFAULTS.get(step.structure or ""), "")).assign(
-        graph, explained
-    )
+    planner = Planner(read, recognise, lambda step: (DEFAULTS.get(step.structure or ""), ""))
+    return planner.assign(graph, explained, asked=asked)
 
 
 def blocks(plan: Plan) -> Iterator[Block]:

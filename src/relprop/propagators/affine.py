@@ -127,6 +127,17 @@ class Merged(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scaled(Merged):
+    r"""A layer with the numbers that it is scaled by and its biases, :math:`s (x W + b) + b'`."""
+
+    note: ClassVar[str] = ""
+
+    def constants(self, operation, active):
+        layer = Operation.of(operation.main)
+        return layer.propagator.constants(layer, active[: len(layer.inputs)])
+
+
+@dataclasses.dataclass(frozen=True)
 class _Chain:
     """Affine maps of each entry and moves, one after another."""
 

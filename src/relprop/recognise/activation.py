@@ -82,7 +82,7 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
         if chain is None or (chain.start is value and equation not in joined):
             continue
         uses = flow.consumers(out)
-        if out in flow.graph.outputs or not all(goes_on(out, use) for use in uses):
+        if out in flow.graph.explained_outputs or not all(goes_on(out, use) for use in uses):
             yield flow.region(chain.start, equation, Activation())
 
 

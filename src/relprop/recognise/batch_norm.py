@@ -119,7 +119,7 @@ def _prefixes(chain: Iterable[Equation]) -> Iterator[_Chain]:
 
 def _following(flow: Dataflow, value: Value) -> Iterator[Equation]:
     """What alone is done with a value, as long as it is affine or a move."""
-    while value not in flow.graph.outputs:
+    while value not in flow.graph.explained_outputs:
         uses = flow.consumers(value)
         if len(uses) != 1 or not _goes_on(flow, uses[0]):
             return

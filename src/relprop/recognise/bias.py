@@ -1,41 +1,46 @@
-"""Layers with a bias: a dense layer or convolution, and the addition of something constant."""
+"""Layers with what is their own: the bias, a change of sign, a scale by one number.
+
+``(x @ W) * s + b`` is the layer of the weight ``s W``. Where the code adds a bias later, to a sum
+that the layer is a summand of, the normal form has it here (`relprop.reading.sums`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from relprop._core import registry
-from relprop._core.graph import Equation
+from relprop._core.graph import Equation, Value
 from relprop._core.operation import Operation
-from relprop.propagators.linear import Addition, Contraction
+from relprop.propagators.affine import Scaled
+from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Biased
-from relprop.recognise.dataflow import Dataflow, is_device_sum
+from relprop.recognise.dataflow import Dataflow, is_device_sum, is_move
 
 
 def biased_layers(flow: Dataflow) -> Iterator[Operation]:
-    """Each addition of an independent value to the product of a layer, perhaps moved about."""
+    """Each constant that is added to the result of a layer, or number that it is scaled by."""
     for equation in flow.equations:
-        kind = registry.lookup(equation.primitive)
-        operands = flow.operands(equation)
-        if not isinstance(kind, Addition) or len(operands) != 1:
+        if not _is_affine(flow, equation):
             continue
-        # In `b - W x` the product has a sign of its own; that stays an offset.
-        left = equation.inputs[0] is operands[0]
-        if kind.sign < 0 and not left:
+        chain = _back_to_layer(flow, equation)
+        if chain is None:
             continue
-        origin, moves = flow.origin(operands[0], is_device_sum)
-        layer = flow.producer(origin)
-        if layer is None or not is_layer(flow, layer) or operands[0].shape != _shape(equation):
-            continue
-        bias = equation.inputs[1] if left else equation.inputs[0]
-        if bias in flow.touched:
-            continue  # Such as the maximum of the product itself, its gradient stopped.
-        yield Operation(
-            Biased(kind.sign),
-            (layer, *moves, equation),
-            (*layer.inputs, bias),
-            equation.outputs,
-        )
+        layer, *after = chain
+        if _is_bias(flow, equation) and all(map(_moves, after[:-1])):
+            kind = registry.lookup(equation.primitive)
+            assert isinstance(kind, Addition)
+            (operand,) = flow.operands(equation)
+            bias = equation.inputs[equation.inputs.index(operand) - 1]
+            yield Operation(
+                Biased(kind.sign), tuple(chain), (*layer.inputs, bias), equation.outputs
+            )
+        elif not any(map(is_device_sum, after)):
+            others = dict.fromkeys(
+                a for e in after for a in e.inputs if isinstance(a, Value) and not flow.depends(a)
+            )
+            yield Operation(
+                Scaled(main=0), tuple(chain), (*layer.inputs, *others), equation.outputs
+            )
 
 
 def is_layer(flow: Dataflow, equation: Equation) -> bool:
@@ -44,5 +49,52 @@ def is_layer(flow: Dataflow, equation: Equation) -> bool:
     return isinstance(kind, Contraction) and len(flow.operands(equation)) == 1
 
 
-def _shape(equation: Equation) -> tuple[int, ...]:
-    return equation.outputs[0].shape
+def _is_affine(flow: Dataflow, equation: Equation) -> bool:
+    """Whether a constant is added, or a number multiplied with, or the sign changed."""
+    operands = flow.operands(equation)
+    if len(operands) != 1 or operands[0].shape != equation.outputs[0].shape:
+        return False
+    kind = registry.lookup(equation.primitive)
+    if isinstance(kind, Negation):
+        return True
+    if not isinstance(kind, Addition | Multiplication | Division):
+        return False
+    position = equation.inputs.index(operands[0])
+    other = equation.inputs[1 - position]
+    if isinstance(kind, Addition):
+        return other not in flow.touched  # Such as the maximum of the product itself, stopped.
+    return flow.is_number(other) and not (isinstance(kind, Division) and position == 1)
+
+
+def _is_bias(flow: Dataflow, equation: Equation) -> bool:
+    """Whether a constant is added to what comes first, with its own sign or the other."""
+    kind = registry.lookup(equation.primitive)
+    if not isinstance(kind, Addition):
+        return False
+    return kind.sign > 0 or equation.inputs[0] in flow.operands(equation)
+
+
+def _moves(equation: Equation) -> bool:
+    return is_move(equation) or is_device_sum(equation)
+
+
+def _back_to_layer(flow: Dataflow, end: Equation) -> list[Equation] | None:
+    """The equations from a layer to one that belongs to it, both among them."""
+    chain = [end]
+    while True:
+        (value,) = flow.operands(chain[0])
+        equation = flow.producer(value)
+        if equation is None:
+            return None
+        if is_layer(flow, equation):
+            only = _is_bias(flow, end) and all(map(_moves, chain[:-1]))
+            # The scaled result is the layer only where nobody takes it unscaled.
+            return [equation, *chain] if only or flow.is_only_for(value, chain[0]) else None
+        if _is_affine(flow, equation):
+            if not flow.is_only_for(value, chain[0]):
+                return None
+        elif not (_moves(equation) and len(equation.inputs) == 1 and flow.operands(equation)):
+            return None
+        if len(equation.outputs) != 1:
+            return None
+        chain.insert(0, equation)

@@ -12,6 +12,8 @@ from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop.propagators.general import is_move as is_move
 from relprop.propagators.linear import DeviceSum
+from relprop.reading.numbers import number
+from relprop.reading.terms import Algebra
 
 
 class Dataflow:
@@ -37,6 +39,8 @@ class Dataflow:
         self.equations = equations
         self.dependent = dependent
         self._explained = explained
+        #: What recognisers have found out about the whole graph.
+        self.memory: dict[str, Any] = {}
         self._found: dict[Callable[..., Any], tuple[Operation, ...]] = {}
         self._producer = {out: equation for equation in equations for out in equation.outputs}
         self._position = {equation: i for i, equation in enumerate(equations)}
@@ -54,12 +58,34 @@ class Dataflow:
 
     def is_number(self, atom: Atom) -> bool:
         """Whether it is a number in the code, or one that the function closes over."""
-        return atom.shape == () and (isinstance(atom, Constant) or atom in self.graph.constants)
+        if atom.shape == () and (isinstance(atom, Constant) or atom in self.graph.constants):
+            return True
+        return number(self._producer, self.graph.constants, atom) is not None
+
+    def number(self, atom: Atom) -> float | None:
+        """The number that all entries of a constant are, if that can be seen in the code."""
+        return number(self._producer, self.graph.constants, atom)
+
+    def depends(self, atom: Atom) -> bool:
+        """Whether a value depends on the explained inputs."""
+        return atom in self.dependent
+
+    @functools.cached_property
+    def algebra(self) -> Algebra:
+        """The terms of its values."""
+        return Algebra(self.producer, self.number)
+
+    def is_only_for(self, value: Value, equation: Equation) -> bool:
+        """Whether an equation alone reads a value, and nobody else looks at it."""
+        if value in self.visible or value in self.graph.explained_outputs:
+            return False
+        uses = self.consumers(value)
+        return len(uses) == 1 and uses[0] is equation
 
     @functools.cached_property
     def _consumers(self) -> dict[Atom, list[Equation]]:
         # What nobody reads in the end is no use: updated running means, for example.
-        read = set(self.graph.outputs)
+        read = set(self.graph.explained_outputs)
         live = []
         for equation in reversed(self.equations):
             if any(out in read for out in equation.outputs):
@@ -103,20 +129,31 @@ class Dataflow:
             (atom,) = self.operands(equation)
         return atom, passed[::-1]
 
+    def behind(self, value: Value) -> set[Atom]:
+        """All that a value is computed from."""
+        found: set[Atom] = set()
+        queue: list[Atom] = [value]
+        while queue:
+            equation = self.producer(queue.pop())
+            fresh = [] if equation is None else [a for a in equation.inputs if a not in found]
+            found.update(fresh)
+            queue.extend(fresh)
+        return found
+
     def after(self, equation: Equation, count: int) -> tuple[Equation, ...]:
         """The next equations in order of evaluation."""
         position = self._position[equation] + 1
         return self.equations[position : position + count]
 
-    def region(self, start: Value, equation: Equation, kind: Propagator) -> Operation:
-        """Everything between a value and the result of an equation, as one operation.
+    def region(self, start: Value, equation: Equation, kind: Propagator, *more: Value) -> Operation:
+        """Everything between some values and the result of an equation, as one operation.
 
-        The first operand is the value; the others are what else the equations in between read.
+        The first operands are the values; the others are what else the equations in between read.
         """
-        first = self.producer(start)
-        begin = 0 if first is None else self._position[first] + 1
+        makers = [self.producer(value) for value in (start, *more)]
+        begin = min(0 if maker is None else self._position[maker] + 1 for maker in makers)
         window = self.equations[begin : self._position[equation] + 1]
-        reading: set[Atom] = {start}
+        reading: set[Atom] = {start, *more}
         for candidate in window:
             if any(atom in reading for atom in candidate.inputs):
                 reading.update(candidate.outputs)
@@ -124,6 +161,8 @@ class Dataflow:
         inside: list[Equation] = []
         for candidate in reversed(window):
             produces = any(out in needed for out in candidate.outputs)
+            if candidate in makers:
+                continue  # One of the values may be computed from another.
             if produces and any(atom in reading for atom in candidate.inputs):
                 inside.append(candidate)
                 needed.update(atom for atom in candidate.inputs if atom in reading)
@@ -134,7 +173,7 @@ class Dataflow:
             for atom in candidate.inputs
             if isinstance(atom, Value) and atom not in reading
         }
-        return Operation(kind, tuple(inside), (start, *outside), equation.outputs)
+        return Operation(kind, tuple(inside), (start, *more, *outside), equation.outputs)
 
 
 def is_device_sum(equation: Equation) -> bool:

@@ -64,5 +64,5 @@ def _layer(flow: Dataflow, equation: Equation | None) -> Operation | None:
 
 def _only_for(flow: Dataflow, value: Value, inside: set[Equation]) -> bool:
     """Whether a value is read inside only."""
-    seen = value in flow.visible or value in flow.graph.outputs
+    seen = value in flow.visible or value in flow.graph.explained_outputs
     return not seen and all(use in inside for use in flow.consumers(value))

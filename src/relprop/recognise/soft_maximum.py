@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Atom, Equation
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import SoftMaximum
-from relprop.recognise.dataflow import Dataflow
-from relprop.recognise.softmax import is_maximum_of, unshifted
+from relprop.reading.terms import Algebra, plus
+from relprop.recognise.dataflow import Dataflow, is_move
+from relprop.recognise.softmax import arguments, is_softmax, sums_used
 
 
 def soft_maxima(flow: Dataflow) -> Iterator[Operation]:
@@ -19,25 +20,41 @@ def soft_maxima(flow: Dataflow) -> Iterator[Operation]:
     for equation in flow.equations:
         if equation.name != "log" or not flow.operands(equation):
             continue
-        total, _ = flow.origin(equation.inputs[0], lambda e: e.name == "abs")
-        summation = flow.producer(total)
-        if summation is None or summation.name != "reduce_sum":
+        if equation.inputs[0] not in sums_used(flow):
             continue
-        summed, _ = flow.origin(summation.inputs[0])
-        exponential = flow.producer(summed)
-        if exponential is None or exponential.name != "exp":
+        if is_softmax_of(flow, equation):
             continue
-        start = unshifted(flow, exponential.inputs[0])
-        if isinstance(start, Value):
-            yield flow.region(start, _with_maximum(flow, equation, start), SoftMaximum())
+        starts = arguments(flow, equation.outputs[0]) or arguments(flow, equation.inputs[0])
+        if starts:
+            first, *more = starts
+            yield flow.region(first, _with_shift(flow, equation), SoftMaximum(), *more)
 
 
-def _with_maximum(flow: Dataflow, logarithm: Equation, start: Value) -> Equation:
-    """The addition of the maximum to the logarithm, or the logarithm if there is none."""
-    value = logarithm.outputs[0]
-    for use in flow.consumers(value):
-        if use.name == "add" and len(flow.operands(use)) == 1:
-            other = use.inputs[1] if use.inputs[0] is value else use.inputs[0]
-            if is_maximum_of(flow, other, start):
-                return use
+def is_softmax_of(flow: Dataflow, equation: Equation) -> bool:
+    """Whether the logarithm is that of a softmax, which has a maximum of its own."""
+    (value,) = flow.operands(equation)
+    return is_softmax(flow, value)
+
+
+def _with_shift(flow: Dataflow, logarithm: Equation) -> Equation:
+    """The addition of what was subtracted from all arguments, or the logarithm if there is none."""
+    queue = [logarithm.outputs[0]]
+    while queue:
+        value = queue.pop(0)
+        for use in flow.consumers(value):
+            if is_move(use) and len(use.inputs) == 1:
+                queue.append(use.outputs[0])
+            elif use.name == "add":
+                other = use.inputs[1] if use.inputs[0] is value else use.inputs[0]
+                if cancels(flow.algebra, value, other):
+                    return use
     return logarithm
+
+
+def cancels(algebra: Algebra, value: Atom, other: Atom) -> bool:
+    """Whether a value has a summand that the other one takes away."""
+    if not value.shape == other.shape:
+        return False
+    index = algebra.indices(value.shape)
+    own, more = algebra.of(value, index), algebra.of(other, index)
+    return bool(more) and len(plus(own, more)) == len(own) - len(more)

@@ -1,85 +1,215 @@
-"""Softmax, which arrives as ``exp(x - max(x)) / sum(exp(x - max(x)))``.
+r"""Softmax: an exponential, divided by the sum of such exponentials, however that is written.
 
-The maximum may be missing, stopped or not; the exponential may be converted, masked or moved
-about before it is summed.
+A value is a softmax if its term (`relprop.reading.terms`) is
+
+.. math:: \frac{f(z_i)}{\sum_k f(z_k) + \dots}
+
+with one and the same f, which holds an exponential, above and below. What is subtracted from z
+before, whether it is divided or multiplied by a reciprocal, whether the sum is that of an axis, a
+product with ones or one over the rows of a graph, is all the same. Further summands below are those
+of other parts of a softmax that is computed in blocks, attention sinks, or a number that keeps the
+denominator from being zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
-from relprop import _compat
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
-from relprop.recognise.dataflow import Dataflow, is_device_sum, is_move
+from relprop.reading.terms import Product, Symbol, Term, mentions, renamed
+from relprop.recognise.dataflow import Dataflow, is_move
+
+_EXPONENTIALS = ("exp", "exp2", "logistic", "expm1")
+#: What may lie between the exponential and the end of a softmax.
+_INSIDE = (
+    "add", "add_any", "sub", "mul", "div", "neg", "integer_pow", "log", "log1p", "max", "min", "abs",
+    "reduce_sum", "reduce_max", "dot_general", "select_n", "gather", "scatter-add", "scatter-max",
+    "stop_gradient", "psum", "psum_invariant", "pmax", "pvary", "concatenate", "tanh", "square",
+    "clamp", "is_finite",
+)  # fmt: skip
 
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
-    """Each division that completes a softmax, and each call of JAX's own softmax."""
+    """Each equation that completes a softmax."""
+    ends = ("div", "mul", *_EXPONENTIALS, "integer_pow", "pow", "concatenate", "select_n")
     for equation in flow.equations:
-        if equation.name == "custom_jvp_call" and len(flow.operands(equation)) == 1:
-            if _compat.function_name(equation.params["call_jaxpr"]) == "_softmax":
-                yield flow.region(flow.operands(equation)[0], equation, Softmax())
-        elif equation.name == "div":
-            start = _argument(flow, equation)
-            if start is not None:
-                yield flow.region(start, equation, Softmax())
+        if equation.name in ends and any(out in sums_used(flow) for out in equation.outputs):
+            if flow.operands(equation) and is_softmax(flow, equation.outputs[0]):
+                starts = arguments(flow, equation.outputs[0])
+                if starts:
+                    first, *more = starts
+                    yield flow.region(first, equation, Softmax(), *more)
 
 
-def _argument(flow: Dataflow, division: Equation) -> Value | None:
-    """What the softmax is taken of, if the division completes one."""
-    if len(flow.operands(division)) != 2:
-        return None
-    numerator, denominator = division.inputs
-    total, _ = flow.origin(denominator, is_device_sum)
-    summation = flow.producer(total)
-    if summation is None or summation.name != "reduce_sum":
-        return None
-    summed, _ = flow.origin(summation.inputs[0], _masks)
-    above, _ = flow.origin(numerator, _masks)
-    exponential = flow.producer(above)
-    if summed is not above or exponential is None or exponential.name not in ("exp", "exp2"):
-        return None
-    start = unshifted(flow, exponential.inputs[0])
-    return start if isinstance(start, Value) else None
+def sums_used(flow: Dataflow) -> set[Atom]:
+    """Values that are computed, without weights, from sums of exponentials."""
+    return _exponentials(flow)[1]
 
 
-def unshifted(flow: Dataflow, shifted: Atom) -> Atom:
-    """The x of `x - max(x)`, or the value itself if it is not that."""
-    subtraction = flow.producer(shifted)
-    if subtraction is not None and subtraction.name == "sub":
-        argument, maximum = subtraction.inputs
-        if argument in flow.dependent and is_maximum_of(flow, maximum, argument):
-            return argument
-    return shifted
+def _exponentials(flow: Dataflow) -> tuple[set[Atom], set[Atom]]:
+    """Values that are computed, without weights, from exponentials, and from sums of those."""
+    found = flow.memory.get("exponentials")
+    if found is None:
+        exponentials: set[Atom] = set()
+        sums: set[Atom] = set()
+        for equation in flow.equations:
+            if not any(a in flow.touched for a in equation.inputs):
+                continue
+            start = equation.name in _EXPONENTIALS
+            passing = start or is_move(equation) or _stays_inside(flow, equation)
+            own = any(a in exponentials for a in equation.inputs)
+            if start or (own and passing):
+                exponentials.update(equation.outputs)
+            if (own and passing and equation.name in _SUMS) or (
+                passing and any(a in sums for a in equation.inputs)
+            ):
+                sums.update(equation.outputs)
+        found = flow.memory["exponentials"] = exponentials, sums
+    return found
 
 
-def is_maximum_of(flow: Dataflow, atom, argument) -> bool:
-    """Whether a value is the maximum of another one along some axes, gradient stopped or not."""
-    while True:
+_SUMS = ("reduce_sum", "dot_general", "scatter-add")
+
+
+def _stays_inside(flow: Dataflow, equation: Equation) -> bool:
+    """Whether an equation may be part of a softmax: no weights, nothing but sums and powers."""
+    if equation.name == "dot_general":
+        return any(flow.number(a) is not None for a in equation.inputs)
+    return equation.name in _INSIDE
+
+
+def is_softmax(flow: Dataflow, value: Value) -> bool:
+    """Whether the term of a value is that of a softmax."""
+    index = flow.algebra.indices(value.shape)
+    return any(True for _ in blocks(flow.algebra.of(value, index), index))
+
+
+def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
+    """The sums of exponentials, over all entries, that an entry of a softmax is divided by."""
+    if len(term) != 1:
+        return
+    (product,) = term
+    for base, power in product:
+        if power != -1 or base[0] not in ("sum", "rows", "add"):
+            continue
+        above = product - {(base, power)}
+        inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
+        for part in inner:
+            if _matches(part, above, index):
+                yield part
+
+
+def _matches(denominator: Product, above: Product, index: Iterable[object]) -> bool:
+    """Whether a summand below is the sum over what stands above."""
+    sums = [(b, p) for b, p in denominator if b[0] in ("sum", "rows") and p == 1]
+    if len(sums) != 1:
+        return False
+    (base, _) = sums[0]
+    outside = denominator - {sums[0]}
+    if not any(b[0] == "exp" and mentions(b, base[1]) for b, _ in base[2]):
+        return False
+    free = [s for s in index if isinstance(s, Symbol)]
+    if base[0] == "rows":
+        free = [s for s in free if base[4] == ("at", base[3], s)]
+    for chosen in itertools.permutations(free, len(base[1])):
+        names = dict(zip(base[1], chosen, strict=True))
+        if all(a.size == b.size for a, b in names.items()):
+            if _product(renamed(base[2], names), outside) == above:
+                return True
+    return False
+
+
+def _product(a: Product, b: Product) -> Product:
+    powers = dict(a)
+    for base, power in b:
+        powers[base] = powers.get(base, 0.0) + power
+    return frozenset((base, p) for base, p in powers.items() if p)
+
+
+def arguments(flow: Dataflow, value: Value) -> list[Value]:
+    """What a softmax is taken of: the arguments of its exponentials, without what cancels."""
+    exponentials, sums = _exponentials(flow)
+    found: dict[Value, None] = {}
+    queue: list[Atom] = [value]
+    seen: set[Atom] = set()
+    while queue:
+        atom = queue.pop(0)
         equation = flow.producer(atom)
-        if equation is None:
-            return False
-        if equation.name == "reduce_max":
-            return _first_source(flow, equation.inputs[0]) is _first_source(flow, argument)
-        values = [a for a in equation.inputs if isinstance(a, Value)]
-        passing = is_move(equation) or equation.name in (
-            "stop_gradient",
-            "max",
-            "pmax",
-            "select_n",
-        )
-        # `max(-inf, m)` and `where(isfinite(m), m, 0)` guard rows that are masked completely.
-        inexact = [a for a in values if a.inexact]
-        if not passing or not inexact:
-            return False
-        atom = inexact[-1]
+        if atom in seen or equation is None or atom not in exponentials | sums:
+            continue
+        seen.add(atom)
+        if equation.name not in _EXPONENTIALS:
+            queue.extend(equation.inputs)
+            continue
+        queue.append(equation.inputs[0])  # As in `exp(z - logsumexp(z))`.
+        start = unshifted(flow, equation.inputs[0])
+        if isinstance(start, Value) and start in flow.dependent and start not in sums:
+            found[start] = None
+    return [*found]
 
 
-def _first_source(flow: Dataflow, atom):
-    return flow.origin(atom, _masks)[0]
+def unshifted(flow: Dataflow, atom: Atom) -> Atom:
+    """The z of `z - c` where c is the same for all that is summed: whatever c is, it cancels."""
+    while True:
+        atom = flow.origin(atom, lambda e: e.name == "stop_gradient")[0]
+        equation = flow.producer(atom)
+        if equation is None or atom not in flow.dependent:
+            return atom
+        if equation.name in ("mul", "div", "neg") and len(flow.operands(equation)) == 1:
+            # A scale inside the exponential; what it scales may be a difference.
+            below = flow.operands(equation)[0]
+            number = equation.name == "neg" or any(
+                flow.is_number(a) for a in equation.inputs if a is not below
+            )
+            inner = unshifted(flow, below) if number else below
+            return inner if inner is not below and number else atom
+        if equation.name not in ("add", "sub"):
+            return atom
+        a, b = equation.inputs
+        same = flow.origin(a)[0] is flow.origin(b)[0]
+        if same:
+            return flow.origin(a)[0]
+        shifts = [is_shift(flow, a, atom.shape), is_shift(flow, b, atom.shape)]
+        if shifts[0] is shifts[1] is True or not any(shifts):
+            return atom
+        kept = b if shifts[0] else a
+        if kept not in flow.dependent:
+            return atom
+        atom = kept
 
 
-def _masks(equation: Equation) -> bool:
-    return equation.name == "select_n"
+def is_shift(flow: Dataflow, atom: Atom, shape: tuple[int, ...]) -> bool:
+    """Whether a value is constant along some axis: a number, or what has been reduced.
+
+    Args:
+        flow: the graph.
+        atom: the value.
+        shape: that of what it is added to.
+    """
+    if atom.shape != shape:
+        return True
+    if not any(n > 1 for n in shape):
+        return False
+    index = flow.algebra.indices(atom.shape)
+    term = flow.algebra.of(atom, index)
+    free = [s for s in index if isinstance(s, Symbol)]
+    if any(not any(mentions(product, [s]) for product in term) for s in free):
+        return True
+    first = index[0]
+    # The same for all rows of one number.
+    return isinstance(first, Symbol) and all(
+        _only_by_rows(product, first) for product in term if mentions(product, [first])
+    )
+
+
+def _only_by_rows(thing: object, symbol: Symbol) -> bool:
+    if isinstance(thing, Symbol):
+        return thing != symbol
+    if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "at":
+        return True
+    if isinstance(thing, (tuple, frozenset)):
+        return all(_only_by_rows(part, symbol) for part in thing)
+    return True

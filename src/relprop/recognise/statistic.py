@@ -48,7 +48,7 @@ def _divides(flow: Dataflow, value: Value, inverse: bool) -> bool:
         value: the root, or what has become of it.
         inverse: whether it is one over the root.
     """
-    if value in flow.graph.outputs:
+    if value in flow.graph.explained_outputs:
         # What leaves the body of a loop or a call is taken for a normalisation outside of it.
         return flow.graph.inner
     uses = flow.consumers(value)

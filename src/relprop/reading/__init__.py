@@ -1,0 +1,49 @@
+"""A normal form before recognition: what a function computes, and not how it is written.
+
+The forward pass runs a function as it was traced. What rules are given to is a *reading* of it, in
+which the same thing is always written in the same way:
+
+1. bodies with one caller are part of what is around them (`bodies`);
+2. what changes nothing is not there, and nothing is there twice (`repeats`);
+3. products are written entry by entry where they are, and by factors of one origin (`products`);
+4. constants that are added belong to the layer that they are the bias of (`sums`);
+5. a normalisation comes before what is linear in its result (`quotients`).
+
+A reading shares its values with the traced function. Those that it alone has (a layer's result with
+its bias, where the code adds the bias later) are computed after the forward pass, with as few
+operations as they need, and not at all where no rule looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence, Set
+
+from relprop._core.graph import Equation, Graph, Value
+from relprop.reading.bodies import opened
+from relprop.reading.draft import Draft
+from relprop.reading.repeats import simplified
+from relprop.reading.sums import settled
+
+PASSES = (opened, simplified, settled)
+
+
+def read(
+    graph: Graph,
+    explained: Set[Value],
+    closed: Callable[[Equation], bool] = lambda equation: False,
+    asked: Sequence[bool] | None = None,
+    visible: Collection[Value] = (),
+) -> Graph:
+    """The normal form of a graph.
+
+    Args:
+        graph: the graph, as it was traced.
+        explained: what the explained values are computed from: inputs, or values inside.
+        closed: whether an equation with bodies is one thing, since it has a rule as a whole.
+        asked: per output, whether it is explained; the others don't take part.
+        visible: values that somebody looks at: they keep their place.
+    """
+    draft = Draft(graph, explained, closed, asked, visible)
+    for rewritten in PASSES:
+        rewritten(draft)
+    return draft.finished()

@@ -1,0 +1,144 @@
+"""Bodies with one caller are part of what is around them.
+
+`jax.checkpoint`, functions with a derivative of their own, a `cond` whose predicate is known, a
+loop of one turn: none of them changes what is computed, so a layer whose bias is added outside, or
+a root that is divided by outside, must not be told apart by them. What was inside of
+`jax.checkpoint` is still computed again on the way back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relprop import _compat
+from relprop._core import registry
+from relprop._core.control import Branch, Call, Remat, Scan
+from relprop._core.graph import Atom, Constant, Equation, Graph, Value, depends_on
+from relprop.reading.draft import Draft, resolved, rewired
+
+
+def opened(draft: Draft) -> None:
+    """Puts what is inside of bodies with one caller in the place of their call."""
+    if not any(equation.bodies for equation in draft.equations):
+        return
+    same: dict[Value, Atom] = {}
+    made = [e for equation in draft.equations for e in _opened(draft, equation, same, None)]
+    draft.replace(made, same)
+
+
+def _opened(
+    draft: Draft, equation: Equation, same: dict[Value, Atom], recall: Equation | None
+) -> Iterator[Equation]:
+    """The equations in place of one; `recall` is the checkpoint that it lies in."""
+    equation = rewired(equation, same)
+    body = _body(draft, equation)
+    if body is None or any(out in draft.visible for out in equation.outputs):
+        if recall is not None:
+            fresh = (out for out in equation.outputs if not draft.is_made(out))
+            draft.recalled.update(dict.fromkeys(fresh, recall))
+        yield equation
+        return
+    kind = registry.lookup(equation.primitive)
+    recall = equation if isinstance(kind, Remat) else recall
+    draft.constants.update(body.constants)
+    operands = equation.inputs[len(equation.inputs) - len(body.inputs) :]
+    results = list(body.outputs)
+    if isinstance(kind, Scan):
+        yield from _entries(draft, equation, body, same, recall)
+        carried = _compat.scan_sizes(equation.params)[1]
+        stacked = dict(zip(equation.outputs[carried:], results[carried:], strict=True))
+    else:
+        same.update(zip(body.inputs, operands, strict=True))
+        stacked = {}
+    # What a body returns takes the place of the result of the call, where it is made inside.
+    made = {out for inner in body.equations for out in inner.outputs}
+    names: dict[Value, Value] = {}
+    for out, result in zip(equation.outputs, results, strict=True):
+        if out in stacked:
+            continue
+        if isinstance(result, Value) and result in made and result not in names:
+            names[result] = out
+        else:
+            same[out] = names.get(result, result)  # type: ignore[arg-type]
+    for inner in body.equations:
+        renamed = rewired(inner, names)  # type: ignore[arg-type]
+        outputs = tuple(names.get(out, out) for out in renamed.outputs)
+        renamed = dataclasses.replace(
+            renamed, outputs=outputs, callers=(*inner.callers,)
+        )
+        yield from _opened(draft, renamed, same, recall)
+    for out, result in stacked.items():
+        value = resolved(names.get(result, result), same)  # type: ignore[arg-type]
+        for inner in draft.derived(lambda y: jnp.asarray(y)[None], [value], equation, out):
+            yield from _opened(draft, inner, same, recall)
+
+
+def _entries(
+    draft: Draft,
+    equation: Equation,
+    body: Graph,
+    same: dict[Value, Atom],
+    recall: Equation | None,
+) -> Iterator[Equation]:
+    """The only entry of each array that a loop of one turn goes over."""
+    consts, carried = _compat.scan_sizes(equation.params)
+    first = consts + carried
+    same.update(zip(body.inputs[:first], equation.inputs[:first], strict=True))
+    for inside, array in zip(body.inputs[first:], equation.inputs[first:], strict=True):
+        for inner in draft.derived(lambda xs: jnp.asarray(xs)[0], [array], equation, inside):
+            yield from _opened(draft, inner, same, recall)
+
+
+def _body(draft: Draft, equation: Equation) -> Graph | None:
+    """The body that an equation is a mere wrapping of."""
+    if not equation.bodies or equation.has_effects or draft.closed(equation):
+        return None
+    kind = registry.lookup(equation.primitive)
+    if type(kind) in (Call, Remat):  # A region is one thing to its author, a shard to a device.
+        (body,) = equation.bodies
+        return body if isinstance(kind, Remat) or _is_plain(body) else None
+    if isinstance(kind, Branch):
+        index = _known(draft, equation.inputs[0])
+        if index is None:
+            return None
+        return equation.bodies[int(np.clip(index, 0, len(equation.bodies) - 1))]
+    if isinstance(kind, Scan) and equation.params["length"] == 1:
+        return equation.bodies[0]
+    return None
+
+
+def _is_plain(body: Graph) -> bool:
+    """Whether what a function returns depends on its arguments, and is not cut off from them.
+
+    A rounding whose derivative is that of the identity is a function of its own.
+    """
+    start = {value for value in body.inputs if value.inexact}
+    found = depends_on(body.equations, start, lambda e: registry.lookup(e.primitive).cuts)
+    return any(out in found for out in body.outputs)
+
+
+_SMALL = 1 << 12
+
+
+def _known(draft: Draft, atom: Atom, depth: int = 12) -> np.ndarray | None:
+    """The value of a small constant that is known when the function is traced."""
+    if isinstance(atom, Constant):
+        return np.asarray(atom.array)
+    if atom in draft.constants:
+        array = draft.constants[atom]
+        return None if _compat.is_traced(array) else array
+    equation = draft.index.maker.get(atom)
+    if equation is None or depth == 0 or equation.bodies or equation.has_effects:
+        return None
+    values = [_known(draft, a, depth - 1) for a in equation.inputs]
+    if any(value is None for value in values) or any(np.prod(o.shape) > _SMALL for o in equation.outputs):
+        return None
+    with jax.ensure_compile_time_eval():
+        outputs = equation.evaluate(values)
+    found = outputs[equation.outputs.index(atom)]
+    return None if _compat.is_traced(found) else np.asarray(found)

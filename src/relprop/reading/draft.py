@@ -1,0 +1,246 @@
+"""A graph while it is being rewritten."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from typing import Any
+
+import jax
+
+from relprop import _compat
+from relprop._core import registry
+from relprop._core.graph import (
+    Atom,
+    Equation,
+    Graph,
+    Recall,
+    Value,
+    computed_from,
+    depends_on,
+)
+from relprop._core.trace import graph_of
+from relprop.reading.numbers import number
+
+
+class Draft:
+    """The equations of a reading, and who makes and reads what.
+
+    Attributes:
+        graph: the graph as it was traced.
+        explained: what the explained values are computed from.
+        closed: whether an equation with bodies has a rule as a whole.
+        visible: values that must stay.
+        equations: the reading so far.
+        outputs: the values that stand for the outputs of the graph.
+        constants: arrays that it closes over, those of opened bodies among them.
+        recalled: of values that are computed again on the way back, the call that asks for it.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        explained: Set[Value],
+        closed: Callable[[Equation], bool],
+        asked: Sequence[bool] | None,
+        visible: Collection[Value],
+    ):
+        self.graph = graph
+        self.explained = explained
+        self.closed = closed
+        self.visible = {*visible, *explained}
+        self.equations = list(graph.equations)
+        self.outputs = list(graph.outputs)
+        self.constants = dict(graph.constants)
+        self.recalled: dict[Value, Equation] = {}
+        self._asked = [True] * len(graph.outputs) if asked is None else list(asked)
+        self._traced = {out for equation in graph.equations for out in equation.outputs}
+        self._index: _Index | None = None
+
+    # What is asked of the reading so far.
+
+    @property
+    def index(self) -> _Index:
+        """Who makes and reads what, and what depends on what; made anew after each change."""
+        if self._index is None:
+            self._index = _Index(self)
+        return self._index
+
+    @property
+    def asked(self) -> list[Atom]:
+        """The outputs that are explained."""
+        return [a for a, on in zip(self.outputs, self._asked, strict=True) if on]
+
+    def is_made(self, value: Value) -> bool:
+        """Whether the function as it was traced computes a value."""
+        return value in self._traced
+
+    # What is done to it.
+
+    def replace(self, equations: Iterable[Equation], same: dict[Value, Atom]) -> None:
+        """Takes other equations, in which some values are to be read as others."""
+        self.equations = [rewired(equation, same) for equation in equations]
+        self.outputs = [resolved(atom, same) for atom in self.outputs]
+        self._index = None
+
+    def derived(
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Atom],
+        like: Equation,
+        out: Value | None = None,
+    ) -> list[Equation]:
+        """Equations of `function(*inputs)`, in place of another one that they are named after.
+
+        Args:
+            function: of arrays, to one array.
+            inputs: the values that it is a function of.
+            like: the equation whose scope and line of source they get.
+            out: the value that they make, or None for a new one.
+        """
+        values = [atom for atom in inputs if isinstance(atom, Value)]
+        types = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
+
+        def of_values(*arrays: Any) -> Any:
+            supply = iter(arrays)
+            return function(
+                *(next(supply) if isinstance(a, Value) else a.array for a in inputs)
+            )
+
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            jaxpr, _ = _compat.make_jaxpr(of_values, *types)
+        small = graph_of(jaxpr, callers=(like.traced, *like.callers))
+        same: dict[Value, Atom] = dict(zip(small.inputs, values, strict=True))
+        self.constants.update(small.constants)
+        (result,) = small.outputs
+        assert isinstance(result, Value) and result not in same
+        if out is not None:
+            same[result] = out
+        made = []
+        for equation in small.equations:
+            equation = rewired(equation, same)
+            outputs = tuple(same.get(value, value) for value in equation.outputs)
+            made.append(
+                dataclasses.replace(
+                    equation, outputs=outputs, scope=like.scope, callers=(like.traced, *like.callers)
+                )
+            )
+        self._note(made)
+        return made
+
+    def again(self, equation: Equation, inputs: Sequence[Atom], out: Value | None) -> Equation:
+        """The same operation on other operands of the same kind."""
+        (old,) = equation.outputs
+        made = out or Value(old.shape, old.dtype, old.path, old.distance, old.touched)
+        equation = dataclasses.replace(equation, inputs=tuple(inputs), outputs=(made,))
+        self._note([equation])
+        return equation
+
+    def _note(self, equations: Iterable[Equation]) -> None:
+        """What is computed from values that are computed again is so, too."""
+        for equation in equations:
+            for atom in equation.inputs:
+                if atom in self.recalled:
+                    for out in equation.outputs:
+                        if not self.is_made(out):
+                            self.recalled[out] = self.recalled[atom]  # type: ignore[index]
+
+    def finished(self) -> Graph:
+        """The reading as a graph, without what nobody reads."""
+        if all(map(_is, self.equations, self.graph.equations)) and self._unchanged():
+            return dataclasses.replace(self.graph, asked=tuple(self._asked))
+        needed = {*self.outputs, *self.visible}
+        kept = []
+        for equation in reversed(self.equations):
+            own = any(not self.is_made(out) for out in equation.outputs)
+            if not own or any(out in needed for out in equation.outputs):
+                needed.update(equation.inputs)
+                kept.append(equation)
+        kept.reverse()
+        later = [e for e in kept if any(not self.is_made(out) for out in e.outputs)]
+        groups: dict[Equation, list[Equation]] = {}
+        run = list(self.graph.equations)
+        for equation in later:
+            call = self.recalled.get(equation.outputs[0])
+            if call is None:
+                run.append(equation)
+            else:
+                groups.setdefault(call, []).append(equation)
+        recalls = {}
+        for call, equations in groups.items():
+            made = {out for equation in equations for out in equation.outputs}
+            reads = {
+                atom: None
+                for equation in equations
+                for atom in equation.inputs
+                if isinstance(atom, Value) and atom not in made and atom not in self.constants
+            }
+            recalls.update(dict.fromkeys(made, Recall(call, tuple(equations), tuple(reads))))
+        return dataclasses.replace(
+            self.graph,
+            equations=tuple(kept),
+            outputs=tuple(self.outputs),
+            constants=self.constants,
+            run=tuple(run),
+            recalls=recalls,
+            asked=tuple(self._asked),
+        )
+
+    def _unchanged(self) -> bool:
+        return len(self.equations) == len(self.graph.equations) and all(
+            map(_is, self.outputs, self.graph.outputs)
+        )
+
+
+class _Index:
+    """Who makes and reads what."""
+
+    def __init__(self, draft: Draft):
+        equations = draft.equations
+        self._constants = draft.constants
+        self.maker: dict[Atom, Equation] = {out: e for e in equations for out in e.outputs}
+        self.position = {equation: i for i, equation in enumerate(equations)}
+        self.dependent: set[Any] = depends_on(
+            equations, set(draft.explained), lambda e: registry.lookup(e.primitive).cuts
+        )
+        self.touched = computed_from(equations, draft.explained)
+        needed: set[Atom] = {*draft.asked, *draft.visible}
+        self._leaving = set(needed)
+        self.readers: dict[Atom, list[Equation]] = {}
+        for equation in reversed(equations):
+            if any(out in needed for out in equation.outputs):
+                needed.update(equation.inputs)
+                for atom in dict.fromkeys(equation.inputs):
+                    self.readers.setdefault(atom, []).append(equation)
+
+    def operands(self, equation: Equation) -> list[Value]:
+        """The operands that depend on the explained inputs."""
+        return [a for a in equation.inputs if a in self.dependent]  # type: ignore[misc]
+
+    def number(self, atom: Atom) -> float | None:
+        """The number that all entries of a constant are, if that can be seen in the code."""
+        return number(self.maker, self._constants, atom)
+
+    def only_reader(self, value: Atom) -> Equation | None:
+        """The equation that alone reads a value, if nobody else looks at it."""
+        readers = self.readers.get(value, [])
+        return readers[0] if len(readers) == 1 and value not in self._leaving else None
+
+
+def rewired(equation: Equation, same: dict[Value, Atom]) -> Equation:
+    """An equation that reads other values."""
+    if not same or not any(atom in same for atom in equation.inputs):
+        return equation
+    inputs = tuple(resolved(atom, same) for atom in equation.inputs)
+    return dataclasses.replace(equation, inputs=inputs)
+
+
+def resolved(atom: Atom, same: dict[Value, Atom]) -> Atom:
+    """What a value is to be read as."""
+    while isinstance(atom, Value) and atom in same:
+        atom = same[atom]
+    return atom
+
+
+def _is(a: Any, b: Any) -> bool:
+    return a is b

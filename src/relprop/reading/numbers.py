@@ -1,0 +1,55 @@
+"""Constants of which all entries are one number, as far as the code says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relprop import _compat
+from relprop._core import registry
+from relprop._core.graph import Atom, Constant, Equation
+
+# Larger arrays are not looked at.
+_LARGEST = 1 << 16
+
+
+def number(
+    makers: Mapping[Atom, Equation], constants: Mapping[Any, Any], atom: Atom, depth: int = 8
+) -> float | None:
+    """The number that all entries of a constant are, or None if that cannot be seen.
+
+    Args:
+        makers: what makes each value of a graph.
+        constants: arrays that it closes over.
+        atom: the constant.
+        depth: how many equations to go back.
+    """
+    if isinstance(atom, Constant):
+        return _common(atom.array)
+    if atom in constants:
+        return _common(constants[atom])
+    equation = makers.get(atom)
+    if equation is None or depth == 0 or len(equation.inputs) != 1:
+        return None
+    kind = registry.lookup(equation.primitive)
+    if equation.name == "convert_element_type" or (
+        kind.structural and len(equation.outputs) == 1
+    ):
+        return number(makers, constants, equation.inputs[0], depth - 1)
+    return None
+
+
+def _common(array: Any) -> float | None:
+    if _compat.is_traced(array) or not 0 < np.size(array) <= _LARGEST:
+        return None
+    if jax.dtypes.issubdtype(jnp.result_type(array), jax.dtypes.prng_key):
+        return None
+    array = np.asarray(array)
+    if array.dtype.kind == "c":
+        return None
+    first = array.ravel()[0]
+    return float(first) if bool((array == first).all()) else None

@@ -1,0 +1,87 @@
+"""What changes nothing is not there, and nothing is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop.propagators.linear import Addition, Division, Multiplication, Negation
+from relprop.reading.draft import Draft, rewired
+
+
+def simplified(draft: Draft) -> None:
+    """Reads a value that equals another one as that."""
+    same: dict[Value, Atom] = {}
+    made: dict[Hashable, Equation] = {}
+    kept = []
+    for equation in draft.equations:
+        equation = rewired(equation, same)
+        if not any(out in draft.visible for out in equation.outputs):
+            equal = _unchanged(draft, equation)
+            if equal is not None:
+                same[equation.outputs[0]] = equal
+                continue
+            key = _key(draft, equation)
+            before = made.setdefault(key, equation) if key is not None else equation
+            if before is not equation:
+                same.update(zip(equation.outputs, before.outputs, strict=True))
+                continue
+        kept.append(equation)
+    draft.replace(kept, same)
+
+
+def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
+    """The operand that the only result equals in any case."""
+    if len(equation.outputs) != 1 or not equation.outputs[0].inexact:
+        return None
+    (out,) = equation.outputs
+    kind = registry.lookup(equation.primitive)
+    found: Atom | None = None
+    if isinstance(kind, Negation):
+        before = draft.index.maker.get(equation.inputs[0])
+        if before is not None and isinstance(registry.lookup(before.primitive), Negation):
+            found = before.inputs[0]
+    elif isinstance(kind, Addition | Multiplication | Division):
+        neutral = 0.0 if isinstance(kind, Addition) else 1.0
+        a, b = equation.inputs
+        if draft.index.number(b) == neutral:
+            found = a
+        elif draft.index.number(a) == neutral and _commutes(kind):
+            found = b
+    elif equation.name in ("convert_element_type", "copy", "copy_p", "reshape", "squeeze"):
+        found = equation.inputs[0]
+    elif equation.name == "transpose":
+        if equation.params["permutation"] == tuple(range(len(out.shape))):
+            found = equation.inputs[0]
+    if found is None or isinstance(found, Constant):
+        return None
+    alike = found.shape == out.shape and found.dtype == out.dtype
+    return found if alike and equation.params.get("sharding") is None else None
+
+
+def _commutes(kind: registry.Propagator) -> bool:
+    return isinstance(kind, Multiplication) or (isinstance(kind, Addition) and kind.sign == 1)
+
+
+def _key(draft: Draft, equation: Equation) -> Hashable:
+    """What equations have in common that compute the same in the same place."""
+    if equation.bodies or equation.has_effects or equation.region or not equation.outputs:
+        return None
+    recall = draft.recalled.get(equation.outputs[0])
+    params = tuple(sorted(equation.params.items(), key=lambda item: item[0]))
+    key = (equation.primitive, equation.scope, recall, params, tuple(map(_name, equation.inputs)))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _name(atom: Atom) -> Hashable:
+    if isinstance(atom, Value):
+        return atom
+    array = np.asarray(atom.array)
+    return array.dtype, array.shape, array.tobytes() if array.size <= 64 else id(atom.array)
