@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relprop._core import registry
-from relprop._core.graph import Constant, Equation
+from relprop._core.graph import Atom, Constant, Equation
 from relprop._core.registry import Propagator
 from relprop._core.relevance import precise
 
@@ -197,6 +197,37 @@ def is_move(equation: Equation) -> bool:
     """Whether an equation only moves, copies or converts numbers."""
     kind = registry.lookup(equation.primitive)
     return kind.structural or isinstance(kind, Conversion)
+
+
+def is_elementwise(equation: Equation) -> bool:
+    """Whether each output entry depends on the input entries of its position only."""
+    kind = registry.lookup(equation.primitive)
+    if kind.elementwise:
+        return True
+    if len(equation.bodies) != 1 or len(equation.outputs) != 1:
+        return False
+    # A function with a custom derivative, such as relu, is element-wise if all that it does is.
+    (body,) = equation.bodies
+    reading: set[Atom] = set(body.inputs)
+    for inner in body.equations:
+        if not any(atom in reading for atom in inner.inputs):
+            continue
+        if not (is_elementwise(inner) or compares(inner)):
+            return False
+        reading.update(inner.outputs)
+    return not _loops(equation)
+
+
+def compares(equation: Equation) -> bool:
+    """Whether an equation looks at numbers entry by entry and lets no relevance through."""
+    if equation.name == "stop_gradient" or not registry.lookup(equation.primitive).cuts:
+        return False
+    shapes = {a.shape for a in equation.inputs if a.shape}
+    return all(out.shape in shapes or not shapes for out in equation.outputs)
+
+
+def _loops(equation: Equation) -> bool:
+    return registry.lookup(equation.primitive).bodies != ("call_jaxpr",)
 
 
 def _real(x) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from relprop._core import registry
 from relprop._core.graph import Equation
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
@@ -56,10 +57,30 @@ class Norm(Propagator):
 
 @dataclasses.dataclass(frozen=True)
 class Gate(Multiplication):
-    """A gate times a signal, in this order."""
+    """A gate times a signal, in this order; what is gated may be a constant."""
 
     def structure(self, operation, active):
-        return "gate" if all(active) else super().structure(operation, active)
+        return "gate" if active[0] else super().structure(operation, active)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Propagator):
+    """A contraction with a matrix that is made of numbers in the code: linear, and no layer."""
+
+    native: ClassVar[bool] = False
+    transposable: ClassVar[bool] = True
+
+    def structure(self, operation, active):
+        return "linear" if self.linear(operation, active) else None
+
+    def linear(self, operation, active):
+        return sum(active) == 1
+
+    def linear_map(self, site):
+        return registry.lookup(site.operation.last.primitive).linear_map(site)
+
+    def evaluate(self, operation, values):
+        return registry.lookup(operation.last.primitive).evaluate(operation, values)
 
 
 @dataclasses.dataclass(frozen=True)

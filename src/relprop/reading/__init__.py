@@ -21,10 +21,11 @@ from collections.abc import Callable, Collection, Sequence, Set
 from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
 from relprop.reading.draft import Draft
+from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.repeats import simplified
-from relprop.reading.sums import settled
+from relprop.reading.sums import settled, signed, split
 
-PASSES = (opened, simplified, settled)
+PASSES = (opened, simplified, spelled_out, regrouped, signed, split, settled)
 
 
 def read(

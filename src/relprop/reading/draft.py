@@ -83,6 +83,26 @@ class Draft:
         self.outputs = [resolved(atom, same) for atom in self.outputs]
         self._index = None
 
+    def sorted(self, equations: Iterable[Equation]) -> list[Equation]:
+        """Equations in their order, but each after those that make what it reads."""
+        given = list(equations)
+        makers = {out: equation for equation in given for out in equation.outputs}
+        done: dict[Equation, None] = {}
+        for equation in given:
+            stack = [equation]
+            while stack:
+                top = stack[-1]
+                first = [
+                    maker
+                    for atom in top.inputs
+                    if (maker := makers.get(atom)) is not None and maker not in done
+                ]
+                if first:
+                    stack.extend(first)
+                else:
+                    done.setdefault(stack.pop())
+        return list(done)
+
     def derived(
         self,
         function: Callable[..., Any],

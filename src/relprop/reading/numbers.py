@@ -53,3 +53,22 @@ def _common(array: Any) -> float | None:
         return None
     first = array.ravel()[0]
     return float(first) if bool((array == first).all()) else None
+
+
+def is_literal(makers: Mapping[Atom, Equation], atom: Atom) -> bool:
+    """Whether a constant is made of numbers in the code and of positions alone.
+
+    So is the matrix of an interpolation, a mask, an identity; what comes from an argument, from an
+    array that the function closes over or from random numbers is not.
+    """
+    queue, seen = [atom], set()
+    while queue:
+        atom = queue.pop()
+        if isinstance(atom, Constant) or atom in seen:
+            continue
+        seen.add(atom)
+        equation = makers.get(atom)
+        if equation is None or equation.bodies or equation.name.startswith(("random", "rng", "threefry")):
+            return False
+        queue.extend(equation.inputs)
+    return True

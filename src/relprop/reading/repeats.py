@@ -53,6 +53,8 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
             found = b
     elif equation.name in ("convert_element_type", "copy", "copy_p", "reshape", "squeeze"):
         found = equation.inputs[0]
+    elif equation.name == "slice":
+        found = _cut_out(draft, equation)
     elif equation.name == "transpose":
         if equation.params["permutation"] == tuple(range(len(out.shape))):
             found = equation.inputs[0]
@@ -60,6 +62,31 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         return None
     alike = found.shape == out.shape and found.dtype == out.dtype
     return found if alike and equation.params.get("sharding") is None else None
+
+
+def _cut_out(draft: Draft, equation: Equation) -> Atom | None:
+    """What a slice cuts out again: what was padded, or one of what was joined."""
+    before = draft.index.maker.get(equation.inputs[0])
+    strides = equation.params["strides"]
+    if before is None or (strides and any(n != 1 for n in strides)):
+        return None
+    starts, limits = equation.params["start_indices"], equation.params["limit_indices"]
+    if before.name == "pad":
+        inner, config = before.inputs[0], before.params["padding_config"]
+        fits = all(
+            inside == 0 and low == start and limit - start == n
+            for (low, _, inside), start, limit, n in zip(
+                config, starts, limits, inner.shape, strict=True
+            )
+        )
+        return inner if fits else None
+    if before.name == "concatenate":
+        axis, at = before.params["dimension"], 0
+        for part in before.inputs:
+            if starts[axis] == at and limits[axis] == at + part.shape[axis]:
+                return part
+            at += part.shape[axis]
+    return None
 
 
 def _commutes(kind: registry.Propagator) -> bool:

@@ -8,11 +8,14 @@ that is a layer without a bias. Where several are, as in a sum over heads, it st
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
@@ -20,6 +23,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
+from relprop.reading.numbers import is_literal
 
 
 def settled(draft: Draft) -> None:
@@ -42,6 +46,104 @@ def settled(draft: Draft) -> None:
     if made:
         new = ((e,) if e not in gone else made.get(e, ()) for e in draft.equations)
         draft.replace(itertools.chain.from_iterable(new), same)
+
+
+def signed(draft: Draft) -> None:
+    """Adds the negative of a layer where the layer is subtracted: the sign is that of its weight."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if not (isinstance(kind, Addition) and kind.sign < 0):
+            continue
+        operands = draft.index.operands(equation)
+        if len(operands) != 2 or operands[0].shape != operands[1].shape:
+            continue
+        left, right = equation.inputs
+        if _summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
+            made[equation] = draft.derived(
+                lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
+            )
+    if made:
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+
+
+def split(draft: Draft) -> None:
+    """Puts together the biases that are added to parts of the result of one layer."""
+    made: dict[Equation, list[Equation]] = {}
+    gone: set[Equation] = set()
+    for layer in draft.equations:
+        kind = registry.lookup(layer.primitive)
+        if not isinstance(kind, Contraction) or len(draft.index.operands(layer)) != 1:
+            continue
+        (whole,) = layer.outputs
+        readers = draft.index.readers.get(whole, [])
+        pieces = [piece for reader in readers for piece in _pieces(reader)]
+        additions = [_bias_of(draft, value) for value, _ in pieces]
+        if not pieces or not any(additions) or any(not [*_pieces(r)] for r in readers):
+            continue
+        if whole in draft.visible or whole in draft.asked or _overlap(pieces):
+            continue
+        biases = [
+            (next(a for a in addition.inputs if a is not value), value, start)
+            for (value, start), addition in zip(pieces, additions, strict=True)
+            if addition is not None
+        ]
+
+        def added(y: Array, *constants: Array, biases: Any = biases) -> Array:
+            for constant, (_, value, start) in zip(constants, biases, strict=True):
+                piece = jnp.broadcast_to(jnp.asarray(constant, y.dtype), value.shape)
+                ends = zip(y.shape, start, value.shape, strict=True)
+                y = y + jnp.pad(piece, [(s, n - s - m) for n, s, m in ends])
+            return y
+
+        new = draft.derived(added, [whole, *(b for b, _, _ in biases)], layer)
+        with_bias = new[-1].outputs[0]
+        for (value, start), addition in zip(pieces, additions, strict=True):
+            stop = tuple(a + b for a, b in zip(start, value.shape, strict=True))
+            new += draft.derived(
+                functools.partial(lax.slice, start_indices=start, limit_indices=stop),
+                [with_bias],
+                layer,
+                value if addition is None else addition.outputs[0],
+            )
+        made[layer] = [layer, *new]
+        gone.update(readers)
+        gone.update(addition for addition in additions if addition is not None)
+    if made:
+        new_ones = (made.get(e, (e,)) for e in draft.equations if e not in gone)
+        draft.replace(draft.sorted(itertools.chain.from_iterable(new_ones)), {})
+
+
+def _pieces(equation: Equation) -> Iterator[tuple[Value, tuple[int, ...]]]:
+    """The parts that an equation takes out of an array, and where they begin."""
+    if equation.name == "slice" and not equation.params["strides"]:
+        yield equation.outputs[0], tuple(equation.params["start_indices"])
+    elif equation.name == "split":
+        axis, at = equation.params["axis"], 0
+        for out in equation.outputs:
+            yield out, tuple(at if i == axis else 0 for i in range(len(out.shape)))
+            at += out.shape[axis]
+
+
+def _overlap(pieces: list[tuple[Value, tuple[int, ...]]]) -> bool:
+    """Whether two parts have entries in common."""
+    return any(
+        all(
+            s < t + m and t < s + n
+            for s, t, n, m in zip(start, other, value.shape, more.shape, strict=True)
+        )
+        for (value, start), (more, other) in itertools.combinations(pieces, 2)
+    )
+
+
+def _bias_of(draft: Draft, value: Value) -> Equation | None:
+    """The addition of a constant that alone reads a value."""
+    reader = draft.index.only_reader(value)
+    if reader is None or not isinstance(kind := registry.lookup(reader.primitive), Addition):
+        return None
+    others = [a for a in reader.inputs if a is not value]
+    own = len(others) == 1 and others[0] not in draft.index.touched
+    return reader if own and kind.sign > 0 and reader.outputs[0].shape == value.shape else None
 
 
 @dataclasses.dataclass(eq=False)
@@ -122,6 +224,9 @@ def _summand(draft: Draft, value: Value) -> _Part:
             return _Part(value)
         kind = registry.lookup(equation.primitive)
         if isinstance(kind, Contraction):
+            (weight,) = [a for a in equation.inputs[:2] if a not in operands]
+            if is_literal(index.maker, weight):
+                return _Part(value)
             return _Part(value, layer=True, biased=biased)
         if isinstance(kind, Addition):
             biased = True

@@ -158,8 +158,8 @@ def power(term: Term, exponent: float) -> Term:
     if exponent == 1:
         return term
     common, inner, coefficient = _factored(term)
-    if coefficient < 0 and exponent != int(exponent):
-        raise ValueError
+    if coefficient < 0:  # The sum may be positive all the same.
+        inner, coefficient = scaled(inner, -1.0), -coefficient
     outer = frozenset((base, _rounded(p * exponent)) for base, p in common)
     own = frozenset({(("add", frozenset(inner.items())), _rounded(exponent))})
     return {_joined(outer, own): coefficient**exponent}
@@ -437,6 +437,13 @@ def _concatenate(algebra: Algebra, equation: Equation, index: Index) -> Term | N
     return None
 
 
+def _stack(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    axis = equation.params["axis"]
+    if not isinstance(index[axis], int):
+        return None
+    return algebra.of(equation.inputs[index[axis]], index[:axis] + index[axis + 1 :])
+
+
 def _reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:
     (atom,) = equation.inputs
     axes, supply = equation.params["axes"], iter(index)
@@ -583,6 +590,7 @@ _HANDLERS: dict[str, Callable[[Algebra, Equation, Index], Term | None]] = {
     "expand_dims": _reshape,
     "slice": _slice,
     "concatenate": _concatenate,
+    "stack": _stack,
     "reduce_sum": _reduce,
     "dot_general": _contract,
     "select_n": _select,

@@ -18,6 +18,7 @@ from relprop.recognise.average import averages
 from relprop.recognise.batch_norm import batch_norms, merged_layers
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow
+from relprop.recognise.fixed import fixed_maps
 from relprop.recognise.gate import gates
 from relprop.recognise.neuron import neurons
 from relprop.recognise.norm import norms
@@ -30,6 +31,7 @@ STRUCTURES = (
     softmaxes,
     soft_maxima,
     statistics,
+    fixed_maps,
     biased_layers,
     parted_layers,
     averages,

@@ -50,10 +50,15 @@ class _Chain(NamedTuple):
 
 def activations(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes an element-wise function of one value."""
-    joined = {operation.last: operation for operation in flow.found(joins)}
     # A root that divides, the factor of a mean and the bias of a layer belong to those.
     others = (statistics, averages, biased_layers)
     taken = {operation.last for find in others for operation in flow.found(find)}
+    roots = {operation.last for operation in flow.found(statistics)}
+    joined = {
+        operation.last: operation
+        for operation in flow.found(joins)
+        if not any(equation in roots for equation in operation.equations)
+    }
     chains: dict[Atom, _Chain] = {}
     shifted: dict[Atom, Value] = {}
 

@@ -174,11 +174,16 @@ def _is_touched(flow: Dataflow, atom: Atom) -> bool:
 
 
 def _is_product(flow: Dataflow, value: Value) -> bool:
-    """Whether a value is a product or quotient of two computed from the input: normalised."""
+    """Whether a value is a product or quotient of two computed from the input: normalised.
+
+    Or a difference of such, as in ``x / s - mean / s``.
+    """
     equation = flow.producer(flow.origin(value)[0])
     if equation is None:
         return False
     kind = registry.lookup(equation.primitive)
+    if isinstance(kind, Addition) and len(flow.operands(equation)) == 2:
+        return all(_is_product(flow, operand) for operand in flow.operands(equation))
     return isinstance(kind, Multiplication | Division) and all(
         _is_touched(flow, atom) for atom in equation.inputs
     )

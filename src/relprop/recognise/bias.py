@@ -14,7 +14,9 @@ from relprop._core.operation import Operation
 from relprop.propagators.affine import Scaled
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Biased
-from relprop.recognise.dataflow import Dataflow, is_device_sum, is_move
+from relprop.recognise.dataflow import Dataflow, is_device_sum, is_elementwise, is_move
+
+from relprop.recognise.fixed import is_fixed
 
 
 def biased_layers(flow: Dataflow) -> Iterator[Operation]:
@@ -34,7 +36,7 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
             yield Operation(
                 Biased(kind.sign), tuple(chain), (*layer.inputs, bias), equation.outputs
             )
-        elif not any(map(is_device_sum, after)):
+        elif not any(map(is_device_sum, after)) and _belongs(flow, after):
             others = dict.fromkeys(
                 a for e in after for a in e.inputs if isinstance(a, Value) and not flow.depends(a)
             )
@@ -46,7 +48,8 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
 def is_layer(flow: Dataflow, equation: Equation) -> bool:
     """Whether it is a dense layer or convolution, of one operand that is explained."""
     kind = registry.lookup(equation.primitive)
-    return isinstance(kind, Contraction) and len(flow.operands(equation)) == 1
+    one = isinstance(kind, Contraction) and len(flow.operands(equation)) == 1
+    return one and not is_fixed(flow, equation)
 
 
 def _is_affine(flow: Dataflow, equation: Equation) -> bool:
@@ -72,6 +75,50 @@ def _is_bias(flow: Dataflow, equation: Equation) -> bool:
     if not isinstance(kind, Addition):
         return False
     return kind.sign > 0 or equation.inputs[0] in flow.operands(equation)
+
+
+def _belongs(flow: Dataflow, after: list[Equation]) -> bool:
+    """Whether numbers, signs and constants after a layer are the layer's own.
+
+    A scale without a bias after it is left alone: it may be part of a function, as in
+    ``tanh(a / 2)``. So is a change of sign before a function, as in ``sigmoid(-a)``.
+    """
+    kinds = [registry.lookup(equation.primitive) for equation in after]
+    flips = [_flips(flow, equation) for equation in after]
+    if sum(flips) % 2:
+        return not any(_is_function(flow, use) for use in _uses(flow, after[-1].outputs[0]))
+    return isinstance(kinds[-1], Addition) or (
+        flips[-1] and any(isinstance(kind, Addition) for kind in kinds)
+    )
+
+
+def _flips(flow: Dataflow, equation: Equation) -> bool:
+    """Whether an equation changes the sign of what depends on the inputs."""
+    kind = registry.lookup(equation.primitive)
+    if isinstance(kind, Negation):
+        return True
+    if isinstance(kind, Addition):
+        return kind.sign < 0 and equation.inputs[0] not in flow.dependent
+    if isinstance(kind, Multiplication | Division):
+        (other,) = [a for a in equation.inputs if a not in flow.dependent]
+        return (flow.number(other) or 0) < 0
+    return False
+
+
+def _uses(flow: Dataflow, value: Value) -> Iterator[Equation]:
+    for use in flow.consumers(value):
+        if is_move(use) and len(use.inputs) == 1:
+            for out in use.outputs:
+                yield from _uses(flow, out)
+        else:
+            yield use
+
+
+def _is_function(flow: Dataflow, equation: Equation) -> bool:
+    """Whether it is a function of one value, entry by entry, and no sum or scale."""
+    kind = registry.lookup(equation.primitive)
+    linear = isinstance(kind, Addition | Multiplication | Negation)
+    return is_elementwise(equation) and not linear and len(flow.operands(equation)) == 1
 
 
 def _moves(equation: Equation) -> bool:

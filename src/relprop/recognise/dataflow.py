@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value, computed_from
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
+from relprop.propagators.general import compares as compares
+from relprop.propagators.general import is_elementwise as is_elementwise
 from relprop.propagators.general import is_move as is_move
 from relprop.propagators.linear import DeviceSum
-from relprop.reading.numbers import number
+from relprop.reading.numbers import is_literal, number
 from relprop.reading.terms import Algebra
 
 
@@ -65,6 +67,10 @@ class Dataflow:
     def number(self, atom: Atom) -> float | None:
         """The number that all entries of a constant are, if that can be seen in the code."""
         return number(self._producer, self.graph.constants, atom)
+
+    def is_literal(self, atom: Atom) -> bool:
+        """Whether a constant is made of numbers in the code and of positions alone."""
+        return is_literal(self._producer, atom)
 
     def depends(self, atom: Atom) -> bool:
         """Whether a value depends on the explained inputs."""
@@ -129,7 +135,12 @@ class Dataflow:
             (atom,) = self.operands(equation)
         return atom, passed[::-1]
 
-    def behind(self, value: Value) -> set[Atom]:
+    def makers_behind(self, atom: Atom) -> Iterator[Equation]:
+        """All equations that a value is computed by."""
+        makers = (self.producer(a) for a in (atom, *self.behind(atom)))
+        yield from dict.fromkeys(maker for maker in makers if maker is not None)
+
+    def behind(self, value: Atom) -> set[Atom]:
         """All that a value is computed from."""
         found: set[Atom] = set()
         queue: list[Atom] = [value]
@@ -180,34 +191,3 @@ def is_device_sum(equation: Equation) -> bool:
     """Whether an equation adds up what several devices hold of one value."""
     kind = registry.lookup(equation.primitive)
     return isinstance(kind, DeviceSum) and len(equation.inputs) == 1
-
-
-def is_elementwise(equation: Equation) -> bool:
-    """Whether each output entry depends on the input entries of its position only."""
-    kind = registry.lookup(equation.primitive)
-    if kind.elementwise:
-        return True
-    if len(equation.bodies) != 1 or len(equation.outputs) != 1:
-        return False
-    # A function with a custom derivative, such as relu, is element-wise if all that it does is.
-    (body,) = equation.bodies
-    reading: set[Atom] = set(body.inputs)
-    for inner in body.equations:
-        if not any(atom in reading for atom in inner.inputs):
-            continue
-        if not (is_elementwise(inner) or compares(inner)):
-            return False
-        reading.update(inner.outputs)
-    return not _loops(equation)
-
-
-def compares(equation: Equation) -> bool:
-    """Whether an equation looks at numbers entry by entry and lets no relevance through."""
-    if equation.name == "stop_gradient" or not registry.lookup(equation.primitive).cuts:
-        return False
-    shapes = {a.shape for a in equation.inputs if a.shape}
-    return all(out.shape in shapes or not shapes for out in equation.outputs)
-
-
-def _loops(equation: Equation) -> bool:
-    return registry.lookup(equation.primitive).bodies != ("call_jaxpr",)

@@ -1,91 +1,141 @@
-"""Gates: the product of an activation and something else, as in SwiGLU, GEGLU, LSTM and GRU."""
+"""Gates: what opens and closes for something else, as in SwiGLU, GEGLU, LSTM and GRU.
+
+A gate is told by what it is as a function, and not by how it is written: a sigmoid is one that
+rises or falls between zero and some limit. In a gated linear unit, any activation of one layer is a
+gate for another layer of the same input. What a sigmoid opens for may be a constant, as the first
+state of a recurrence is; a mere scale of its result is none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core import registry
-from relprop._core.graph import Atom, Equation
-from relprop._core.operation import Operation
-from relprop.propagators.linear import Addition, Division, Multiplication, Negation
-from relprop.propagators.recognised import Gate
-from relprop.recognise.activation import is_relu, joins
-from relprop.recognise.dataflow import Dataflow, is_move
+import numpy as np
 
-# Between 0 and 1: of two activations, the one that opens and closes.
-_SIGMOIDS = ("logistic",)
-# Activations of one equation; a square or an exponential is no gate.
-_ACTIVATIONS = ("tanh", "erf")
-# A gate may be limited or squared, but neither makes a gate, unless it is the limit of ReLU.
-_LIMITS = ("max", "min", "clamp", "square", "integer_pow")
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop._core.operation import Operation
+from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
+from relprop.propagators.recognised import Gate
+from relprop.recognise.activation import activations, is_relu, joins
+from relprop.recognise.average import averages
+from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
+from relprop.recognise.probe import probed
+from relprop.recognise.softmax import softmaxes
+from relprop.recognise.statistic import statistics
+
+_SIGMOID, _ACTIVATION = 2, 1
+# A square or an exponential by itself is no activation that opens and closes.
+_NONE = ("exp", "exp2", "log", "square", "integer_pow", "sqrt", "rsqrt", "abs", "sin", "cos", "pow")
 
 
 def gates(flow: Dataflow) -> Iterator[Operation]:
-    """Each product of two values of which one is an activation, or the more gate-like one."""
+    """Each product of two values of which one is a gate, or the more gate-like one."""
     ends = {operation.last: operation for operation in flow.found(joins)}
+    functions = {operation.last: operation for operation in flow.found(activations)}
+    taken = {op.last for find in (softmaxes, statistics, averages) for op in flow.found(find)}
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
         # A product inside an activation, such as x * sigmoid(x), is no gate.
-        if not isinstance(kind, Multiplication) or len(operands) != 2 or equation in ends:
+        if not isinstance(kind, Multiplication) or equation in ends or equation in taken:
             continue
-        scores = [_gatedness(flow, ends, operand) for operand in operands]
-        if scores[0] == scores[1]:
-            continue
-        gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
-        yield Operation(Gate(), (equation,), (gate, signal), equation.outputs)
+        scores = [_gatedness(flow, ends | functions, operand) for operand in operands]
+        if len(operands) == 2 and scores[0] != scores[1]:
+            gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
+            if max(scores) == _SIGMOID or _of_one_source(flow, gate, signal):
+                yield Operation(Gate(), (equation,), (gate, signal), equation.outputs)
+        elif len(operands) == 1 and scores == [_SIGMOID]:
+            (gate,) = operands
+            (signal,) = [a for a in equation.inputs if a is not gate] or [gate]
+            if _is_signal(flow, signal, equation):
+                yield Operation(Gate(), (equation,), (gate, signal), equation.outputs)
 
 
 def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> int:
     """2 for a sigmoid, 1 for another activation, 0 for everything else."""
-    equation, limits = _behind(flow, atom)
-    if equation is None:
-        return 0
-    if equation.name in _SIGMOIDS or _is_sigmoid(flow, equation):
-        return 2
-    if is_relu(equation) and "min" in limits | _inner_names(equation):
-        return 2  # Limited on both sides: a hard sigmoid.
-    plain = equation.name in _ACTIVATIONS and len(flow.operands(equation)) == 1
-    return 1 if plain or is_relu(equation) or equation in ends else 0
-
-
-def _behind(flow: Dataflow, atom: Atom) -> tuple[Equation | None, set[str]]:
-    """What makes a value, but for moves, parts, factors, offsets: `1 - z` is a gate if z is.
-
-    Also the names of the limits on the way.
-    """
-    limits: set[str] = set()
     while True:
         equation = flow.producer(atom)
         operands = [] if equation is None else flow.operands(equation)
-        if equation is None or len(operands) != 1 or _is_sigmoid(flow, equation):
-            return equation, limits
+        if equation is None or not operands:
+            return 0
+        operation = ends.get(equation)
+        if operation is None and len(operands) == 1 and is_elementwise(equation):
+            operation = Operation.of(equation)
+        if operation is not None and _is_sigmoid(flow, operation):
+            return _SIGMOID
+        if equation in ends:
+            return _ACTIVATION
+        if len(operands) != 1:
+            return 0
+        # Moves, factors and offsets: `1 - z` is a gate if z is.
         kind = registry.lookup(equation.primitive)
         affine = isinstance(kind, Addition | Multiplication | Negation)
         affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
-        limit = equation.name in _LIMITS and not is_relu(equation) and not _is_inverse(equation)
-        if not (affine or limit or is_move(equation)):
-            return equation, limits
-        limits |= {equation.name} & {"min", "clamp"}
+        limit = equation.name in ("min", "clamp") or (equation.name == "max" and not is_relu(equation))
+        squared = equation.name == "square" or equation.params.get("y") in (2, 3)
+        if not (affine or is_move(equation) or limit or squared):
+            nonlinear = is_elementwise(equation) and equation.name not in _NONE
+            return _ACTIVATION if nonlinear else 0
         atom = operands[0]
 
 
-def _inner_names(equation: Equation) -> set[str]:
-    return {e.name for body in equation.bodies for e in body.equations}
-
-
-def _is_inverse(equation: Equation) -> bool:
-    return equation.name == "integer_pow" and equation.params["y"] < 0
-
-
-def _is_sigmoid(flow: Dataflow, equation: Equation) -> bool:
-    """Whether an equation ends `1 / (1 + exp(-x))`, however the inverse is written."""
-    operands = flow.operands(equation)
-    divides = equation.name == "div" and len(operands) == 1 and equation.inputs[1] is operands[0]
-    if not divides and not _is_inverse(equation):
+def _is_sigmoid(flow: Dataflow, operation: Operation) -> bool:
+    """Whether a function only rises or only falls, between zero and some limit."""
+    curve = flow.memory.setdefault("probed", {})
+    if operation.last not in curve:
+        curve[operation.last] = probed(operation, flow.number)
+    values = curve[operation.last]
+    if values is None:
         return False
-    above = flow.producer(operands[0])
-    if above is None or above.name != "add" or len(flow.operands(above)) != 1:
+    largest = np.abs(values).max()
+    steps = np.diff(values)
+    tolerance = 1e-5 * largest
+    level = max(abs(steps[0]), abs(steps[1]), abs(steps[-1]), abs(steps[-2])) <= 1e-2 * largest
+    monotone = bool((steps >= -tolerance).all() or (steps <= tolerance).all())
+    one_sided = values.min() >= -tolerance or values.max() <= tolerance
+    from_zero = min(abs(values[0]), abs(values[-1])) <= 1e-2 * largest
+    return bool(largest > 0 and level and monotone and one_sided and from_zero)
+
+
+def _of_one_source(flow: Dataflow, gate: Value, signal: Value) -> bool:
+    """Whether the signal is computed from the argument of the layer that the gate is one of."""
+    atom: Atom = gate
+    for _ in range(64):
+        equation = flow.producer(atom)
+        operands = [] if equation is None else flow.operands(equation)
+        if equation is None or not operands:
+            break
+        if isinstance(registry.lookup(equation.primitive), Contraction) and len(operands) == 1:
+            atom = operands[0]
+            break
+        atom = operands[0]
+    source = flow.origin(atom)[0]
+    return source is signal or source in flow.behind(signal)
+
+
+def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:
+    """Whether a constant is what a gate opens for, and not a scale of the gate.
+
+    It is if it was computed by a layer, from a constant state; or if it is an array that is then
+    added to something else that depends on the inputs.
+    """
+    if flow.is_number(atom) or not atom.shape:
         return False
-    exponential = flow.producer(flow.operands(above)[0])
-    return exponential is not None and exponential.name == "exp"
+    if any(
+        isinstance(registry.lookup(e.primitive), Contraction) for e in flow.makers_behind(atom)
+    ):
+        return True
+    value = product.outputs[0]
+    while True:
+        uses = flow.consumers(value)
+        if len(uses) != 1:
+            return False
+        (use,) = uses
+        kind = registry.lookup(use.primitive)
+        if isinstance(kind, Addition) and len(flow.operands(use)) == 2:
+            return True
+        link = is_move(use) or isinstance(kind, Addition | Negation)
+        if not link or len(flow.operands(use)) != 1:
+            return False
+        (value,) = use.outputs

@@ -126,6 +126,10 @@ class SignalTakesAll(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
+        if not site.active[1]:
+            # What the gate opens for is a constant, and takes its relevance with it.
+            site.absorb("bias", lambda: relevance.total(site.output))
+            return [None]
         gate, signal = site.inputs
         share, multiplier = relevance.share, relevance.multiplier
         if share is not None:

@@ -1,0 +1,206 @@
+"""Products entry by entry, by factors of one origin.
+
+An `einsum` or `vdot` without weights is a product of entries and a sum; a product along the axis of
+a stack is that of its parts. In ``a * (sigmoid(a) * b)`` the factors that are functions of one
+value come first: ``silu(a) * b``. What is divided by the denominator of a sigmoid is multiplied by
+the sigmoid.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.general import is_elementwise
+from relprop.propagators.linear import Dense, Division, Multiplication, ScatteredSum
+from relprop.propagators.product import Product, RunningProduct
+from relprop.reading.draft import Draft
+from relprop.reading.terms import Algebra
+
+
+def spelled_out(draft: Draft) -> None:
+    """Writes products of entries as such."""
+    made: list[Equation] = []
+    changed = False
+    for equation in draft.equations:
+        new = [*_spelled(draft, equation)]
+        changed |= bool(new)
+        made.extend(new or [equation])
+    if changed:
+        draft.replace(made, {})
+
+
+def _spelled(draft: Draft, equation: Equation) -> Iterator[Equation]:
+    kind = registry.lookup(equation.primitive)
+    if not equation.outputs or equation.outputs[0] not in draft.index.dependent:
+        return
+    if isinstance(kind, Dense) and len(draft.index.operands(equation)) == 2:
+        (contracting, batch) = equation.params["dimension_numbers"]
+        a, b = equation.inputs
+        if len(contracting[0]) + len(batch[0]) == len(a.shape) == len(b.shape):
+            yield from draft.derived(
+                functools.partial(_entries, contracting, batch),
+                [a, b],
+                equation,
+                equation.outputs[0],
+            )
+    elif isinstance(kind, Product) and not isinstance(kind, RunningProduct):
+        parts = _parts(draft, equation.inputs[0], tuple(equation.params.get("axes", ())))
+        if 1 < len(parts) <= 4:
+            shape = equation.outputs[0].shape
+            yield from draft.derived(
+                lambda *arrays: functools.reduce(
+                    operator.mul, (jnp.reshape(array, shape) for array in arrays)
+                ),
+                parts,
+                equation,
+                equation.outputs[0],
+            )
+    elif isinstance(kind, ScatteredSum) and _is_everywhere(equation):
+        target, _, updates = equation.inputs
+        yield from draft.derived(
+            lambda a, b: a - b if kind.sign < 0 else a + b,
+            [target, updates],
+            equation,
+            equation.outputs[0],
+        )
+    elif isinstance(kind, Division) and len(draft.index.operands(equation)) == 2:
+        signal, denominator = equation.inputs
+        if denominator.shape == signal.shape and _of_sigmoid(draft, denominator):
+            yield from draft.derived(
+                lambda x, y: x * (jnp.ones((), y.dtype) / y),
+                [signal, denominator],
+                equation,
+                equation.outputs[0],
+            )
+
+
+def _parts(draft: Draft, atom: Atom, axes: tuple[int, ...]) -> list[Atom]:
+    """What was stacked along an axis."""
+    stack = draft.index.maker.get(atom)
+    if stack is None or len(axes) != 1:
+        return []
+    if stack.name == "stack" and stack.params["axis"] == axes[0]:
+        return list(stack.inputs)
+    along = stack.name == "concatenate" and stack.params["dimension"] == axes[0]
+    return list(stack.inputs) if along and all(a.shape[axes[0]] == 1 for a in stack.inputs) else []
+
+
+def _entries(contracting, batch, a: Array, b: Array) -> Array:
+    """The product of two arrays that share all axes, summed over some."""
+    order = [[*batch[i], *contracting[i]] for i in (0, 1)]
+    product = jnp.transpose(a, order[0]) * jnp.transpose(b, order[1])
+    return product.sum(tuple(range(len(batch[0]), product.ndim))) if contracting[0] else product
+
+
+def _is_everywhere(equation: Equation) -> bool:
+    """Whether something is added to all entries of an array, each in its place."""
+    target, indices, updates = equation.inputs
+    numbers = equation.params["dimension_numbers"]
+    return (
+        updates.shape == target.shape
+        and not indices.shape[-1]
+        and numbers.update_window_dims == tuple(range(len(target.shape)))
+    )
+
+
+def _of_sigmoid(draft: Draft, atom: Atom) -> bool:
+    """Whether a value is 1 + exp(a), or one over a sigmoid."""
+    equation = draft.index.maker.get(atom)
+    if equation is None or equation.name not in ("add", "div", "mul", "exp"):
+        return False
+    algebra = Algebra(draft.index.maker.get, draft.index.number)
+    index = algebra.indices(atom.shape)
+    term = algebra.of(atom, index)
+    # 1 + c exp(a), after common factors were taken out.
+    if len(term) == 1:
+        (product,) = term
+        sums = [base for base, power in product if base[0] == "add" and power == 1]
+        return len(sums) == 1 and _is_one_plus(dict(sums[0][1]))
+    return _is_one_plus(term)
+
+
+def _is_one_plus(term: dict) -> bool:
+    others = [product for product in term if product]
+    return (
+        len(term) == 2 and len(others) == 1 and all(base[0] == "exp" for base, _ in others[0])
+    )
+
+
+def regrouped(draft: Draft) -> None:
+    """Multiplies factors of one origin first."""
+    inside: set[Value] = set()
+    made: dict[Equation, list[Equation]] = {}
+    for equation in reversed(draft.equations):
+        if len(equation.outputs) != 1 or equation.outputs[0] in inside:
+            continue
+        if not _is_product(draft, equation):
+            continue
+        factors = [*_factors(draft, equation.outputs[0], inside, top=True)]
+        if len(factors) < 3:
+            continue
+        origins = [_origin(draft, factor) for factor in factors]
+        groups: dict[Atom, list[Value]] = {}
+        for factor, origin in zip(factors, origins, strict=True):
+            groups.setdefault(origin, []).append(factor)
+        if 1 < len(groups) < len(factors):
+            made[equation] = [
+                *draft.derived(
+                    functools.partial(_grouped, [len(g) for g in groups.values()]),
+                    [factor for group in groups.values() for factor in group],
+                    equation,
+                    equation.outputs[0],
+                )
+            ]
+    if made:
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+
+
+def _grouped(sizes: list[int], *factors: Array) -> Array:
+    supply = iter(factors)
+    groups = [functools.reduce(operator.mul, [next(supply) for _ in range(n)]) for n in sizes]
+    return functools.reduce(operator.mul, groups)
+
+
+def _is_product(draft: Draft, equation: Equation) -> bool:
+    kind = registry.lookup(equation.primitive)
+    operands = draft.index.operands(equation)
+    return (
+        isinstance(kind, Multiplication)
+        and len(operands) == 2
+        and operands[0].shape == operands[1].shape == equation.outputs[0].shape
+    )
+
+
+def _factors(draft: Draft, value: Value, inside: set[Value], top: bool = False) -> Iterator[Value]:
+    """The factors of a product, as far as nobody else reads what is multiplied."""
+    equation = draft.index.maker.get(value)
+    if equation is not None and _is_product(draft, equation):
+        if top or draft.index.only_reader(value):
+            inside.add(value)
+            for operand in draft.index.operands(equation):
+                yield from _factors(draft, operand, inside)
+            return
+    yield value
+
+
+def _origin(draft: Draft, value: Value) -> Atom:
+    """The value that a factor is a function of, entry by entry."""
+    atom: Atom = value
+    while True:
+        equation = draft.index.maker.get(atom)
+        operands = [] if equation is None else draft.index.operands(equation)
+        if equation is None or len(operands) != 1 or operands[0].shape != value.shape:
+            return atom
+        constant = [a for a in equation.inputs if a not in operands]
+        if not is_elementwise(equation) or any(draft.index.number(a) is None for a in constant):
+            return atom
+        atom = operands[0]
+
+
