@@ -22,10 +22,21 @@ from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
 from relprop.reading.draft import Draft
 from relprop.reading.products import regrouped, spelled_out
+from relprop.reading.quotients import normalised_first, shifted_back
 from relprop.reading.repeats import simplified
 from relprop.reading.sums import settled, signed, split
 
-PASSES = (opened, simplified, spelled_out, regrouped, signed, split, settled)
+PASSES = (
+    opened,
+    simplified,
+    normalised_first,
+    shifted_back,
+    spelled_out,
+    regrouped,
+    signed,
+    split,
+    settled,
+)
 
 
 def read(

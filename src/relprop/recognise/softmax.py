@@ -19,22 +19,13 @@ from collections.abc import Iterable, Iterator
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
+from relprop.reading.exponentials import EXPONENTIALS, followed
 from relprop.reading.terms import Product, Symbol, Term, mentions, renamed
-from relprop.recognise.dataflow import Dataflow, is_move
-
-_EXPONENTIALS = ("exp", "exp2", "logistic", "expm1")
-#: What may lie between the exponential and the end of a softmax.
-_INSIDE = (
-    "add", "add_any", "sub", "mul", "div", "neg", "integer_pow", "log", "log1p", "max", "min", "abs",
-    "reduce_sum", "reduce_max", "dot_general", "select_n", "gather", "scatter-add", "scatter-max",
-    "stop_gradient", "psum", "psum_invariant", "pmax", "pvary", "concatenate", "tanh", "square",
-    "clamp", "is_finite",
-)  # fmt: skip
-
+from relprop.recognise.dataflow import Dataflow
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes a softmax."""
-    ends = ("div", "mul", *_EXPONENTIALS, "integer_pow", "pow", "concatenate", "select_n")
+    ends = ("div", "mul", *EXPONENTIALS, "integer_pow", "pow", "concatenate", "select_n")
     for equation in flow.equations:
         if equation.name in ends and any(out in sums_used(flow) for out in equation.outputs):
             if flow.operands(equation) and is_softmax(flow, equation.outputs[0]):
@@ -51,34 +42,11 @@ def sums_used(flow: Dataflow) -> set[Atom]:
 
 def _exponentials(flow: Dataflow) -> tuple[set[Atom], set[Atom]]:
     """Values that are computed, without weights, from exponentials, and from sums of those."""
-    found = flow.memory.get("exponentials")
-    if found is None:
-        exponentials: set[Atom] = set()
-        sums: set[Atom] = set()
-        for equation in flow.equations:
-            if not any(a in flow.touched for a in equation.inputs):
-                continue
-            start = equation.name in _EXPONENTIALS
-            passing = start or is_move(equation) or _stays_inside(flow, equation)
-            own = any(a in exponentials for a in equation.inputs)
-            if start or (own and passing):
-                exponentials.update(equation.outputs)
-            if (own and passing and equation.name in _SUMS) or (
-                passing and any(a in sums for a in equation.inputs)
-            ):
-                sums.update(equation.outputs)
-        found = flow.memory["exponentials"] = exponentials, sums
-    return found
-
-
-_SUMS = ("reduce_sum", "dot_general", "scatter-add")
-
-
-def _stays_inside(flow: Dataflow, equation: Equation) -> bool:
-    """Whether an equation may be part of a softmax: no weights, nothing but sums and powers."""
-    if equation.name == "dot_general":
-        return any(flow.number(a) is not None for a in equation.inputs)
-    return equation.name in _INSIDE
+    if "exponentials" not in flow.memory:
+        flow.memory["exponentials"] = followed(
+            flow.equations, flow.touched, flow.producer, flow.number
+        )
+    return flow.memory["exponentials"]
 
 
 def is_softmax(flow: Dataflow, value: Value) -> bool:
@@ -141,7 +109,7 @@ def arguments(flow: Dataflow, value: Value) -> list[Value]:
         if atom in seen or equation is None or atom not in exponentials | sums:
             continue
         seen.add(atom)
-        if equation.name not in _EXPONENTIALS:
+        if equation.name not in EXPONENTIALS:
             queue.extend(equation.inputs)
             continue
         queue.append(equation.inputs[0])  # As in `exp(z - logsumexp(z))`.

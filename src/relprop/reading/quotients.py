@@ -1,0 +1,263 @@
+"""A normalisation comes before what is linear in its result.
+
+Attention may divide by the sum of its exponentials after these have been multiplied with the values,
+``(e @ v) / e.sum()``, as flash attention does; the sum may be the product with a column of ones in
+v; two blocks of keys may be merged by how much each of them weighs. In the normal form the
+attention map is there, ``(e / e.sum()) @ v``, and each block has its part of it.
+
+The logarithm of a sum of exponentials is read with the shift of their arguments, so that
+``(z - m) - log(sum(exp(z - m)))`` is ``z - logsumexp(z)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation
+from relprop.propagators.general import is_move
+from relprop.propagators.linear import Addition, Dense, Division, Multiplication
+from relprop.reading.draft import Draft
+from relprop.reading.exponentials import EXPONENTIALS, followed
+from relprop.reading.terms import Algebra, Index, Symbol, Term, mentions, plus
+
+
+def normalised_first(draft: Draft) -> None:
+    """Divides exponentials by their sum before they are multiplied with something else."""
+    names = {equation.name for equation in draft.equations}
+    if not names.intersection(EXPONENTIALS):
+        return
+    while _one_normalised(draft):
+        pass
+
+
+def _one_normalised(draft: Draft) -> bool:
+    algebra = Algebra(draft.index.maker.get, draft.index.number)
+    index = draft.index
+    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if not isinstance(kind, Multiplication | Division) or len(equation.inputs) != 2:
+            continue
+        if len(draft.index.operands(equation)) != 2:
+            continue
+        for position in (0, 1):
+            if isinstance(kind, Division) and position == 1:
+                continue
+            other = equation.inputs[1 - position]
+            if other not in sums:
+                continue
+            found = _product(draft, algebra, equation, position)
+            if found is not None:
+                new = _moved(draft, equation, position, found)
+                if new is not None:
+                    at = draft.equations.index(equation)
+                    rest = draft.equations[at + 1 :]
+                    draft.replace([*draft.equations[:at], *new, *rest], {})
+                    return True
+    return False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    """A product with exponentials, and what was done to its result before it was divided.
+
+    Attributes:
+        product: the product.
+        position: which of its factors are the exponentials.
+        moves: what was done to the result, in order.
+    """
+
+    product: Equation
+    position: int
+    moves: tuple[Equation, ...]
+
+
+def _product(draft: Draft, algebra: Algebra, equation: Equation, position: int) -> _Found | None:
+    """The product that an operand of a quotient is, if what it is divided by is its own sum."""
+    moves: list[Equation] = []
+    atom = equation.inputs[position]
+    while True:
+        maker = draft.index.maker.get(atom)
+        if maker is None or len(maker.outputs) != 1 or not draft.index.only_reader(atom):
+            return None if maker is None or not _shared(draft, maker) else _check(
+                draft, algebra, equation, position, maker, moves
+            )
+        if isinstance(registry.lookup(maker.primitive), Dense):
+            return _check(draft, algebra, equation, position, maker, moves)
+        if len(maker.inputs) != 1 or not is_move(maker) or maker.name not in _UNDONE:
+            return None
+        moves.insert(0, maker)
+        (atom,) = maker.inputs
+
+
+_UNDONE = ("transpose", "reshape", "squeeze", "expand_dims", "slice", "convert_element_type", "copy")
+
+
+def _shared(draft: Draft, maker: Equation) -> bool:
+    """Whether others read a product as well, such as the column that holds its sum."""
+    return isinstance(registry.lookup(maker.primitive), Dense)
+
+
+def _check(
+    draft: Draft,
+    algebra: Algebra,
+    equation: Equation,
+    position: int,
+    product: Equation,
+    moves: list[Equation],
+) -> _Found | None:
+    if len(draft.index.operands(product)) == 0 or not isinstance(
+        registry.lookup(product.primitive), Dense
+    ):
+        return None
+    kind = registry.lookup(equation.primitive)
+    other = equation.inputs[1 - position]
+    weight = algebra.of(other, algebra.indices(other.shape))
+    if len(weight) != 1:
+        return None
+    (factors,) = weight
+    sign = -1 if isinstance(kind, Division) else 1
+    contracting, _ = product.params["dimension_numbers"]
+    for side in (0, 1):
+        if product.inputs[side] not in draft.index.dependent:
+            continue
+        index = algebra.indices(product.inputs[side].shape)
+        term = algebra.of(product.inputs[side], index)
+        bound = [index[a] for a in contracting[side] if isinstance(index[a], Symbol)]
+        if len(term) == 1 and bound and _is_normaliser(term, factors, bound, sign):
+            return _Found(product, side, tuple(moves))
+    return None
+
+
+def _is_normaliser(term: Term, factors: frozenset, bound: list[Symbol], sign: int) -> bool:
+    """Whether what a product is divided by is, or holds, the sum of one of its factors."""
+    (above,) = term
+    inside = frozenset(pair for pair in above if mentions(pair, bound))
+    if not any(base[0] == "exp" for base, _ in inside):
+        return False
+    for base, power in factors:
+        inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
+        for part in inner:
+            for own, p in part:
+                if own[0] == "sum" and p == 1 and len(own[1]) == len(bound):
+                    if base[0] == "sum" and power * sign != -1:
+                        continue
+                    if _shape(own[2]) == _shape(inside):
+                        return True
+    return False
+
+
+def _shape(thing: object) -> object:
+    """A product without the names of its indices: what it is made of."""
+    if isinstance(thing, Symbol):
+        return thing.size
+    if isinstance(thing, frozenset):
+        return frozenset(_shape(part) for part in thing)
+    if isinstance(thing, tuple):
+        return tuple(_shape(part) for part in thing)
+    return thing
+
+
+def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> list[Equation] | None:
+    """The equations that divide first and multiply then."""
+    product, kind = found.product, registry.lookup(equation.primitive)
+    dense = registry.lookup(product.primitive)
+    assert isinstance(dense, Dense)
+    factor = product.inputs[found.position]
+    carried = dense.carried(product, found.position)
+    weight = equation.inputs[1 - position]
+    shape = np.broadcast_shapes(weight.shape, equation.outputs[0].shape)
+    (result,) = product.outputs
+    moves = found.moves
+
+    def divided(e: Array, w: Array) -> Array:
+        w = jnp.broadcast_to(w, shape)
+        for move in reversed(moves):
+            w = _undone(move, w)
+        # The weight is the same for all that the other factor brings: its first entry stands for it.
+        kept = [axis for axis in carried if axis is not None]
+        w = w[tuple(slice(None) if a in kept else 0 for a in range(len(result.shape)))]
+        order = sorted(kept)
+        w = jnp.transpose(w, [order.index(axis) for axis in kept])
+        w = w.reshape([1 if axis is None else n for n, axis in zip(e.shape, carried, strict=True)])
+        w = jnp.broadcast_to(w, e.shape)
+        return e / w if isinstance(kind, Division) else e * w
+
+    new = draft.derived(divided, [factor, weight], equation)
+    inputs = list(product.inputs)
+    inputs[found.position] = new[-1].outputs[0]
+    chain = [product, *moves]
+    for number, step in enumerate(chain):
+        last = number == len(chain) - 1
+        operands = inputs if number == 0 else [new[-1].outputs[0]]
+        new.append(draft.again(step, operands, equation.outputs[0] if last else None))
+    return new
+
+
+def _undone(move: Equation, array: Array) -> Array:
+    """An array before a move; what a slice has dropped is like what it kept."""
+    shape = move.inputs[0].shape
+    if move.name == "transpose":
+        return jnp.transpose(array, np.argsort(move.params["permutation"]))
+    if move.name == "slice":
+        picked = [
+            slice(None) if n == m else slice(0, 1)
+            for n, m in zip(array.shape, shape, strict=True)
+        ]
+        return jnp.broadcast_to(array[tuple(picked)], shape)
+    return lax.reshape(array, shape).astype(move.inputs[0].dtype)
+
+
+def shifted_back(draft: Draft) -> None:
+    """Reads the logarithm of a sum of exponentials with the shift of their arguments."""
+    if not any(equation.name == "log" for equation in draft.equations):
+        return
+    algebra = Algebra(draft.index.maker.get, draft.index.number)
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if not (isinstance(kind, Addition) and kind.sign < 0) or len(equation.inputs) != 2:
+            continue
+        shifted, logarithm = equation.inputs
+        before = draft.index.maker.get(shifted)
+        if before is None or before.name != "sub" or not _is_log(draft, logarithm):
+            continue
+        argument, shift = before.inputs
+        if argument not in draft.index.dependent or argument.shape != equation.outputs[0].shape:
+            continue
+        index = algebra.indices(equation.outputs[0].shape)
+        own = algebra.of(logarithm, _within(logarithm, index))
+        more = algebra.of(shift, _within(shift, index))
+        if more and len(plus(own, more)) == len(own) - len(more):
+            made[equation] = draft.derived(
+                lambda z, y, m: z - (y + m),
+                [argument, logarithm, shift],
+                equation,
+                equation.outputs[0],
+            )
+    if made:
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+
+
+def _is_log(draft: Draft, atom: Atom) -> bool:
+    """Whether a value that depends on the inputs is a logarithm, perhaps moved about."""
+    while atom in draft.index.dependent:
+        maker = draft.index.maker.get(atom)
+        if maker is None or maker.name == "log":
+            return maker is not None
+        if not is_move(maker) or len(maker.inputs) != 1:
+            return False
+        (atom,) = maker.inputs
+    return False
+
+
+def _within(atom: Atom, index: Index) -> Index:
+    return tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True)) if atom.shape else ()
+
+
