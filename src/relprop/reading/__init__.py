@@ -22,6 +22,7 @@ from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
 from relprop.reading.draft import Draft
 from relprop.reading.products import regrouped, spelled_out
+from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first, shifted_back
 from relprop.reading.repeats import simplified
 from relprop.reading.sums import settled, signed, split
@@ -29,6 +30,7 @@ from relprop.reading.sums import settled, signed, split
 PASSES = (
     opened,
     simplified,
+    quantised,
     normalised_first,
     shifted_back,
     spelled_out,

@@ -39,6 +39,7 @@ Base = tuple[Any, ...]  # ("value", atom, index), ("exp", product), ("log", base
 Product = frozenset  # of pairs (base, power)
 Term = dict  # product -> coefficient
 Index = tuple[Any, ...]
+Handler = Callable[["Algebra", Equation, Index], "Term | None"]
 
 ONE: Product = frozenset()
 
@@ -49,15 +50,18 @@ class Algebra:
     Args:
         maker: the equation that makes a value, or None.
         number: the number that all entries of a constant are, or None.
+        more: what other primitives are to be taken for.
     """
 
     def __init__(
         self,
         maker: Callable[[Atom], Equation | None],
         number: Callable[[Atom], float | None],
+        more: Mapping[str, Handler] | None = None,
     ):
         self._maker = maker
         self._number = number
+        self._handlers = {**_HANDLERS, **(more or {})}
         self._known: dict[tuple[Atom, Index], Term] = {}
         self._fresh = itertools.count()
         self._depth = 0
@@ -82,7 +86,7 @@ class Algebra:
         equation = self._maker(atom)
         if equation is None or len(equation.outputs) != 1 or isinstance(atom, Constant):
             return _leaf(atom, index)
-        handler = _HANDLERS.get(equation.name)
+        handler = self._handlers.get(equation.name)
         found = None
         if handler is not None and self._depth < _DEEPEST:
             self._depth += 1
@@ -95,6 +99,10 @@ class Algebra:
         if found is None or len(found) > _MOST:
             return _leaf(atom, index)
         return found
+
+    def leaf(self, atom: Atom, index: Index) -> Term:
+        """The term of a value that nothing is known of."""
+        return _leaf(atom, index)
 
     def operand(self, equation: Equation, position: int, index: Index) -> Term:
         """The term of an operand of an element-wise equation, whose axes of length 1 are repeated."""
@@ -563,7 +571,7 @@ def _base(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
             return atom if isinstance(atom, Value) else None
 
 
-_HANDLERS: dict[str, Callable[[Algebra, Equation, Index], Term | None]] = {
+_HANDLERS: dict[str, Handler] = {
     "add": _sum,
     "add_any": _sum,
     "sub": _sum,

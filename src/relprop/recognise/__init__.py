@@ -26,8 +26,10 @@ from relprop.recognise.parted import parted_layers
 from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.softmax import softmaxes
 from relprop.recognise.statistic import statistics
+from relprop.recognise.straight_through import straight_through
 
 STRUCTURES = (
+    straight_through,
     softmaxes,
     soft_maxima,
     statistics,

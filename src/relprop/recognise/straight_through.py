@@ -1,0 +1,56 @@
+"""Straight-through estimators: functions whose derivative is somebody else's.
+
+``z + stop_gradient(g(z) - z)`` has the value of g(z), and is the activation g; so is a function with
+a derivative of its own, of which nothing would pass by what is inside: a rounding, a sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relprop._core import registry
+from relprop._core.control import Call
+from relprop._core.graph import Equation, Value
+from relprop._core.operation import Operation
+from relprop.propagators.linear import Addition
+from relprop.propagators.recognised import Activation
+from relprop.recognise.dataflow import Dataflow
+
+
+def straight_through(flow: Dataflow) -> Iterator[Operation]:
+    """Each equation that completes one."""
+    for equation in flow.equations:
+        operands = flow.operands(equation)
+        kind = registry.lookup(equation.primitive)
+        if isinstance(kind, Addition) and len(operands) == 1:
+            start = _start(flow, equation)
+            if start is not None:
+                yield flow.region(start, equation, Activation())
+        elif type(kind) is Call and operands and len(equation.outputs) == 1:
+            # What could be looked into has been opened: the rest is cut off inside.
+            same = [a for a in operands if a.shape == equation.outputs[0].shape]
+            if same and len(operands) == 1:
+                yield Operation(Activation(), (equation,), equation.inputs, equation.outputs)
+
+
+def _start(flow: Dataflow, equation: Equation) -> Value | None:
+    """The value whose own part in a sum is taken away again, with the derivative stopped."""
+    start: Value | None = None
+    stopped = False
+    current: Equation | None = equation
+    while current is not None and isinstance(registry.lookup(current.primitive), Addition):
+        operands = flow.operands(current)
+        if len(operands) != 1 or operands[0].shape != equation.outputs[0].shape:
+            break
+        stopped |= any(a in flow.touched for a in current.inputs if a is not operands[0])
+        start = operands[0]
+        current = flow.producer(start)
+    if start is None or not stopped:
+        return None
+    (out,) = equation.outputs
+    index = flow.algebra.indices(out.shape)
+    own, term = flow.algebra.of(start, index), flow.algebra.of(out, index)
+    leaf = flow.algebra.leaf(out, index)
+    if not term or term == leaf or any(product in term for product in own):
+        return None
+    return start
