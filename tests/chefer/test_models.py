@@ -215,7 +215,9 @@ def test_a_configuration_with_code(bert, tmp_path):
     save_file(arrays(bert), tmp_path / "model.safetensors")
     config = BERT | {"auto_map": {"AutoModel": "modeling_trap.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(relprop.InputError, match=r"brings its own code.*\n *config\.json: auto_map"):
+    with pytest.raises(
+        relprop.InputError, match=r"brings its own code.*\n *config\.json: auto_map"
+    ):
         chefer.Bert.load(tmp_path)
 
 

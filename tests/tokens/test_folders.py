@@ -9,10 +9,11 @@ import warnings
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the extra torch")
+pytest.importorskip("torch", reason="needs the extra torch")
 pytest.importorskip("transformers", reason="needs transformers")
 pytest.importorskip("typer", reason="needs the command line")
 
+import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 

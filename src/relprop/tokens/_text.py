@@ -177,7 +177,9 @@ def load_tokenizer(tokenizer: Any) -> Any:
             f"The tokenizer at {str(path)!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
     if not len(found):
-        raise InputError(f"The tokenizer at {str(path)!r} has no tokens: its vocabulary is missing.")
+        raise InputError(
+            f"The tokenizer at {str(path)!r} has no tokens: its vocabulary is missing."
+        )
     return found
 
 

@@ -157,9 +157,9 @@ def _checked_options(options: Mapping[str, Any], attention: set[str]) -> dict[st
     if wrong:
         settings = ", ".join(f"{name}={options[name]!r}" for name in wrong)
         raise InputError(
-            f"Not possible here: {settings}. Models are read from safetensors on disk, with no code "
-            f"or kernels from elsewhere, and attn_implementation {' or '.join(_folders.ATTENTION)}. "
-            "Make the module yourself and use `from_torch`."
+            f"Not possible here: {settings}. Models are read from safetensors on disk, with no "
+            "code or kernels from elsewhere, and with an attn_implementation of torch, "
+            f"{' or '.join(_folders.ATTENTION)}. Make the module yourself and use `from_torch`."
         )
     # Other implementations may be kernels that transformers fetches; "eager" is the same function.
     forced = {} if attention <= {*_folders.ATTENTION} else {"attn_implementation": "eager"}
