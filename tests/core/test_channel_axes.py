@@ -87,10 +87,19 @@ def layer_norm(y, axis):
 
 
 def group_norm(y, axis):
-    y = jnp.moveaxis(y, axis, -1)
-    parts = y.reshape(*y.shape[:-1], 1, K)
-    parts = parts * lax.rsqrt(jnp.square(parts).mean((1, 2, 4), keepdims=True) + 1e-3)
-    return jnp.moveaxis(parts.reshape(y.shape), -1, axis)
+    """As torch and torchax write it: channels and pixels of a group are one axis."""
+    y = jnp.moveaxis(y, axis, 1)
+    z = y.reshape(N, 1, -1)
+    z = (z - z.mean(-1, keepdims=True)) * lax.rsqrt(z.var(-1, keepdims=True) + 1e-3)
+    return jnp.moveaxis(z.reshape(y.shape), 1, axis)
+
+
+def layers_of_groups(y, axis):
+    """Twice the channels in groups, and one half of them."""
+    y = jnp.moveaxis(jnp.concatenate([y, y], axis), axis, -1)
+    z = y.reshape(*y.shape[:-1], 2, K)
+    z = z - z.mean((1, 2, 4), keepdims=True)
+    return jnp.moveaxis(z.reshape(y.shape)[..., :K], -1, axis)
 
 
 def pooled(y, axis):
@@ -116,6 +125,7 @@ AFTER = {
     "batch norm": batch_norm,
     "layer norm": layer_norm,
     "group norm": group_norm,
+    "groups": layers_of_groups,
     "max pool": pooled,
     "softmax": lambda y, axis: jax.nn.softmax(y, axis=axis),
     "residual": lambda y, axis: y + jax.nn.silu(2 * y),

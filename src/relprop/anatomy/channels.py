@@ -3,23 +3,52 @@
 A convolution says it by its dimension numbers, a dense layer by the axis that its weight brings
 into the result. From there on the axis is followed: through what is done entry by entry, through
 pooling, norms, transposes and reshapes, into and out of loops and branches. Where it is summed
-over, merged with another axis or cut in parts, it is lost, and so it is where two values meet whose
-channels lie along different axes.
+over, merged with another axis or cut in parts, there is none, and neither is there where two values
+meet whose channels lie along different axes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value
 from relprop._errors import InputError
-from relprop.anatomy.axes import Axes, through
+from relprop.anatomy.axes import Axes, Dim, Shape, through
 from relprop.propagators.linear import Contraction, Convolution, Dense
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Merged:
+    """Channels that are all there, but merged or cut: another reshape may restore their axis.
+
+    Attributes:
+        axes: of which the value's are some.
+        shape: the axes of the value.
+        channels: the axis that the channels had.
+        lost: where that was lost.
+    """
+
+    axes: Axes
+    shape: Shape
+    channels: Dim
+    lost: str
+
+    @property
+    def layout(self) -> object:
+        """What two values have in common whose channels lie in the same places."""
+        (whole,) = self.axes.find(self.channels)
+        return [
+            [(self.axes.size((a,)), whole in self.axes.ancestry((a,))) for a in self.axes.find(dim)]
+            for dim in self.shape
+        ]
+
+
 #: An axis, or the reason why there is none; None where nothing is known.
-_Found = int | str | None
+_Found = int | str | _Merged | None
 
 
 def channel_axis(graph: Graph, value: Value, name: str) -> int:
@@ -36,6 +65,7 @@ def channel_axis(graph: Graph, value: Value, name: str) -> int:
     if len(value.shape) == 1:
         return -1  # there is no other
     found = _Reader(graph).known.get(value)
+    found = found.lost if isinstance(found, _Merged) else found
     if isinstance(found, int):
         return found - len(value.shape)
     raise InputError(
@@ -88,8 +118,8 @@ class _Reader:
             if isinstance(kind, Convolution) and not weights:
                 return [equation.params["dimension_numbers"].out_spec[1]]
         return [
-            _joined(equation, [_followed(equation, i, axis, out) for i, axis in enumerate(found)])
-            for out in equation.outputs
+            _joined(equation, [_followed(equation, i, axis, n) for i, axis in enumerate(found)])
+            for n in range(len(equation.outputs))
         ]
 
     # Bodies
@@ -108,12 +138,12 @@ class _Reader:
         (body,) = equation.bodies
         consts, carried = _compat.scan_sizes(equation.params)
         stacked = [
-            "its channels are the steps of a scan" if axis == 0 else _shifted(axis, -1)
+            "its channels are the steps of a scan" if axis == 0 else _of_one_step(axis)
             for axis in found[consts + carried :]
         ]
         given = [*found[: consts + carried], *stacked]
         results = self._repeated(equation, body, given, carried, len(given) - consts)
-        return [*results[:carried], *(_shifted(axis, 1) for axis in results[carried:])]
+        return [*results[:carried], *map(_of_all_steps, results[carried:])]
 
     def _repeated(
         self, equation: Equation, body: Graph, found: Sequence[_Found], carried: int, after: int
@@ -159,10 +189,22 @@ def _of_layer(kind: Contraction, equation: Equation, weight: int) -> _Found:
     return f"the weight of the dense layer at {equation.source} has {have}"
 
 
-def _followed(equation: Equation, operand: int, axis: _Found, out: Value) -> _Found:
+def _followed(equation: Equation, operand: int, axis: _Found, output: int) -> _Found:
     """Where the axis of an operand is in a result, or why it is lost."""
+    out = equation.outputs[output]
+    if isinstance(axis, _Merged):
+        shapes = [axis.shape if i == operand else None for i in range(len(equation.inputs))]
+        shape = through(axis.axes, equation, shapes)[output]
+        return _settled(axis.axes, shape, axis.channels, axis.lost)
     if not isinstance(axis, int):
         return axis
+    lost = f"the axis of channels is lost in {equation.name} at {equation.source}"
+    if equation.name == "reshape":
+        axes = Axes()
+        before = axes.of(equation.inputs[operand].shape)
+        shape = axes.regroup(before, out.shape)
+        # Of axes of size 1 it is not known which is which.
+        return _settled(axes, shape, before[axis], lost) if before[axis] else lost
     rule = _RULES.get(equation.name)
     if rule is not None:
         found = rule(equation, operand, axis)
@@ -172,8 +214,18 @@ def _followed(equation: Equation, operand: int, axis: _Found, out: Value) -> _Fo
     else:
         # Entry by entry, or along axes that stay where they are.
         found = axis if len(equation.inputs[operand].shape) == len(out.shape) else None
-    lost = f"the axis of channels is lost in {equation.name} at {equation.source}"
     return lost if found is None else found
+
+
+def _settled(axes: Axes, shape: Shape, channels: Dim, lost: str) -> _Found:
+    """The axis of a shape that the channels are, if there is one; all of them may be inside."""
+    wanted = axes.find(channels)
+    places = [i for i, dim in enumerate(shape) if axes.find(dim) == wanted]
+    if len(places) == 1:
+        return places[0]
+    parts = [a for dim in shape for a in axes.find(dim) if wanted[0] in axes.ancestry((a,))]
+    complete = math.prod(axes.size((part,)) for part in parts) == axes.size(wanted)
+    return _Merged(axes, shape, channels, lost) if parts and complete else lost
 
 
 def _joined(equation: Equation, found: Sequence[_Found]) -> _Found:
@@ -184,11 +236,23 @@ def _joined(equation: Equation, found: Sequence[_Found]) -> _Found:
             f"values meet in {equation.name} at {equation.source} whose channels lie along "
             f"different axes, {' and '.join(map(str, sorted(axes)))}"
         )
-    return next(iter(axes), next((reason for reason in found if reason is not None), None))
+    merged = [axis for axis in found if isinstance(axis, _Merged)]
+    if not axes and merged:
+        alike = all(other.layout == merged[0].layout for other in merged)
+        return merged[0] if alike else merged[0].lost
+    return next(iter(axes), next((why for why in found if isinstance(why, str)), None))
 
 
-def _shifted(axis: _Found, by: int) -> _Found:
-    return axis + by if isinstance(axis, int) else axis
+def _of_one_step(axis: _Found) -> _Found:
+    if isinstance(axis, _Merged):
+        return _settled(axis.axes, axis.shape[1:], axis.channels, axis.lost)
+    return axis - 1 if isinstance(axis, int) else axis
+
+
+def _of_all_steps(axis: _Found) -> _Found:
+    if isinstance(axis, _Merged):
+        return dataclasses.replace(axis, shape=((), *axis.shape))
+    return axis + 1 if isinstance(axis, int) else axis
 
 
 # What happens to an axis of an operand: where it is in the result, or None.
@@ -259,7 +323,6 @@ _RULES: Mapping[str, Callable[[Equation, int, int], int | None]] = {
     "reduce_window_max": _pooled,
     "reduce_window_min": _pooled,
     "reduce_window_sum": _pooled,
-    "reshape": _traced,
     "sort": _sorted,
     "squeeze": _squeezed,
     "stack": _stacked,
