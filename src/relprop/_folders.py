@@ -36,11 +36,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if not file.parent.is_dir():
-            raise InputError(f"There is no folder {file.parent}.") from error
+    except FileNotFoundError as error:
         raise InputError(
-            f"There is no {file}: the folder holds {_held(file.parent)}. Nothing is downloaded."
+            f"There is no {file}: the folder holds {held(file.parent)}. Nothing is downloaded."
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is no JSON: {error}") from error
@@ -57,7 +55,7 @@ def refuse_code(folder: Path) -> None:
     """
     found = []
     for file in sorted(folder.glob("*config*.json")):
-        for key, value in _entries(read_json(file)):
+        for key, value in _entries(_parsed(file)):
             if value and key in _CODE:
                 found.append(f"{file.name}: {key} is {_short(value)}")
             elif key.strip("_").removesuffix("_internal").endswith("attn_implementation"):
@@ -75,6 +73,14 @@ def refuse_code(folder: Path) -> None:
             "transformers, take these entries out of the folder. Otherwise make the model "
             "yourself, from code that you have read, and give its module or function to relprop."
         )
+
+
+def _parsed(file: Path) -> Any:
+    """What is in a JSON file; nothing if it is none, which nobody else can read then either."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def attention_of(config: Mapping[str, Any]) -> set[str]:
@@ -110,12 +116,19 @@ def no_weights(folder: Path) -> str:
     """What to say of a folder without weights in safetensors."""
     others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
     if not others:
-        return f"There is no {folder / WEIGHTS}: the folder holds {_held(folder)}."
+        return f"There is no {folder / WEIGHTS}: the folder holds {held(folder)}."
     return (
         f"There is no {folder / WEIGHTS}, but {', '.join(others)}. Only safetensors are read: "
         "other formats can run code while they are loaded. If you trust the file, convert it by "
         "loading it with transformers and calling model.save_pretrained(folder)."
     )
+
+
+def held(folder: Path, most: int = 20) -> str:
+    """The names of the files in a folder, for messages."""
+    names = sorted(path.name for path in folder.iterdir())
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "nothing"
 
 
 def _shards(index: Path) -> list[Path]:
@@ -133,7 +146,7 @@ def _shards(index: Path) -> list[Path]:
     if missing or not files:
         raise InputError(
             f"Of the weights that {index} names, there are no {', '.join(missing) or 'files'}: "
-            f"the folder holds {_held(index.parent)}."
+            f"the folder holds {held(index.parent)}."
         )
     return files
 
@@ -183,9 +196,3 @@ def _names(value: Any) -> Iterator[str]:
 def _short(value: Any, most: int = 100) -> str:
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _held(folder: Path, most: int = 20) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more or "nothing"

@@ -263,10 +263,10 @@ def test_the_wrong_number_of_layers(folder):
 
 
 def test_no_folder(tmp_path):
-    refused(run(tmp_path / "nowhere"), "There is no folder")
+    refused(run(tmp_path / "nowhere"), "There is no config.json in", "which is no folder")
     (tmp_path / "file").write_text("")
-    refused(run(tmp_path / "file"), "There is no folder")
-    refused(run(tmp_path), "There is no", "config.json")
+    refused(run(tmp_path / "file"), "There is no config.json in", "which is no folder")
+    refused(run(tmp_path), "There is no config.json in", "which holds file.")
 
 
 def test_no_weights(folder):

@@ -162,7 +162,8 @@ def load_tokenizer(tokenizer: Any) -> Any:
     of_folder = (path / "tokenizer_config.json").exists()
     if not (of_folder or file.is_file()):
         raise InputError(f"There is no tokenizer.json at {str(path)!r}. Nothing is downloaded.")
-    _folders.refuse_code(file.parent)
+    if of_folder:
+        _folders.refuse_code(path)
     try:
         if of_folder:
             found = transformers.AutoTokenizer.from_pretrained(

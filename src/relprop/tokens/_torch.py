@@ -136,6 +136,11 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
     except ImportError as error:
         raise ImportError("from_pretrained needs transformers: pip install transformers") from error
     folder = Path(folder)
+    if not (folder / _folders.CONFIG).exists():
+        held = f"which holds {_folders.held(folder)}" if folder.is_dir() else "which is no folder"
+        raise InputError(
+            f"There is no config.json in {str(folder)!r}, {held}. Nothing is downloaded."
+        )
     given = _folders.read_json(folder / _folders.CONFIG)
     _folders.refuse_code(folder)
     options = _checked_options(options, _folders.attention_of(given))
