@@ -22,7 +22,11 @@ INDEX = "model.safetensors.index.json"
 ATTENTION = ("eager", "sdpa")
 #: The same numbers by other means, which "eager" can stand for.
 _LIKE_EAGER = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
-_EXPERTS = ("eager", "batched_mm", "grouped_mm")
+#: Entries that name an implementation -> those that are not fetched from elsewhere.
+_IMPLEMENTATIONS = {
+    "attn_implementation": (*ATTENTION, *_LIKE_EAGER),
+    "experts_implementation": ("eager", "batched_mm", "grouped_mm"),
+}
 _CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 #: Formats of weights that are not read: most are pickles, which run code when they are loaded.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf")
@@ -58,12 +62,10 @@ def refuse_code(folder: Path) -> None:
         for key, value in _entries(_parsed(file)):
             if value and key in _CODE:
                 found.append(f"{file.name}: {key} is {_short(value)}")
-            elif key.strip("_").removesuffix("_internal").endswith("attn_implementation"):
-                unknown = set(_names(value)) - {*ATTENTION, *_LIKE_EAGER}
-                found += [f"{file.name}: {key} names {_short(name)}" for name in sorted(unknown)]
-            elif key.strip("_").removesuffix("_internal") == "experts_implementation":
-                unknown = set(_names(value)) - {*_EXPERTS}
-                found += [f"{file.name}: {key} names {_short(name)}" for name in sorted(unknown)]
+            known = _IMPLEMENTATIONS.get(key.strip("_").removesuffix("_internal"))
+            if known is not None:
+                unknown = sorted({*_names(value)} - {*known})
+                found += [f"{file.name}: {key} names {_short(name)}" for name in unknown]
     if (folder / "custom_generate").exists():
         found.append("custom_generate: a folder of code for generation")
     if found:
@@ -92,6 +94,9 @@ def attention_of(config: Mapping[str, Any]) -> set[str]:
 def weight_files(folder: Path) -> list[Path]:
     """The files of a model's weights: `model.safetensors`, or what its index names.
 
+    Args:
+        folder: whose `config.json` could be read.
+
     Raises:
         InputError: there are none, some are missing or damaged, or they are in another format.
     """
@@ -100,6 +105,13 @@ def weight_files(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} holds an adapter, which belongs to a model elsewhere: merge it into that, "
             "with merge_and_unload() of peft, and save the result with save_pretrained."
+        )
+    other = [path.name for path in folder.glob("shard-*-model-*.safetensors")]
+    named = _parsed(folder / CONFIG).get("transformers_weights") if not other else other[0]
+    if named not in (None, WEIGHTS, INDEX):
+        raise InputError(
+            f"The weights in {folder} must be in {WEIGHTS} or in the files of {INDEX}; "
+            f"transformers would read {named!r}."
         )
     if whole.exists():
         files = [whole]

@@ -434,9 +434,18 @@ def test_an_index_of_pickles(gpt2, tmp_path):
     index = gpt2 / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"wte.weight": "a.bin"}}))
     refused(run(gpt2), "must name safetensors files beside it", "'a.bin'")
-    edited(gpt2 / "config.json", transformers_weights="a.bin")
-    refused(run(gpt2), "a.bin")
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("name", ["a.bin", "adapter_model.bin", "other.safetensors", 3])
+def test_weights_of_another_name(gpt2, name):
+    edited(gpt2 / "config.json", transformers_weights=name)
+    refused(run(gpt2), f"transformers would read {name!r}")
+
+
+def test_weights_in_the_shards_of_devices(gpt2):
+    shutil.copy(gpt2 / "model.safetensors", gpt2 / "shard-00001-model-00001-of-00001.safetensors")
+    refused(run(gpt2), "transformers would read 'shard-00001-model-00001-of-00001.safetensors'")
 
 
 def test_adapters(gpt2):
