@@ -9,6 +9,11 @@ It is one masked pass (`relprop.places.Masked`), and what passes all channels ad
 relevance of the input, but for what goes around the layer. Channels are ranked by the relevance
 that arrives at them, and understood by the samples in which it is largest.
 
+Which axis the channels lie along is read from the layer that made the value: from the dimension
+numbers of a convolution (NHWC, NCHW, whatever a framework makes of them), from the axis that the
+weight of a dense layer brings, and then followed through activations, norms, pooling, transposes
+and reshapes, in loops too. Where it is not known it is asked for: ``axis=``.
+
 Source: Achtibat et al. 2023 (concept relevance propagation, relevance maximisation).
 """
 
@@ -26,8 +31,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from relprop import _compat
 from relprop._errors import InputError
+from relprop._explanation import Run, closed
 from relprop._transform import relevance
-from relprop.places import Inside, Masked
+from relprop.anatomy.channels import channel_axis
+from relprop.composites import composite_of
+from relprop.places import Inside, Masked, places_of
 
 __all__ = ["Only", "References", "channels", "references", "relevance_of"]
 
@@ -43,18 +51,31 @@ class Only:
 
     Args:
         index: which entry.
-        axis: of the value: channels come last in most JAX models; of attention maps the heads are
-            axis -3.
+        axis: of the value; by default that of the channels, which `Masked` reads from the layer
+            before the place. Of attention maps the heads are axis -3.
+
+    Raises:
+        InputError: there is no such entry, or the axis is needed and not known.
 
     >>> Only(1)(jnp.ones(3), jnp.ones(3)).tolist()
     [False, True, False]
     """
 
     index: int | Int[Array, ""]
-    axis: int = -1
+    axis: int | None = None
+
+    def along(self, known: Callable[[], int]) -> Only:
+        """The same with the axis that the layer before the place says, if none was given."""
+        return self if self.axis is not None else dataclasses.replace(self, axis=known())
 
     def __call__(self, relevance: Float[Array, "*s"], value: Float[Array, "*s"]) -> Array:
-        axis = _axis(self.axis, value.shape)
+        axis = -1 if self.axis is None and value.ndim == 1 else self.axis
+        if axis is None:
+            raise InputError(
+                f"Outside of `relprop.places.Masked` it is not known which axis of the shape "
+                f"{list(value.shape)} is meant: Only({self.index!r}, axis=...)."
+            )
+        axis = _axis(axis, value.shape)
         count = value.shape[axis]
         _check_indices(self.index, count)
         index = jnp.where(jnp.asarray(self.index) < 0, self.index + count, self.index)
@@ -68,7 +89,7 @@ def relevance_of(
     place: Any,
     index: int | Sequence[int] | Int[Array, " concepts"],
     *,
-    axis: int = -1,
+    axis: int | None = None,
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
 ) -> Callable[..., Any]:
@@ -79,7 +100,8 @@ def relevance_of(
         rules: as for `relprop.relevance`.
         place: the layer, as in `places=`.
         index: which entry along the axis; several of them are computed in one batch.
-        axis: the axis of channels in the value at the place.
+        axis: the axis of channels in the value at the place; by default the one that the layer
+            before it says.
         argnums: as for `relprop.relevance`.
         on_missing: as for `relprop.relevance`.
 
@@ -88,7 +110,8 @@ def relevance_of(
         indices, with one entry for each in front.
 
     Raises:
-        NothingMatchedError, InputError: as for `relprop.relevance`; or there is no such entry.
+        NothingMatchedError, InputError: as for `relprop.relevance`; or there is no such entry, or
+            no layer that says which axis is meant.
 
     >>> from relprop import named, rules
     >>> f = lambda x: jnp.sum(named(x * jnp.array([1.0, 2.0]), "hidden"))
@@ -103,12 +126,7 @@ def relevance_of(
 
     def explained(*args: Any, **kwargs: Any) -> Any:
         def one(entry: Array) -> Any:
-            def only_one(relevance: Array, value: Array) -> Array:
-                # Each index is traced by now, but all of them may still be known.
-                _check_indices(index, value.shape[_axis(axis, value.shape)])
-                return Only(entry, axis)(relevance, value)
-
-            only = Masked(place, only_one)
+            only = Masked(place, _OneOf(entry, axis, index))
             explain = relevance(f, rules, argnums, places=only, on_missing=on_missing)
             return explain(*args, **kwargs)[0]
 
@@ -122,7 +140,7 @@ def channels(
     rules: Any,
     place: Any,
     *,
-    axis: int = -1,
+    axis: int | None = None,
     statistic: Statistic = "sum",
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
@@ -137,7 +155,8 @@ def channels(
         f: as for `relprop.relevance`.
         rules: as for `relprop.relevance`.
         place: the layer, as in `places=`; it must mean one value.
-        axis: the axis of channels in the value there.
+        axis: the axis of channels in the value there; by default the one that the layer before it
+            says.
         statistic: over all other axes, the sum or the largest entry.
         argnums: the arguments that the layer depends on, as for `relprop.relevance`.
         on_missing: as for `relprop.relevance`.
@@ -148,7 +167,8 @@ def channels(
 
     Raises:
         NothingMatchedError: the place is not there.
-        InputError: the place means several values, or the axis is none of the value's.
+        InputError: the place means several values, the axis is none of the value's, or it was not
+            given and cannot be read from what made the value.
 
     >>> from relprop import named, rules
     >>> f = lambda x: jnp.sum(named(x @ jnp.diag(jnp.array([1.0, 2.0])), "hidden"))
@@ -163,9 +183,19 @@ def channels(
 
     def arriving(*args: Any, **kwargs: Any) -> Float[Array, " channels"]:
         R = _only(explain(*args, **kwargs)[1]).relevance
-        axis_of_channels = _axis(axis, R.shape)
+        known = read_axis(*args, **kwargs) if axis is None else axis
+        axis_of_channels = _axis(known, R.shape)
         others = tuple(i for i in range(R.ndim) if i != axis_of_channels)
         return jnp.sum(R, axis=others) if statistic == "sum" else jnp.max(R, axis=others)
+
+    def read_axis(*args: Any, **kwargs: Any) -> int:
+        wanted = places_of(place)
+        run = Run.start(
+            closed(f, kwargs), args, argnums, composite_of(rules), on_missing, False, places=wanted
+        )
+        watched = {v: names for plan in run.plan.nested() for v, names in plan.watched.items()}
+        ((value, (name, *_)),) = watched.items()
+        return channel_axis(run.plan.graph, value, name)
 
     return arriving
 
@@ -191,7 +221,7 @@ def references(
     samples: PyTree[Array],
     k: int = 8,
     *,
-    axis: int = -1,
+    axis: int | None = None,
     statistic: Statistic = "sum",
     batch_size: int | None = None,
     on_missing: Any = "error",
@@ -208,7 +238,7 @@ def references(
         place: the layer, as in `places=`; it must mean one value.
         samples: an array or tree of arrays with one entry per sample in front.
         k: how many samples are wanted per channel.
-        axis: the axis of channels in the value of one sample.
+        axis: the axis of channels in the value of one sample; by default as for `channels`.
         statistic: as for `channels`.
         batch_size: how many samples are explained at the same time; one by default. It bounds the
             memory.
@@ -240,6 +270,18 @@ def references(
     found = lax.map(one, samples, batch_size=batch_size)
     best, positions = lax.top_k(found.T, k)
     return References(positions, best)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OneOf(Only):
+    """One of several indices, which is traced by now, while all of them may still be known."""
+
+    all_of: Any = ()
+
+    def __call__(self, relevance, value):
+        if self.axis is not None:
+            _check_indices(self.all_of, value.shape[_axis(self.axis, value.shape)])
+        return super().__call__(relevance, value)
 
 
 def _axis(axis: int, shape: tuple[int, ...]) -> int:

@@ -34,6 +34,7 @@ from relprop._core.run import Inside as Inside
 from relprop._errors import InputError, NothingMatchedError
 from relprop.anatomy import anatomy_of
 from relprop.anatomy.attention import all_attention
+from relprop.anatomy.channels import channel_axis
 from relprop.composites import Where
 
 __all__ = [
@@ -422,7 +423,8 @@ def located(plan: Plan, places: Sequence[Place], extra: Mapping[Value, str]) -> 
         if not inside and not starting:
             idle.append(place)
         for name, value in dict.fromkeys([*inside, *starting]):
-            edits.setdefault(value, []).extend(place.edits(name))
+            changes = (_knowing_channels(e, plan, value) for e in place.edits(name))
+            edits.setdefault(value, []).extend(changes)
     if idle:
         raise NothingMatchedError(_idle_message(idle, plan))
     marked = _mark(plan, _unique(found))
@@ -475,6 +477,14 @@ def _edit(kind: type[Mask | Seed], given: Any, name: str) -> Edit:
             f"there is {given!r}."
         )
     return kind(jnp.asarray(given), None, name)
+
+
+def _knowing_channels(edit: Edit, plan: Plan, value: Value) -> Edit:
+    """The edit, told the axis of channels at its place if what computes it wants to know."""
+    along = getattr(edit.make, "along", None)
+    if along is None:
+        return edit
+    return dataclasses.replace(edit, make=along(lambda: channel_axis(plan.graph, value, edit.name)))
 
 
 def _fitted(plan: Plan, edits: Mapping[Value, Sequence[Edit]]) -> dict[Value, list[Edit]]:

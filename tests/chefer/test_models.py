@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,49 @@ def test_a_checkpoint_without_tensors(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(relprop.InputError, match="holds a list, and no state dict"):
         weights.read(tmp_path / "list.pth")
+
+
+class Trap:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+@pytest.mark.parametrize("name", ["vit.pth", "pytorch_model.bin", "model.safetensors"])
+def test_code_in_files_of_weights_is_not_run(vit, tmp_path, name):
+    torch = pytest.importorskip("torch", reason="reads a checkpoint of PyTorch")
+    marker, path = tmp_path / "marker", tmp_path / "held"
+    path.mkdir()
+    for save in (
+        lambda trap: (path / name).write_bytes(pickle.dumps(trap)),
+        lambda trap: torch.save({"head.bias": trap}, path / name),
+    ):
+        save(Trap(str(marker)))
+        for given in [path / name] if name == "vit.pth" else [path, path / name]:
+            with pytest.raises(relprop.InputError, match="damaged"):
+                chefer.ViT.load(given, VIT)
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_damaged_configuration(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(relprop.InputError, match=r"config\.json (is no JSON|must hold an object)"):
+        chefer.Bert.load(tmp_path)
+
+
+def test_a_configuration_with_code(bert, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file(arrays(bert), tmp_path / "model.safetensors")
+    config = BERT | {"auto_map": {"AutoModel": "modeling_trap.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        relprop.InputError, match=r"brings its own code.*\n *config\.json: auto_map"
+    ):
+        chefer.Bert.load(tmp_path)
 
 
 # Inputs that cannot be explained.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -395,6 +396,13 @@ def test_weights_for_other_channels(tmp_path, photo):
         ({"model_type": "swin"}, "model_type 'swin'; only 'vit'"),
         ({"num_attention_heads": 5}, "embed_dim=12 is not divisible by num_heads=5"),
         ({"id2label": {"1": "cat", "2": "dog"}}, "must number the classes from 0 to 1, got 1, 2"),
+        ({"id2label": ["cat", "dog"]}, "config.json"),
+        ({"id2label": None, "num_labels": 0}, "classes 0: these must be numbers from 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0: these must be numbers from 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0"),
+        ({"patch_size": [0, 4]}, "patch_size [0, 4]"),
+        ({"hidden_size": "12"}, "hidden_size '12'"),
+        ({"num_channels": [3]}, "config.json has an entry of the wrong kind"),
     ],
 )
 def test_configurations(tmp_path, photo, changes, message):
@@ -414,6 +422,45 @@ def test_configurations(tmp_path, photo, changes, message):
 def test_preprocessors(tmp_path, photo, changes, message):
     folder = written(tmp_path / "vit", preprocessor={**PREPROCESSOR, **changes})
     refused(explain(folder, "--method", "attention", photo), message)
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForImageClassification": "modeling_trap.Model"}}),
+        ("config.json", {"_attn_implementation": "kernels-community/x"}),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "modeling_trap.Model"}}),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "modeling_trap.Model"}}),
+    ],
+)
+def test_code_that_a_folder_brings(tmp_path, photo, file, entries):
+    folder = written(tmp_path / "vit")
+    marker = tmp_path / "marker"
+    (folder / "modeling_trap.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
+    given = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps(given | entries))
+    refused(explain(folder, photo), "brings its own code", f"{file}: {[*entries][0]}")
+    assert not marker.exists()
+
+
+class Trap:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "model.safetensors"])
+def test_pickles(tmp_path, photo, name):
+    folder, marker = written(tmp_path / "vit"), tmp_path / "marker"
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Trap(str(marker))))
+    refused(explain(folder, photo), name, "safetensors")
+    assert not marker.exists()
 
 
 def test_transformers_gives_the_same_logits(tmp_path, photo):

@@ -376,3 +376,27 @@ def test_quantised_layers_are_refused():
 def test_all_problems_are_told_at_once():
     with pytest.raises(relprop.InputError, match="(?s)training mode.*float64.*'bias'"):
         relprop.interop.from_torch(torch.nn.Linear(3, 2).double())
+
+
+def test_the_channels_of_a_convolutional_network():
+    """NCHW, as all of torch; no two axes are of one size."""
+    parts = [
+        torch.nn.Conv2d(3, 7, 3, padding=1),
+        torch.nn.BatchNorm2d(7),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(7, 11, 3, padding=1),
+        torch.nn.GroupNorm(1, 11),
+        torch.nn.GELU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(11, 13),
+    ]
+    fn, params = relprop.interop.from_torch(torch.nn.Sequential(*parts).eval())
+    x = jnp.zeros((2, 3, 8, 10))
+    rules = relprop.presets.epsilon_plus()
+    counts = {"1": 7, "2": 7, "3": 7, "4": 11, "5": 11, "6": 11, "7": 11, "9": 13}
+    with jax.numpy_rank_promotion("allow"):
+        for place, count in counts.items():
+            found = relprop.concepts.channels(lambda x: fn(params, x)[0, 1], rules, place)
+            assert jax.eval_shape(found, x).shape == (count,), place

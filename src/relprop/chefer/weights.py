@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from relprop import _folders
 from relprop._errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -93,10 +93,11 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
     Args:
         path: a ``.safetensors`` file, a folder with such files, or a checkpoint of PyTorch, which
-            may hold the state dict itself or under ``model`` or ``state_dict``.
+            may hold the state dict itself or under ``model`` or ``state_dict``. Nothing in it is
+            run: torch reads it with ``weights_only=True``.
 
     Raises:
-        InputError: there is no such file, or it holds no tensors.
+        InputError: there is no such file, it is damaged or holds more than tensors, or none.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -113,18 +114,29 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def configuration(path: str | pathlib.Path) -> dict[str, Any]:
-    """What ``config.json`` says, in a folder or beside a file."""
+    """What ``config.json`` says, in a folder or beside a file.
+
+    Raises:
+        InputError: there is none, it is damaged, or the model brings code of its own.
+    """
     path = pathlib.Path(path)
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.exists():
         raise InputError(f"There is no {file}: give the configuration with `config=...`.")
-    return json.loads(file.read_text())
+    _folders.refuse_code(file.parent)
+    return _folders.read_json(file)
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     from safetensors import numpy
 
-    return numpy.load_file(path)
+    _folders.check_safetensors(path)
+    try:
+        return numpy.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # such as for number formats that NumPy does not have
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -135,7 +147,16 @@ def _checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} is read as a checkpoint of PyTorch, which is not installed; convert it to "
             "safetensors, or `pip install torch`."
         ) from error
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # pickle, zipfile and torch raise classes of their own
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors, which could run code and is not read: "
+            f"{type(error).__name__}. If you trust it, load it with torch yourself and use "
+            "`from_state_dict`, or save its tensors with safetensors.torch.save_file."
+        ) from error
     for key in ("model", "state_dict"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relprop import presets, zoo
 from relprop._errors import InputError, RelpropError, UnknownNameError, unknown_name
+from relprop._images import eight_bit
 from relprop.cli import vit
 from relprop.composites import Composite
 
@@ -33,7 +35,7 @@ class Model:
         name: what the user called it.
         fn: parameters and a batch of images -> scores ``[batch, classes]``.
         params: any pytree of arrays.
-        preprocess: PIL image -> array ``[h, w, c]``.
+        preprocess: PIL image, in mode L or RGB -> array ``[h, w, c]``.
         bundled: whether it is one of `relprop.zoo`.
         labels: of the classes; none where only their numbers are known.
         grid: rows and columns of patches after a class token; None where that is not known.
@@ -140,7 +142,8 @@ def read_images(model: Model, paths: Sequence[Path], resize: bool = False) -> Im
     for path in paths:
         name = path.name if short else str(path)
         try:
-            image = _opened(path)
+            image, frames = _opened(path)
+            name += f", frame 1 of {frames}" if frames > 1 else ""
             size = size or (image.size if resize else None)
             image = image.resize(size, Image.Resampling.BOX) if size else image
             arrays[name] = _preprocessed(model, image)
@@ -162,10 +165,25 @@ def read_images(model: Model, paths: Sequence[Path], resize: bool = False) -> Im
     return Images(tuple(arrays), np.stack(list(arrays.values())), left_out)
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path) -> tuple[Image.Image, int]:
+    """The image, upright and with 8 bits per channel, and how many frames the file has."""
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file)  # reads all of it
+        with warnings.catch_warnings():
+            # So many pixels that Pillow suspects the file of being made to fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                # A second image in a photo (MPO) is a preview, or another view of the same.
+                frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+                file.seek(0)
+                upright = ImageOps.exif_transpose(file)  # reads all of it
+                upright.format = file.format
+                return eight_bit(upright), frames
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"has too many pixels, more than {Image.MAX_IMAGE_PIXELS}: shrink it first"
+        ) from error
     except UnidentifiedImageError as error:
         raise InputError("is not an image of a format that Pillow knows") from error
     except FileNotFoundError as error:

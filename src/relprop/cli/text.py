@@ -50,8 +50,11 @@ def explain_text(
     composite = presets.by_name(rules)
     target = _target(next, class_, generate)
     page = None if out is None else writable(out.parent) / out.name
+    loaded = tokens.from_pretrained(model)
+    if loaded.tokenizer is None:
+        raise InputError(f"There is no tokenizer.json in {model}, which the text needs.")
     result = tokens.explain(
-        tokens.from_pretrained(model),
+        loaded,
         text,
         target,
         contrast=rather_than,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
 
+from relprop import _folders
 from relprop._errors import InputError
+from relprop._images import eight_bit
 from relprop.chefer import weights
 from relprop.chefer.functional import pair
 from relprop.chefer.vit import ViT, ViTConfig
@@ -45,6 +47,14 @@ PREPROCESSOR: Mapping[str, Any] = {
     "image_mean": 0.5,
     "image_std": 0.5,
 }
+_SIZES = (
+    "image_size",
+    "patch_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
 _MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls such an image
 _UNUSED = ("vit.pooler.*", "vit.embeddings.mask_token")  # a classifier has them at most as ballast
 
@@ -102,14 +112,18 @@ def load(folder: Path) -> OnDisk:
 
     Raises:
         InputError: a file is missing or damaged, the tensors do not fit the configuration, or it
-            has something that is not supported; says which.
+            has something that is not supported; says which. Or the folder brings code.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} with a vision transformer.")
-    given = _json(folder / "config.json")
-    labels = _labels(given)
-    config = _config(given, len(labels))
-    preprocess, notes = _preprocess(folder / "preprocessor_config.json", config)
+    file, of_images = folder / _folders.CONFIG, folder / "preprocessor_config.json"
+    given = _folders.read_json(file)
+    _folders.refuse_code(folder)
+    with _entries_of(file):
+        labels = _labels(given)
+        config = _config(given, len(labels))
+    with _entries_of(of_images):
+        preprocess, notes = _preprocess(of_images, config)
 
     def fn(params: dict[str, Array], images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
         return ViT(params, config)(jnp.moveaxis(images, -1, 1))
@@ -117,17 +131,17 @@ def load(folder: Path) -> OnDisk:
     return OnDisk(fn, _params(folder, config), preprocess, labels, config.grid, notes)
 
 
-def _json(file: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _entries_of(file: Path) -> Iterator[None]:
+    """Entries that are not what they should be, as an error that names the file."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        held = ", ".join(sorted(path.name for path in file.parent.iterdir())) or "nothing"
-        raise InputError(f"There is no {file}: the folder holds {held}.") from error
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} must hold an object, got {type(found).__name__}.")
-    return found
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} has an entry of the wrong kind: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _labels(given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -161,6 +175,11 @@ def _config(given: Mapping[str, Any], classes: int) -> ViTConfig:
             f"config.json has num_channels {c['num_channels']}; images have 1 channel (grey) or 3 "
             f"(RGB). {own}"
         )
+    sizes = {name: np.asarray(c[name]) for name in _SIZES} | {"classes": np.asarray(classes)}
+    wrong = [n for n, size in sizes.items() if size.dtype.kind not in "iu" or (size < 1).any()]
+    if wrong:
+        named = ", ".join(f"{name} {sizes[name].tolist()!r}" for name in wrong)
+        raise InputError(f"config.json has {named}: these must be numbers from 1.")
     width, hidden = c["hidden_size"], c["intermediate_size"]
     return ViTConfig(
         img_size=c["image_size"],
@@ -186,12 +205,8 @@ def _params(folder: Path, config: ViTConfig) -> dict[str, Array]:
     if not files[0].exists():
         files = sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
-        held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise InputError(
-            f"There is no {folder / 'model.safetensors'}: the folder holds {held}. Weights in "
-            "another format are converted by model.save_pretrained(folder) of transformers."
-        )
-    tensors = {name: array for file in files for name, array in _tensors(file).items()}
+        raise InputError(_folders.no_weights(folder))
+    tensors = {name: array for file in files for name, array in weights.read(file).items()}
     before_5 = not any(name.startswith("vit.layers.") for name in tensors)
     shapes = config.shapes()
     sources = {name: _sources(name, before_5) for name in shapes}
@@ -205,15 +220,6 @@ def _params(folder: Path, config: ViTConfig) -> dict[str, Array]:
         name: jnp.concatenate([found[source] for source in named]).astype(jnp.float32)
         for name, named in sources.items()
     }
-
-
-def _tensors(file: Path) -> dict[str, Any]:
-    try:
-        return weights.read(file)
-    except ImportError:
-        raise
-    except Exception as error:  # safetensors raises classes of its own for damaged files
-        raise InputError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _sources(name: str, before_5: bool) -> tuple[str, ...]:
@@ -237,7 +243,7 @@ def _preprocess(
     """What transformers' ViTImageProcessor does, and notes for the user."""
     height, width = pair(config.img_size)
     if file.exists():
-        p, notes = {**PREPROCESSOR, **_json(file)}, ()
+        p, notes = {**PREPROCESSOR, **_folders.read_json(file)}, ()
     else:
         p = {**PREPROCESSOR, "size": {"height": height, "width": width}}
         note = (
@@ -255,7 +261,7 @@ def _preprocess(
     )
 
     def preprocess(image: Image.Image) -> Float[np.ndarray, "h w c"]:
-        image = image.convert(_MODES[config.in_chans])
+        image = eight_bit(image).convert(_MODES[config.in_chans])
         if p["do_resize"]:
             image = image.resize(_target(image.size, scaled), Image.Resampling(p["resample"]))
         if p["do_center_crop"]:

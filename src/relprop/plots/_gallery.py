@@ -204,7 +204,7 @@ def _tile(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def _images(images: Any, channels: Channels) -> list[np.ndarray]:
     if not len(images):
         raise InputError("A gallery needs at least one image, got none.")
-    shown = [_pixels.image_of(image, channels) for image in images]
+    shown = [_pixels.in_range(_pixels.image_of(image, channels)) for image in images]
     shapes = {image.shape for image in shown}
     if len(shapes) > 1:
         raise InputError(f"All images must have one shape, got {sorted(shapes)}.")

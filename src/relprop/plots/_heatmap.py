@@ -253,12 +253,7 @@ def _checked_image(image: Any, channels: Channels, size: tuple[int, int]) -> np.
             f"The image has the shape {np.shape(image)}, the relevance {size[0]} x {size[1]} "
             "pixels: they must be of the same height and width."
         )
-    if not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:
-        raise InputError(
-            f"The image must have values in [0, 1]; they go from {found.min():.4g} to "
-            f"{found.max():.4g}."
-        )
-    return found
+    return _pixels.in_range(found)
 
 
 def _of_each(given: Any, count: int, what: str) -> Any:

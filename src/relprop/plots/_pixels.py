@@ -128,6 +128,20 @@ def image_of(values: Any, channels: Channels) -> Float[np.ndarray, "h w *c"]:
     return np.moveaxis(image, 0, -1) if image.ndim == 3 and channels == "first" else image
 
 
+def in_range(image: Float[np.ndarray, "h w *c"]) -> Float[np.ndarray, "h w *c"]:
+    """The image itself, whose values must be in [0, 1]: others would all be black or white.
+
+    Raises:
+        InputError: they are not, or NaN.
+    """
+    if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise InputError(
+            f"The image must have values in [0, 1]; they go from {image.min():.4g} to "
+            f"{image.max():.4g}."
+        )
+    return image
+
+
 def grey(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
     """The brightness of an image with values in [0, 1]."""
     image = np.asarray(image, np.float64)

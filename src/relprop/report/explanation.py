@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from relprop._errors import InputError
 from relprop.plots import Flow
 
 
@@ -31,6 +32,9 @@ class Explanation:
         maps: name of a method -> how much each pixel counts, which is not relevance: only the
             differences within one map have a meaning.
 
+    Raises:
+        InputError: the image has other values.
+
     >>> r = np.array([[1.0, 2.0]])
     >>> e = Explanation("m", "a.png", r / 2, "cat", "cat", 4.0,
     ...                 {"flat": (r, {"handed out": 4.0, "explained": 3.0})})
@@ -46,6 +50,15 @@ class Explanation:
     score: float
     rules: Mapping[str, tuple[Float[np.ndarray, "h w *c"], Mapping[str, float]]]
     maps: Mapping[str, Float[np.ndarray, "h w"]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        least, most = np.min(self.image), np.max(self.image)
+        # Scaling rounds, and numbers beyond would all be shown as black or white.
+        if not -1e-3 <= least <= most <= 1.001:
+            raise InputError(
+                f"The image of {self.name} must have values in [0, 1]; they go from {least:.4g} to "
+                f"{most:.4g}."
+            )
 
     def share(self, rules: str) -> float | None:
         """The part of the relevance that arrived at the pixels; None where it is no number."""

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from relprop import plots
+from relprop._files import write_text
 from relprop._inspect import PlannedOperation
 from relprop._table import amount
 from relprop.plots._flow import PARTS
@@ -83,7 +84,7 @@ def write_html(
         scale=scale(),
         map_scale=map_scale(),
     )
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 @dataclasses.dataclass(frozen=True)

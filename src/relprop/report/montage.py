@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from relprop._files import replacing
 from relprop.plots._gallery import Tiles
 from relprop.plots._pixels import map_picture, picture, plain
 from relprop.report.explanation import Explanation, by_model, maps_of, percent, rules_of
@@ -38,7 +39,8 @@ def write_png(explanations: Iterable[Explanation], path: Path) -> None:
         box = (x / width, bottom / height, tiles.width / width, tiles.height / height)
         tiles.draw(figure.add_axes(box), title)
         x += tiles.width + _MARGINS["right"]
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with replacing(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _title(model: str, group: list[Explanation]) -> str:

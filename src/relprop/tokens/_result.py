@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from relprop._errors import InputError
+from relprop._files import write_text
 from relprop.tokens import _show
 
 _OF_ROWS = ("relevance", "score", "target", "contrast", "per_dimension", "inside")
@@ -125,7 +126,7 @@ class TokenRelevance:
         """
         page = _show.page(self, title)
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from relprop import _folders
 from relprop._errors import InputError
 from relprop.tokens._model import LanguageModel
 
@@ -147,7 +148,7 @@ def load_tokenizer(tokenizer: Any) -> Any:
     """A tokenizer: itself, or from a folder or a `tokenizer.json`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, it cannot be read, or it brings code of its own.
         ImportError: transformers is not installed.
     """
     if not isinstance(tokenizer, (str, Path)):
@@ -158,11 +159,29 @@ def load_tokenizer(tokenizer: Any) -> Any:
         raise ImportError("Tokenizers need transformers: pip install transformers") from error
     path = Path(tokenizer)
     file = path / "tokenizer.json" if path.is_dir() else path
-    if (path / "tokenizer_config.json").exists():
-        return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    if not file.exists():
+    of_folder = (path / "tokenizer_config.json").exists()
+    if not (of_folder or file.is_file()):
         raise InputError(f"There is no tokenizer.json at {str(path)!r}. Nothing is downloaded.")
-    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    if of_folder:
+        _folders.refuse_code(path)
+    try:
+        if of_folder:
+            found = transformers.AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False
+            )
+        else:
+            found = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a damaged file leads to in transformers and tokenizers
+        raise InputError(
+            f"The tokenizer at {str(path)!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    if not len(found):
+        raise InputError(
+            f"The tokenizer at {str(path)!r} has no tokens: its vocabulary is missing."
+        )
+    return found
 
 
 def _piece(tokenizer: Any, number: int, raw: str, special: bool, continuing: str | None) -> str:

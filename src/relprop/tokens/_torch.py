@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
+from relprop import _folders
 from relprop._errors import InputError
 from relprop.interop import from_torch as module_from_torch
 from relprop.tokens._model import LanguageModel
@@ -80,8 +84,36 @@ def from_torch(
     )
 
 
+#: Options that are not the caller's to choose: nothing is fetched, run or left to chance.
+_FIXED: Mapping[str, Any] = {
+    "trust_remote_code": False,
+    "local_files_only": True,
+    "use_safetensors": True,
+    "weights_only": True,
+    "ignore_mismatched_sizes": True,  # so that they are in the report, which is then refused
+    "output_loading_info": True,
+}
+_REFUSED = (
+    "adapter_kwargs",
+    "allow_all_kernels",
+    "config",
+    "gguf_file",
+    "kernel_config",
+    "state_dict",
+    "subfolder",
+    "use_kernels",
+    "variant",
+)
+#: What a configuration counts, by the names that all configurations of transformers have.
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+
+
 def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
     """A Hugging Face model and its tokenizer from a folder on disk; nothing is downloaded.
+
+    Nothing that the folder brings is run: only classes that transformers itself has are used, and
+    weights are read from safetensors alone. Every weight comes from the files; what they hold
+    beyond the model is named in a warning.
 
     Args:
         folder: holds `config.json`, the weights and, for text as strings, `tokenizer.json`. The
@@ -92,7 +124,9 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
         The model.
 
     Raises:
-        InputError: the folder holds no model, or one whose class transformers does not have.
+        InputError: the folder holds no model, or one whose class transformers does not have; it
+            brings code of its own; the weights are not in safetensors, damaged, or not all of
+            those that the model has; a size in the configuration is 0.
         ImportError: torch, torchax or transformers is not installed.
 
     >>> model = from_pretrained("models/gpt2")  # doctest: +SKIP
@@ -102,19 +136,132 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
     except ImportError as error:
         raise ImportError("from_pretrained needs transformers: pip install transformers") from error
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise InputError(f"There is no config.json in {str(folder)!r}. Nothing is downloaded.")
-    config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    names = config.architectures or [None]
-    kind = getattr(transformers, names[0] or "", None)
-    if kind is None:
+    if not (folder / _folders.CONFIG).exists():
+        held = f"which holds {_folders.held(folder)}" if folder.is_dir() else "which is no folder"
         raise InputError(
-            f"The configuration in {str(folder)!r} names the architecture {names[0]!r}, which "
+            f"There is no config.json in {str(folder)!r}, {held}. Nothing is downloaded."
+        )
+    given = _folders.read_json(folder / _folders.CONFIG)
+    _folders.refuse_code(folder)
+    options = _checked_options(options, _folders.attention_of(given))
+    _folders.weight_files(folder)
+    kind = _named_class(transformers, given, folder)
+    _check_sizes(kind, given, folder)
+    with _loading(folder):
+        module, report = kind.from_pretrained(str(folder), **options)
+    _check_report(report, type(module).__name__, folder)
+    has_tokenizer = any((folder / f"tokenizer{end}.json").exists() for end in ("", "_config"))
+    return from_torch(module.eval(), folder if has_tokenizer else None)
+
+
+def _checked_options(options: Mapping[str, Any], attention: set[str]) -> dict[str, Any]:
+    wrong = [name for name in _REFUSED if name in options]
+    wrong += [name for name, value in _FIXED.items() if options.get(name, value) != value]
+    chosen = options.get("attn_implementation", "eager")
+    wrong += ["attn_implementation"] if chosen not in _folders.ATTENTION else []
+    if wrong:
+        settings = ", ".join(f"{name}={options[name]!r}" for name in wrong)
+        raise InputError(
+            f"Not possible here: {settings}. Models are read from safetensors on disk, with no "
+            "code or kernels from elsewhere, and with an attn_implementation of torch, "
+            f"{' or '.join(_folders.ATTENTION)}. Make the module yourself and use `from_torch`."
+        )
+    # Other implementations may be kernels that transformers fetches; "eager" is the same function.
+    forced = {} if attention <= {*_folders.ATTENTION} else {"attn_implementation": "eager"}
+    return {**forced, **options, **_FIXED}
+
+
+def _named_class(transformers: Any, given: Mapping[str, Any], folder: Path) -> Any:
+    """The class of transformers that a configuration names, if it is one of models like it."""
+    named = given.get("architectures")
+    name = named[0] if isinstance(named, list) and named else None
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise InputError(
+            f"The configuration in {str(folder)!r} names the architecture {name!r}, which "
             "transformers does not have. Make the module yourself and use `from_torch`."
         )
-    module = kind.from_pretrained(str(folder), local_files_only=True, **options).eval()
-    has_tokenizer = any((folder / f"tokenizer{end}.json").exists() for end in ("", "_config"))
-    return from_torch(module, folder if has_tokenizer else None)
+    config: Any = kind.config_class
+    if given.get("model_type", config.model_type) != config.model_type:
+        raise InputError(
+            f"The configuration in {str(folder)!r} contradicts itself: its architecture {name} is "
+            f"of model_type {config.model_type!r}, but it says {given['model_type']!r}."
+        )
+    return kind
+
+
+@contextlib.contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """What goes wrong inside of transformers, as an error that names the folder."""
+    try:
+        yield
+    except (InputError, ImportError):
+        raise
+    except Exception as error:  # it raises whatever a file that it did not expect leads to
+        raise InputError(
+            f"transformers cannot load what is in {str(folder)!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_sizes(kind: Any, given: Mapping[str, Any], folder: Path) -> None:
+    """Whether there is anything in the model: without layers it would still give numbers."""
+    named = dict(getattr(kind.config_class, "attribute_map", {}))  # names of its own, as n_layer
+    parts = {"": given, "text_config.": given.get("text_config")}
+    wrong = [
+        f"{where}{name} is {part[name]}"
+        for where, part in parts.items()
+        if isinstance(part, Mapping)
+        for size in _SIZES
+        for name in dict.fromkeys((size, named.get(size, size)))
+        if isinstance(part.get(name), int) and part[name] <= 0
+    ]
+    if wrong:
+        raise InputError(
+            f"The configuration in {str(folder)!r} is not that of a model: {', '.join(wrong)}."
+        )
+
+
+def _check_report(report: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Whether the files held the weights of the model, all of them, and what they held besides.
+
+    transformers goes on with random numbers where they did not.
+    """
+    missing = sorted(report["missing_keys"])
+    mismatched = sorted(
+        f"{key} {list(found)} instead of {list(expected)}"
+        for key, found, expected in report["mismatched_keys"]
+    )
+    surplus = sorted(report["unexpected_keys"])
+    errors = [str(message) for message in report.get("error_msgs") or ()]
+    problems = [
+        f"  {what}, {len(keys)}: {_listed(keys)}"
+        for what, keys in (
+            ("missing", missing),
+            ("of another shape", mismatched),
+            ("not loaded", errors),
+        )
+        if keys
+    ]
+    if problems:
+        also = [f"  without a use, {len(surplus)}: {_listed(surplus)}"] if surplus else []
+        raise InputError(
+            f"The weights in {str(folder)!r} are not those of the {name} that its configuration "
+            "describes; without them it would have random numbers:\n"
+            + "\n".join([*problems, *also])
+            + "\nTake the weights that belong to config.json, or the other way round."
+        )
+    if surplus:
+        warnings.warn(
+            f"The weights in {str(folder)!r} hold {len(surplus)} tensor(s) that {name} has no use "
+            f"for: {_listed(surplus)}. Is config.json that of these weights?",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _listed(keys: Iterable[str], most: int = 5) -> str:
+    keys = [*keys]
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _embedding_name(module: Any) -> str:

@@ -16,12 +16,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from relprop._errors import InputError
+from relprop._files import replacing
 
 try:
     import safetensors
     import safetensors.numpy
     from flax import nnx
     from PIL import Image
+
+    from relprop._images import eight_bit
 except ImportError as error:
     raise ImportError(
         f"The models of relprop.zoo need Flax, safetensors and Pillow, but {error.name!r} cannot "
@@ -159,7 +162,8 @@ def preprocess(image: Image.Image) -> Float[np.ndarray, "8 8 1"]:
         image: white on black, as in scikit-learn's data set; colours are reduced to their luma.
 
     Raises:
-        InputError: the image is not 8x8 (a ValueError).
+        InputError: the image is not 8x8, transparent, or of numbers whose range is not known (a
+            ValueError).
 
     >>> preprocess(Image.new("L", (8, 8), 255)).max()
     np.float32(1.0)
@@ -172,7 +176,11 @@ def preprocess(image: Image.Image) -> Float[np.ndarray, "8 8 1"]:
             f"instance with image.resize(({SIZE}, {SIZE}), PIL.Image.Resampling.BOX), or take "
             "one of relprop.zoo.samples()."
         )
-    return np.asarray(image.convert("L"), dtype=np.float32)[..., np.newaxis] / 255
+    try:
+        grey = eight_bit(image).convert("L")
+    except InputError as error:
+        raise InputError(f"The image {error}.") from error
+    return np.asarray(grey, dtype=np.float32)[..., np.newaxis] / 255
 
 
 def load(name: str) -> tuple[Callable[[Any, Any], Any], dict[str, Any]]:
@@ -267,7 +275,8 @@ def write_weights(path: Path, params: dict[str, Any], metadata: dict[str, str]) 
     """
     tensors = {key: np.asarray(value) for key, value in _flatten(params).items()}
     # save_file would leave the file unreadable to other users, whatever the umask.
-    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    with replacing(path) as file:
+        file.write(safetensors.numpy.save(tensors, metadata))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

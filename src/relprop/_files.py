@@ -1,0 +1,50 @@
+"""Files that are whole or not there, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` once all of it is written.
+
+    It is written beside `path` under another name. If the process is killed, the disk is full or
+    the body raises, what was at `path` before is still there, or nothing.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with replacing(path) as file:
+    ...     _ = file.write(b"whole")
+    >>> path.read_text(), [found.name for found in path.parent.iterdir()]
+    ('whole', ['a.txt'])
+    """
+    # Of a link, the file that it leads to is replaced, and not the link.
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a device or a pipe, as /dev/stdout
+        with path.open("wb") as file:
+            yield file
+        return
+    beside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave an empty file
+        if path.exists():
+            beside.chmod(stat.S_IMODE(path.stat().st_mode))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text in UTF-8; the file is whole or not there."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
