@@ -48,7 +48,7 @@ class Run:
         scalar: bool = True,
         places: Sequence[Place] = (),
     ) -> Run:
-        traced = trace(f, args, argument_numbers(argnums, len(args)))
+        traced = trace(f, args, argument_numbers(argnums, len(args)), has_aux)
         count = explained_outputs(traced.out_tree, has_aux)
         if scalar:
             check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")

@@ -131,7 +131,7 @@ def value_and_relevance(
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
         leaving, record = run.backward(tape, run.seed(outputs[0]))
-        out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+        out = run.trace.returned(outputs)
         result = run.result(leaving, tape, argnums)
         return out, (result, record.places) if wanted else result
 
@@ -184,7 +184,7 @@ def vrp(
         f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
     )
     outputs, tape = forward(run.plan, run.trace.arrays)
-    out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+    out = run.trace.returned(outputs)
     explained, *aux = out if has_aux else (out,)
 
     def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:
