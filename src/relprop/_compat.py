@@ -24,6 +24,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "alike",
+    "as_one",
     "barrier",
     "bind",
     "call_shardings",
@@ -34,6 +35,7 @@ __all__ = [
     "function_name",
     "is_staged",
     "is_traced",
+    "looked_at",
     "make_jaxpr",
     "open_jaxpr",
     "primitive",
@@ -189,6 +191,26 @@ def is_staged() -> bool:
 def is_traced(array: Any) -> bool:
     """Whether an array has no value yet, since a function around is being traced."""
     return isinstance(array, Tracer)
+
+
+@contextlib.contextmanager
+def as_one() -> Iterator[None]:
+    """`jax_debug_nans` and `jax_debug_infs` don't look at what is in between, see `looked_at`.
+
+    As in a compiled function: what `jnp.var` would return for too few numbers is a NaN, which is
+    written into every function that calls it and chosen by none.
+    """
+    if not (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+        yield
+        return
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
+def looked_at(arrays: Any) -> Any:
+    """Results, which `jax_debug_nans` and `jax_debug_infs` refuse if they are not finite."""
+    checks = jax.config.jax_debug_nans or jax.config.jax_debug_infs
+    return jax.tree.map(jnp.copy, arrays) if checks else arrays
 
 
 def source_of(eqn: Any) -> str:

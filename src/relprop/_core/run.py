@@ -94,6 +94,7 @@ class Tape(Environment):
         self.inner: dict[Step, Any] = {}
 
 
+@_compat.as_one()
 def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[list[Any], Tape]:
     """Evaluates a graph once, keeping its values.
 
@@ -141,6 +142,7 @@ def _unplanned(equation: Equation) -> Step:
     return Step(Operation.of(equation), (), None, bodies=bodies)
 
 
+@_compat.as_one()
 def backward(
     plan: Plan,
     tape: Tape,

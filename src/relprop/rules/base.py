@@ -105,6 +105,21 @@ def irreversible(operation: Operation) -> str | None:
     return f"{operation.last.name} cannot be differentiated in reverse"
 
 
+def is_complex(operation: Operation) -> bool:
+    """Whether it has complex results or operands."""
+    atoms = (*operation.inputs, *operation.outputs)
+    return any(jnp.issubdtype(atom.dtype, jnp.complexfloating) for atom in atoms)
+
+
+def complex_problem(name: str) -> str:
+    """Why a rule that looks at signs is refused where numbers are complex."""
+    return (
+        f"{name} looks at signs and sizes, which complex numbers do not have; take `Zero`, "
+        "`Epsilon` or `Gradient`, or write the operation in real and imaginary parts, as a real "
+        "one of twice the size"
+    )
+
+
 def check_bias(bias: str) -> None:
     """Refuses what is no treatment of biases."""
     if bias not in ("absorb", "ignore"):

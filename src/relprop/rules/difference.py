@@ -21,7 +21,16 @@ from jaxtyping import Array
 from relprop._core.relevance import safe_divide
 from relprop._core.site import LinearMap, Site, multipliers
 from relprop._errors import RuleError
-from relprop.rules.base import Arriving, Leaving, Rule, irreversible, negative, positive
+from relprop.rules.base import (
+    Arriving,
+    Leaving,
+    Rule,
+    complex_problem,
+    irreversible,
+    is_complex,
+    negative,
+    positive,
+)
 from relprop.rules.parameters import check_number, number
 
 
@@ -220,6 +229,8 @@ class RevealCancel(DifferenceRule):
         check_number("epsilon", self.epsilon)
 
     def problem(self, operation, active):
+        if is_complex(operation):
+            return complex_problem("RevealCancel")
         if operation.propagator.structure(operation, active) == "neuron":
             return None
         return 'RevealCancel needs a layer with its activation: the structure "neuron"'

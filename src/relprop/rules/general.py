@@ -17,7 +17,9 @@ from relprop.rules.base import (
     Leaving,
     Rule,
     Stabilizer,
+    complex_problem,
     irreversible,
+    is_complex,
     stabilizer,
 )
 from relprop.rules.parameters import check_number
@@ -170,6 +172,8 @@ class Proportional(Rule):
 
     def problem(self, operation, active):
         kind = operation.propagator
+        if is_complex(operation):
+            return complex_problem("Proportional")
         if kind.multiplies and kind.elementwise and sum(active) == 2:
             return None
         return "Proportional needs an element-wise product of two active values"
@@ -278,6 +282,8 @@ class Linearised(Rule):
     def problem(self, operation, active):
         if len(operation.outputs) > 1:
             return f"Linearised needs one output, and there are {len(operation.outputs)}"
+        if is_complex(operation):
+            return complex_problem("Linearised")
         return irreversible(operation)
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:

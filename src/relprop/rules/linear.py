@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core.relevance import Relevance, scaled
@@ -26,7 +27,9 @@ from relprop.rules.base import (
     Rule,
     Stabilizer,
     check_bias,
+    complex_problem,
     irreversible,
+    is_complex,
     negative,
     positive,
     stabilizer,
@@ -46,6 +49,8 @@ class LinearRule(Rule):
         name, kind = type(self).__name__, operation.propagator
         if not kind.linear(operation, active):
             return f"{name} needs an operation that is linear in its active operands"
+        if self.weighs and is_complex(operation):
+            return complex_problem(name)
         if self.weighs and kind.hides_weights:
             return f"{name} looks at weights, and {operation.last.name} has none to look at"
         return None
@@ -157,11 +162,27 @@ class Epsilon(LinearRule):
     def through(self, site, linear, relevance):
         keep = self.bias == "absorb" and linear.bias is not None
         z = site.output if keep else linear.product
+        if jnp.iscomplexobj(z):
+            return self._by_parts(site, linear, relevance, z, keep)
         given = relevance.total(site.output)
         coefficients = stabilizer(self.epsilon).divide(given, z)
         if keep:
             _absorb_bias(site, linear, coefficients)
         site.absorb("epsilon", lambda: given - coefficients * z)
+        return multipliers(linear.transpose(linear.weight, coefficients))
+
+    def _by_parts(
+        self, site: Site, linear: LinearMap, relevance: Relevance, z: Array, keep: bool
+    ) -> Leaving:
+        # The relevance of y is Re(y m) = Re y Re m - Im y Im m: that of its real and that of its
+        # imaginary part, each of which is then divided by such a part, stabilised.
+        divide, y, m = stabilizer(self.epsilon).divide, site.output, relevance.over(site.output)
+        real, imag = (divide(part(m) * part(y), part(z)) for part in (jnp.real, jnp.imag))
+        coefficients = lax.complex(real, imag)
+        if keep:
+            _absorb_bias(site, linear, coefficients)
+        site.absorb_zeros(relevance, y)
+        site.absorb("epsilon", lambda: jnp.real(m * y - coefficients * z))
         return multipliers(linear.transpose(linear.weight, coefficients))
 
 
