@@ -39,6 +39,7 @@ __all__ = [
     "make_jaxpr",
     "open_jaxpr",
     "primitive",
+    "replaced",
     "scan_sizes",
     "scope_of",
     "source_of",
@@ -73,6 +74,11 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
         values = _together(values, [varying(var.aval) for var in eqn.invars])
         out = prim.bind(*values, **prim.get_bind_params(params))
     return list(out) if prim.multiple_results else [out]
+
+
+def replaced(eqn: Any, invars: Sequence[Any], **params: Any) -> Any:
+    """An equation with other operands, and with other values of some parameters."""
+    return eqn.replace(invars=list(invars), params={**eqn.params, **params})
 
 
 @contextlib.contextmanager
