@@ -576,7 +576,7 @@ def _is_box(low: np.ndarray, high: np.ndarray) -> bool:
         return False
 
 
-def _filled(bound: float | Array, x: Array) -> Array:
+def _filled(bound: Any, x: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
 
 

@@ -107,14 +107,15 @@ def is_array(value: Any) -> bool:
 
 
 def known(value: Any) -> np.ndarray | None:
-    """A number or array by its value; None while a function around is being traced.
+    """A number or array by its value.
 
-    Or where not all of it is on this machine.
+    None while a function around is being traced; where not all of it is on this machine; and of
+    random keys, which are no numbers.
     """
-    if isinstance(value, jax.Array) and (
-        _compat.is_traced(value) or not value.is_fully_addressable
-    ):
-        return None
+    if isinstance(value, jax.Array):
+        here = not _compat.is_traced(value) and value.is_fully_addressable
+        if not here or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return None
     return np.asarray(value)
 
 
@@ -145,17 +146,17 @@ def check_number(name: str, value: Any, least: float = 0.0) -> None:
     Raises:
         ValueError: says what is allowed.
     """
+    if isinstance(value, (int, float)) or is_array(value):
+        array = known(value)
+        if array is None or (_is_real(array) and np.all(np.isfinite(array) & (array >= least))):
+            return
     wanted = "a finite number" + (f" from {least:g}" if least > -np.inf else "")
-    number = isinstance(value, (int, float)) or is_array(value)
-    array = known(value) if number else None
-    if array is None and number:
-        return
-    real = array is not None and (
-        jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-        or array.dtype == bool
-    )  # fmt: skip
-    if not real or not bool(np.all(np.isfinite(array) & (array >= least))):
-        raise ValueError(f"{name} must be {wanted}, got {text(value)}.")
+    raise ValueError(f"{name} must be {wanted}, got {text(value)}.")
+
+
+def _is_real(array: np.ndarray) -> bool:
+    kinds = jnp.floating, jnp.integer, jnp.bool
+    return any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
 
 
 def is_zero(value: Any) -> bool:
