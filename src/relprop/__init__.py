@@ -19,6 +19,7 @@ from relprop import propagators as propagators
 from relprop import rules as rules
 from relprop import tokens as tokens
 from relprop._core.region import region as region
+from relprop._errors import ConservationWarning as ConservationWarning
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
 from relprop._errors import NothingMatchedError as NothingMatchedError
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DEFAULTS",
     "Composite",
+    "ConservationWarning",
     "Fault",
     "InputError",
     "Inspection",

@@ -157,7 +157,7 @@ def _rule_aside(step: Step, rule: Rule | None) -> Rule | None:
     """The rule on the way to a parameter; where no other applies, gradient times value."""
     if rule is not None and rule.problem(step.operation, step.active):
         rule = DEFAULTS.get(step.structure or "")
-    return Zero() if rule is None and step.structure is None else rule
+    return Zero() if rule is None and not step.has_inside else rule
 
 
 def _chosen_plan(trace, composite, outputs, fallback, beside, visible=()) -> tuple[Plan, Any]:
@@ -183,7 +183,7 @@ def _plan(
         _, rule = composite.find(step, chosen)
         if step.aside:
             return _rule_aside(step, rule), "parameters"
-        if rule is None and step.structure is None and fallback is not None:
+        if rule is None and not step.has_inside and fallback is not None:
             return fallback, "on_missing"
         return rule, step.operation.propagator.note
 

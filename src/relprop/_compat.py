@@ -24,6 +24,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "alike",
+    "as_one",
     "barrier",
     "bind",
     "call_shardings",
@@ -34,9 +35,11 @@ __all__ = [
     "function_name",
     "is_staged",
     "is_traced",
+    "looked_at",
     "make_jaxpr",
     "open_jaxpr",
     "primitive",
+    "replaced",
     "scan_sizes",
     "scope_of",
     "source_of",
@@ -71,6 +74,11 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
         values = _together(values, [varying(var.aval) for var in eqn.invars])
         out = prim.bind(*values, **prim.get_bind_params(params))
     return list(out) if prim.multiple_results else [out]
+
+
+def replaced(eqn: Any, invars: Sequence[Any], **params: Any) -> Any:
+    """An equation with other operands, and with other values of some parameters."""
+    return eqn.replace(invars=list(invars), params={**eqn.params, **params})
 
 
 @contextlib.contextmanager
@@ -189,6 +197,26 @@ def is_staged() -> bool:
 def is_traced(array: Any) -> bool:
     """Whether an array has no value yet, since a function around is being traced."""
     return isinstance(array, Tracer)
+
+
+@contextlib.contextmanager
+def as_one() -> Iterator[None]:
+    """`jax_debug_nans` and `jax_debug_infs` don't look at what is in between, see `looked_at`.
+
+    As in a compiled function: what `jnp.var` would return for too few numbers is a NaN, which is
+    written into every function that calls it and chosen by none.
+    """
+    if not (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+        yield
+        return
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
+def looked_at(arrays: Any) -> Any:
+    """Results, which `jax_debug_nans` and `jax_debug_infs` refuse if they are not finite."""
+    checks = jax.config.jax_debug_nans or jax.config.jax_debug_infs
+    return jax.tree.map(jnp.copy, arrays) if checks else arrays
 
 
 def source_of(eqn: Any) -> str:

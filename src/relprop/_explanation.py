@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array
 
+from relprop import _compat
 from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._assign import anatomy, assign
 from relprop._core.compared import amount_of, value_of
@@ -48,7 +49,7 @@ class Run:
         scalar: bool = True,
         places: Sequence[Place] = (),
     ) -> Run:
-        traced = trace(f, args, argument_numbers(argnums, len(args)))
+        traced = trace(f, args, argument_numbers(argnums, len(args)), has_aux)
         count = explained_outputs(traced.out_tree, has_aux)
         if scalar:
             check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
@@ -95,7 +96,7 @@ class Run:
             found = [leaving[i] or Relevance() for i in group]
             pairs = zip(found, arrays, strict=True)
             out.append([r.total(x) if multiply else r.over(x) for r, x in pairs])
-        return out
+        return _compat.looked_at(out)
 
     def unflatten(self, totals: Sequence[Sequence[Array]], argnums: int | Sequence[int]) -> Any:
         trees = [

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from relprop._core.graph import Atom, Value
 from relprop._core.plan import Plan, Step
@@ -84,6 +85,11 @@ class Inspection(Table, Sequence[PlannedOperation]):
         self._name = name
         self._find = find
         self._follow = follow
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is looked for when asked is found now: how to find it holds the traced function.
+        found = {"blocks": self.blocks, "flow": self.flow}
+        return {"_operations": self._operations, "_name": self._name, **found}
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:

@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from relprop import _compat
 from relprop._arguments import Rest, argument_numbers, without_arrays
 from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, precise
@@ -131,7 +132,7 @@ def value_and_relevance(
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
         leaving, record = run.backward(tape, run.seed(outputs[0]))
-        out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+        out = run.trace.returned(_compat.looked_at(outputs))
         result = run.result(leaving, tape, argnums)
         return out, (result, record.places) if wanted else result
 
@@ -184,7 +185,7 @@ def vrp(
         f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
     )
     outputs, tape = forward(run.plan, run.trace.arrays)
-    out = jtu.tree_unflatten(run.trace.out_tree, outputs)
+    out = run.trace.returned(_compat.looked_at(outputs))
     explained, *aux = out if has_aux else (out,)
 
     def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:

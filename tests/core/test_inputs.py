@@ -343,3 +343,11 @@ def test_errors_of_the_function_itself_come_through():
 def test_composite_seed_has_two_values():
     with pytest.raises(ValueError, match="'score' or 'one'"):
         relprop.Composite(seed="two")
+
+
+@pytest.mark.parametrize("transform", ["relevance", "value_and_relevance", "inspect", "ledger"])
+@pytest.mark.parametrize("kind", [complex, np.asarray, jnp.asarray])
+def test_complex_arguments_are_refused_by_name(transform, kind):
+    explain = getattr(relprop, transform)(lambda tree: jnp.real(tree["z"]), relprop.rules.Zero())
+    with pytest.raises(relprop.InputError, match="'tree/z' is complex.*real and imaginary"):
+        explain({"z": kind(1.0 + 2.0j)})

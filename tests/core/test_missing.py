@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import jax
@@ -334,3 +335,43 @@ def test_registration_by_name(double):
 def test_a_name_that_this_jax_does_not_have_is_ignored():
     assert _compat.primitive("no_such_primitive") is None
     assert _compat.primitive("add") is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(propagators.Propagator):
+    """A propagator from elsewhere, with a structure that nobody has given a rule."""
+
+    name: str = "doubling"
+
+    def structure(self, operation, active):
+        return self.name
+
+
+@pytest.mark.parametrize("name", ["doubling", "norm", "scan"])
+def test_the_policy_is_for_structures_of_ones_own_too(double, name):
+    def f(x):
+        return jnp.sum(double.bind(jnp.tanh(x)))
+
+    propagators.register(double, Named(name))
+    with pytest.raises(relprop.MissingRuleError, match='double_of_the_test[^$]*on_missing="grad'):
+        relprop.relevance(f, EPSILON)(X)
+    close(relprop.relevance(f, EPSILON, on_missing="gradient")(X), 2.0 * jnp.tanh(X))
+    close(relprop.relevance(f, EPSILON, on_missing=Pass())(X), 2.0 * jnp.tanh(X))
+    (op,) = (op for op in relprop.inspect(f, EPSILON, on_missing="gradient")(X) if op.note)
+    assert (op.structure, op.note) == (name, "on_missing")
+
+
+def test_the_policy_leaves_alone_what_has_rules_inside():
+    def f(x):
+        h = jax.checkpoint(jnp.tanh)(x)
+        h = lax.cond(jnp.sum(x) > 0, lambda h: h * 2.0, lambda h: h, h)
+        return jnp.sum(lax.scan(lambda c, _: (jnp.tanh(c), None), h, None, length=2)[0])
+
+    for on_missing in ("gradient", Zero()):
+        plan = relprop.inspect(f, EPSILON, on_missing=on_missing)(X)
+        assert {op.structure for op in plan if op.rule is None} == {"remat", "cond", "scan"}
+        assert not any(op.note for op in plan)
+        close(
+            relprop.relevance(f, EPSILON, on_missing=on_missing)(X),
+            relprop.relevance(f, EPSILON)(X),
+        )

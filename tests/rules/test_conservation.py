@@ -150,7 +150,8 @@ def test_every_operation_accounts_for_all_that_arrives(dtype, network, rule):
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.5), (1.0, 1.0)])
 def test_what_a_rule_makes_or_loses_is_a_gap(alpha, beta, x64):
     weight = jnp.array([[1.0, -2.0], [-0.5, 1.5]])
-    rule = rules.AlphaBeta(alpha, beta, epsilon=0.0)
+    with pytest.warns(relprop.ConservationWarning, match=f"alpha - beta is {alpha - beta}"):
+        rule = rules.AlphaBeta(alpha, beta, epsilon=0.0)
     book = relprop.ledger(lambda x: jnp.sum((x @ weight) ** 2), rule)(jnp.array([[1.0, 3.0]]))
     (layer,) = (row for row in book if row.operation.structure == "dense")
     np.testing.assert_allclose(layer.gap, (1 - alpha + beta) * layer.arrived)

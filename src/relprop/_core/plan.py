@@ -80,6 +80,11 @@ class Step:
         return self.operation.propagator
 
     @property
+    def has_inside(self) -> bool:
+        """Whether relevance passes by the rules of what is inside, if it has no rule itself."""
+        return isinstance(self.operation.propagator, Nested)
+
+    @property
     def missing(self) -> bool:
         return self.rule is None and not self.bodies
 

@@ -26,6 +26,7 @@ from relprop._core.order import after, once
 from relprop._core.plan import Plan, Step
 from relprop._core.relevance import Relevance, add
 from relprop._core.repeated import Shared
+from relprop._core.returned import checked
 from relprop._core.site import Site
 
 # What the ledger knows of one step: the name of an entry -> a scalar.
@@ -99,6 +100,7 @@ class Tape(Environment):
         return tape
 
 
+@_compat.as_one()
 def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[list[Any], Tape]:
     """Evaluates a graph once, keeping its values.
 
@@ -203,6 +205,7 @@ def _unplanned(equation: Equation) -> Step:
     return Step(Operation.of(equation), (), None, bodies=bodies)
 
 
+@_compat.as_one()
 def backward(
     plan: Plan,
     tape: Tape,
@@ -347,9 +350,10 @@ def _leaf(
     """What the rule of a step hands to active operands and to parameters, and what is absorbed."""
     account: Account = {}
     site = _site(step, values, outputs, _note_into(account) if keep else None)
-    leaving = _spread(step.active, step.rule.propagate(site, arriving))
+    leaving = checked(step, "propagate", step.active, step.rule.propagate(site, arriving))
     credited = step.rule.credit(site, arriving) if any(step.credited) else ()
-    return leaving, _spread(step.credited, credited), account
+    credited = checked(step, "credit", step.credited, credited)
+    return _spread(step.active, leaving), _spread(step.credited, credited), account
 
 
 def _once(relevance: Relevance | None, never: Array | None) -> Relevance | None:
@@ -403,7 +407,8 @@ def _scope_name(step: Step) -> str:
 
 def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
     def note(what: str, amount: Callable[[], Any]) -> None:
-        account[what] = account.get(what, 0.0) + _everywhere(amount())
+        # Relevance of complex numbers is real, whatever a rule computes it by.
+        account[what] = account.get(what, 0.0) + _everywhere(jnp.real(amount()))
 
     return note
 
@@ -423,7 +428,7 @@ def _sum(relevances, values) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + _everywhere(relevance.total(amount_of(value)))
+            total = total + _everywhere(jnp.real(relevance.total(amount_of(value))))
     return total
 
 

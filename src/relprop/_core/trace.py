@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from relprop import _compat
+from relprop._arguments import explained_outputs
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value
 from relprop._core.region import region_of
@@ -30,7 +31,8 @@ class Trace:
         explained: which of the leaves are to be explained, per entry of `argnums`.
         in_trees: tree structure of each explained argument.
         out_tree: tree structure of what the function returned.
-        out_shapes: leaves of it, as `jax.ShapeDtypeStruct`.
+        out_shapes: those leaves of it that are arrays, as `jax.ShapeDtypeStruct`.
+        kept: the other leaves, by their position.
     """
 
     graph: Graph
@@ -40,17 +42,31 @@ class Trace:
     in_trees: tuple[Any, ...]
     out_tree: Any
     out_shapes: tuple[Any, ...]
+    kept: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+
+    def returned(self, arrays: Sequence[Any]) -> Any:
+        """What the function returns, given the values of the outputs of the graph."""
+        supply = iter(arrays)
+        count = self.out_tree.num_leaves
+        leaves = [self.kept[i] if i in self.kept else next(supply) for i in range(count)]
+        return jtu.tree_unflatten(self.out_tree, leaves)
 
     @property
     def explained_values(self) -> set[Value]:
         return {self.graph.inputs[i] for group in self.explained for i in group}
 
 
-def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[int]) -> Trace:
+def trace(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    argnums: Sequence[int],
+    has_aux: bool = False,
+) -> Trace:
     """Traces `function(*args)`; array leaves become inputs, everything else stays as it is.
 
     As with `jax.grad`, Python numbers are arrays in the explained arguments and themselves in
-    the others, so that a function may branch on them.
+    the others, so that a function may branch on them; and in what is returned beside the explained
+    outputs, anything that is no array stays what it is.
     """
     names = _argument_names(function, len(args))
     flat = [jtu.tree_flatten_with_path(arg) for arg in args]
@@ -78,16 +94,22 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
             )
 
     out_tree = None
+    kept: dict[int, Any] = {}
 
     def flattened(*leaves: Any) -> list[Any]:
-        nonlocal out_tree
+        nonlocal out_tree, kept
         rebuilt = [[leaf for _, leaf in pairs] for pairs, _ in flat]
         for (number, position), leaf in zip(dynamic, leaves, strict=True):
             rebuilt[number][position] = leaf
         trees = [tree for _, tree in flat]
         out = function(*(jtu.tree_unflatten(t, r) for t, r in zip(trees, rebuilt, strict=True)))
-        outputs, out_tree = jtu.tree_flatten(out)
-        return outputs
+        paths, out_tree = jtu.tree_flatten_with_path(out)
+        count = explained_outputs(out_tree, has_aux)
+        for path, leaf in paths[:count]:
+            _check_output(leaf, _path(path))
+        outputs = [leaf for _, leaf in paths]
+        kept = {i: x for i, x in enumerate(outputs) if i >= count and not _is_output(x)}
+        return [leaf for i, leaf in enumerate(outputs) if i not in kept]
 
     jaxpr, shapes = _compat.make_jaxpr(flattened, *arrays)
     marked = {i for group in explained.values() for i in group}
@@ -101,7 +123,11 @@ def trace(function: Callable[..., Any], args: Sequence[Any], argnums: Sequence[i
         in_trees=tuple(flat[number][1] for number in explained),
         out_tree=out_tree,
         out_shapes=tuple(shapes),
+        kept=kept,
     )
+
+
+_NUMBERS = (float, int, complex)
 
 
 class Origin(NamedTuple):
@@ -258,13 +284,32 @@ def _is_numpy_mask(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and not jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
+def _is_output(leaf: Any) -> bool:
+    """Whether it may be computed from the arguments; what is no array of JAX is not."""
+    return isinstance(leaf, jax.Array) or hasattr(leaf, "__jax_array__")
+
+
+def _check_output(leaf: Any, label: str) -> None:
+    if not (_is_output(leaf) or _is_array(leaf) or isinstance(leaf, _NUMBERS)):
+        raise InputError(
+            f"Only arrays can be explained, but the function returned a {type(leaf).__name__}"
+            f"{f' as {label!r}' if label else ''}. Return it beside them, with has_aux=True."
+        )
+
+
 def _explainable(leaf: Any, label: str) -> Any:
-    if not (_is_array(leaf) or isinstance(leaf, (float, int, complex))):
+    if not (_is_array(leaf) or isinstance(leaf, _NUMBERS)):
         raise InputError(
             f"Only arrays can be explained, but {label!r} is a {type(leaf).__name__}. "
             "Explain another argument with `argnums`, or split the tree into arrays and the rest."
         )
     dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise InputError(
+            f"Relevance is defined for real numbers, but {label!r} is complex: dtype {dtype}, shape"
+            f" {np.shape(leaf)}. Explain its real and imaginary part: arguments of their own, from "
+            "which the function makes it by `lax.complex`."
+        )
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise InputError(
             f"Relevance is defined for real numbers, but {label!r} has dtype {dtype} and shape "

@@ -120,7 +120,7 @@ def deeplift(
             result = (result, total(found) - change)
         if not has_aux:
             return result
-        value = jax.tree.unflatten(run.trace.out_tree, [*map(value_of, outputs)])
+        value = run.trace.returned([*map(value_of, outputs)])
         return result, value[1]
 
     return deeplift_of

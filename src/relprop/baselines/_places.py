@@ -120,7 +120,7 @@ def explaining_places(
         if not has_aux:
             return result
         outputs, _ = forward(run.plan, run.trace.arrays)
-        return result, jax.tree.unflatten(run.trace.out_tree, outputs)[1]
+        return result, run.trace.returned(outputs)[1]
 
     return explain
 

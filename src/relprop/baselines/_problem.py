@@ -82,8 +82,14 @@ def _problem(f, args, kwargs, argnums, has_aux) -> Problem:
         return f(*whole, **kwargs)
 
     problem = Problem(x, function, has_aux)
-    _check(jax.eval_shape(function, x), has_aux)
+    _check(jax.eval_shape(lambda x: jax.tree.map(_shown_to_jax, function(x)), x), has_aux)
     return problem
+
+
+def _shown_to_jax(leaf: Any) -> Any:
+    """A leaf, or no numbers at all in the place of what is no array and may be part of aux."""
+    arrays = jax.Array, np.ndarray, np.generic, int, float, complex
+    return leaf if isinstance(leaf, arrays) or hasattr(leaf, "__jax_array__") else np.zeros(0)
 
 
 def _check(shapes: Any, has_aux: bool) -> None:

@@ -25,6 +25,7 @@ from relprop._core.relevance import summed_to
 from relprop.chefer import functional
 from relprop.chefer.functional import Pair
 from relprop.rules.base import negative, positive
+from relprop.rules.parameters import is_zero
 from relprop.rules.signs import sum_of_sign
 
 Variant = Literal["ours", "orig"]
@@ -315,7 +316,7 @@ def alpha_beta(
 
     w_plus, w_minus = positive(weight), negative(weight)
     out = [alpha * active for active in part(w_plus, w_minus)]
-    if beta == 0:
+    if is_zero(beta):
         return out
     inhibiting = part(w_minus, w_plus)
     return [active - beta * inhibitor for active, inhibitor in zip(out, inhibiting, strict=True)]
@@ -341,7 +342,7 @@ def joint_alpha_beta(
     terms = math.sqrt(sum(x.size for x in xs) * weight.size / max(z.size, 1))
     # Without a contribution a denominator has to be exactly zero, not the rounding of z and a.
     plain = signed = alpha * safe_divide(R, sum_of_sign(z, a, 1, terms))
-    if beta:
+    if not is_zero(beta):
         inhibiting = beta * safe_divide(R, sum_of_sign(z, a, -1, terms))
         plain, signed = plain - inhibiting, signed + inhibiting
     plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)

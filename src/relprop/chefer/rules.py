@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+import jax.tree_util as jtu
 
 from relprop._core.relevance import Relevance, summed_to
 from relprop._core.site import LinearMap, Site, shares
@@ -12,10 +13,18 @@ from relprop.chefer import layers
 from relprop.chefer.layers import Variant
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
 from relprop.rules.linear import LinearRule
+from relprop.rules.parameters import check_number, number
 
 __all__ = ["Add", "BatchNorm", "Clone", "Convolution", "Dense", "InProportion"]
 
 
+def check_variant(variant: str) -> None:
+    """Refuses what is none of the two sets of rules."""
+    if variant not in ("ours", "orig"):
+        raise ValueError(f"variant must be 'ours' or 'orig', got {variant!r}.")
+
+
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Dense(LinearRule):
     """A linear layer: `relprop.chefer.layers.linear`.
@@ -28,13 +37,19 @@ class Dense(LinearRule):
     alpha: float = 1.0
     variant: Variant = "ours"
 
+    def __post_init__(self):
+        check_number("alpha", self.alpha)
+        check_variant(self.variant)
+
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
+        alpha = number(self.alpha, site.output)
         if self.variant == "ours":
-            return shares(layers.joint_alpha_beta(*given, self.alpha))
-        return shares(layers.alpha_beta(*given, self.alpha, joint=False))
+            return shares(layers.joint_alpha_beta(*given, alpha))
+        return shares(layers.alpha_beta(*given, alpha, joint=False))
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Convolution(LinearRule):
     """A convolution of images with channels before pixels: `relprop.chefer.layers.conv2d`.
@@ -45,11 +60,15 @@ class Convolution(LinearRule):
 
     alpha: float = 1.0
 
+    def __post_init__(self):
+        check_number("alpha", self.alpha)
+
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
-        R = relevance.total(site.output)
-        return shares(layers.convolution(R, linear.inputs, linear.weight, linear.apply, self.alpha))
+        R, alpha = relevance.total(site.output), number(self.alpha, site.output)
+        return shares(layers.convolution(R, linear.inputs, linear.weight, linear.apply, alpha))
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class InProportion(Rule):
     """Products, poolings and choices: `relprop.chefer.layers.in_proportion`.
@@ -61,6 +80,9 @@ class InProportion(Rule):
 
     part: float = 1.0
 
+    def __post_init__(self):
+        check_number("part", self.part)
+
     def problem(self, operation, active):
         if len(operation.outputs) > 1:
             return f"InProportion needs one output, and there are {len(operation.outputs)}"
@@ -71,9 +93,11 @@ class InProportion(Rule):
         assert relevance is not None
         R, z = relevance.total(site.output), site.output
         backs = site.vjp([layers.safe_divide(R, z)])
-        return shares([self.part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
+        part = number(self.part, z)
+        return shares([part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Add(Rule):
     """A sum or difference of two arrays, of which one may be constant: `relprop.chefer.layers.add`.
@@ -83,6 +107,9 @@ class Add(Rule):
     """
 
     variant: Variant = "ours"
+
+    def __post_init__(self):
+        check_variant(self.variant)
 
     def problem(self, operation, active):
         if len(operation.inputs) == 2 and operation.propagator.linear(operation, active):
@@ -106,6 +133,7 @@ class Add(Rule):
         return shares(given[: len(site.inputs)])
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Clone(Rule):
     """A region that gives copies of its argument: `relprop.chefer.layers.clone`."""
@@ -122,6 +150,7 @@ class Clone(Rule):
         return shares([layers.clone(totals, x)])
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class BatchNorm(Rule):
     """The region of `relprop.chefer.functional.batch_norm`: `relprop.chefer.layers.batch_norm`.
@@ -131,6 +160,9 @@ class BatchNorm(Rule):
     """
 
     eps: float = 1e-5
+
+    def __post_init__(self):
+        check_number("eps", self.eps)
 
     def problem(self, operation, active):
         if len(operation.inputs) == 5 and tuple(active) == (True, False, False, False, False):
@@ -142,4 +174,4 @@ class BatchNorm(Rule):
         assert relevance is not None
         x, weight, _, _, variance = site.values
         R = relevance.total(site.output)
-        return shares([layers.batch_norm(R, x, weight, variance, self.eps)])
+        return shares([layers.batch_norm(R, x, weight, variance, number(self.eps, x))])

@@ -19,6 +19,7 @@ from relprop.plots._figure import describe, drawing, title
 from relprop.plots._layers import Repeat, common, repeats, signature
 from relprop.plots._layout import Layout, layered
 from relprop.plots._places import starred
+from relprop.rules import parameters
 
 _COLUMN, _ROW = 2.0, 0.5  # inches
 _BOX = (0.9, 0.68)  # part of these that a box takes
@@ -118,7 +119,7 @@ def computation(
     _draw_box(axes, layout.places[_INPUT], "input", "", _OTHER, "0.45")
     for n, operation in drawn.operations.items():
         head, rule = _texts(operation)
-        border = _CHOSEN_BY_POLICY if operation.note else "0.45"
+        border = _CHOSEN_BY_POLICY if operation.note == "on_missing" else "0.45"
         _draw_box(axes, layout.places[n], head, rule, _colour(operation.structure), border)
     title(axes, name)
     _describe(figure, inspection, drawn)
@@ -231,7 +232,9 @@ def short(rule: Any) -> str:
             default = field.default_factory()
         value = getattr(rule, field.name)
         if not _same(value, default):
-            given.append(f"{value:.3g}" if isinstance(value, float) else str(value))
+            array = parameters.is_array(value)
+            shown = parameters.text(value) if array else str(value)
+            given.append(f"{value:.3g}" if isinstance(value, float) else shown)
     return type(rule).__name__ + (f"({', '.join(given)})" if given else "")
 
 

@@ -28,6 +28,7 @@ from relprop.propagators.general import (
     ScatteredMaximum,
     Selection,
     Structural,
+    WindowMaximum,
 )
 from relprop.propagators.linear import (
     Addition,
@@ -110,8 +111,10 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # The winner takes all.
     (Extremum(), "max"),
     (Extremum(extreme=-1), "min"),
-    (Maximum(), "reduce_max reduce_window_max cummax select_and_gather_add"),
-    (Maximum(extreme=-1), "reduce_min reduce_window_min cummin"),
+    (Maximum(), "reduce_max cummax select_and_gather_add"),
+    (Maximum(extreme=-1), "reduce_min cummin"),
+    (WindowMaximum(), "reduce_window_max"),
+    (WindowMaximum(extreme=-1), "reduce_window_min"),
     (ScatteredMaximum(), "scatter-max"),
     (ScatteredMaximum(extreme=-1), "scatter-min"),
     # Functions of each entry.

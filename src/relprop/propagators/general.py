@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation
@@ -128,6 +131,39 @@ class Maximum(Propagator):
 
     def structure(self, operation, active):
         return "maximum"
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowMaximum(Maximum):
+    """The largest or smallest of each window; of several that tie, the first."""
+
+    def evaluate(self, operation, values):
+        params = operation.last.params
+        names = ("base_dilation", "window_dilation")
+        if all(n == 1 for name in names for n in params.get(name) or ()):
+            return operation.evaluate(values)
+        # JAX has no derivative of a pooling with holes; it has one of what is chosen out of slices.
+        (x,) = values
+        (out,) = operation.outputs
+        entries = jnp.stack(list(_windows(x, out.shape, params, -self.extreme * jnp.inf)))
+        winner = jnp.expand_dims((jnp.argmax if self.extreme > 0 else jnp.argmin)(entries, 0), 0)
+        order = jnp.arange(len(entries)).reshape((-1,) + (1,) * x.ndim)
+        return [jnp.sum(jnp.where(order == winner, entries, 0), axis=0)]
+
+
+def _windows(x: Array, shape: Sequence[int], params: Mapping, beyond: float) -> Iterator[Array]:
+    """Per place in a window what is there in all windows, as arrays of the shape of the result."""
+    sizes, strides = params["window_dimensions"], params["window_strides"]
+    holes = params["window_dilation"]
+    padding = [
+        (*sides, base - 1)
+        for sides, base in zip(params["padding"], params["base_dilation"], strict=True)
+    ]
+    padded = lax.pad(x, jnp.asarray(beyond, x.dtype), padding)
+    for place in np.ndindex(*sizes):
+        starts = np.multiply(place, holes)
+        ends = starts + np.multiply(np.subtract(shape, 1), strides) + 1
+        yield lax.slice(padded, starts.tolist(), ends.tolist(), strides)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from relprop.recognise.fixed import fixed_maps
 from relprop.recognise.gate import gates
 from relprop.recognise.neuron import neurons
 from relprop.recognise.norm import norms
+from relprop.recognise.padding import padded_convolutions
 from relprop.recognise.parted import parted_layers
 from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.softmax import softmaxes
@@ -64,6 +65,7 @@ def recognise(
         visible: values that somebody looks at, where a chain of functions is not to go around.
         canonizers: names of what is to be merged into the layers beside it.
     """
+    graph = padded_convolutions(graph, dependent, visible)
     flow = Dataflow(graph, dependent, explained, visible)
     found: dict[Equation, Operation] = {}
     asked = [CANONIZERS[name] for name in CANONIZERS if name in canonizers]

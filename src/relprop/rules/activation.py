@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.tree_util as jtu
 
 from relprop._core.site import Site, shares
 from relprop.rules.base import Arriving, Leaving, irreversible, positive
 from relprop.rules.general import Pass
+from relprop.rules.parameters import check_number, number
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class GuidedBackprop(Pass):
     r"""Guided back-propagation: what is positive passes, where the ReLU passed something forward.
@@ -38,6 +41,7 @@ class GuidedBackprop(Pass):
         return shares(site.vjp([positive(relevance.total(site.output))]))
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Deconvnet(Pass):
     r"""Deconvolutional network: what is positive passes, whatever the activation passed forward.
@@ -62,6 +66,7 @@ class Deconvnet(Pass):
         return shares([positive(relevance.total(site.output))])
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class BetaSmooth(Pass):
     r"""The derivative of a softplus in place of that of a ReLU.
@@ -79,13 +84,19 @@ class BetaSmooth(Pass):
     >>> back(jax.numpy.array([1.0, -2.0]))[0].tolist()
     [0.5, -1.0]
 
+    Raises:
+        ValueError: beta is no finite number from 0.
+
     Source: Dombrowski et al. 2019, section 3.2 (beta-smoothed explanations).
     """
 
     beta: float = 10.0
 
+    def __post_init__(self):
+        check_number("beta", self.beta)
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
         (x,) = site.inputs
-        return shares([jax.nn.sigmoid(self.beta * x) * relevance.total(site.output)])
+        return shares([jax.nn.sigmoid(number(self.beta, x) * x) * relevance.total(site.output)])

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from relprop._core.credit import contributions
 from relprop._core.operation import Operation
 from relprop._core.relevance import Relevance, safe_divide
 from relprop._core.site import Site
+from relprop.rules.parameters import Parameters, check_number, known, number
 
 Arriving = Sequence[Relevance | None]
 Leaving = Sequence[Relevance | None]
@@ -20,13 +23,25 @@ Bias = Literal["absorb", "ignore"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(Parameters):
     """How one operation hands the relevance of its outputs to its inputs.
 
     Rules are frozen values: comparable, hashable, and they print as they are written. What they do
     depends on their fields, the numbers and the operation, and never on where in the model that is:
-    in a compiled explanation, operations that differ in their numbers alone are traced once. A rule
-    of your own is a frozen dataclass with a `propagate` method:
+    in a compiled explanation, operations that differ in their numbers alone are traced once.
+
+    The rules here are pytrees whose leaves are their numbers. These may be arrays and may be
+    traced: an explanation can be jitted, mapped and differentiated over them.
+
+    >>> import jax, relprop
+    >>> f = lambda x: jax.numpy.sum(x * jax.numpy.array([1.0, 2.0]))
+    >>> R = lambda e: relprop.relevance(f, relprop.rules.Epsilon(e))(jax.numpy.ones(2))
+    >>> jax.vmap(R)(jax.numpy.array([0.0, 1.0])).shape
+    (2, 2)
+
+    A rule of your own is a frozen dataclass with a `propagate` method, which returns one
+    `Relevance` (or None) per active operand, of its shape; to make it a pytree as well, put
+    `jax.tree_util.register_pytree_with_keys_class` before it:
 
     >>> import dataclasses, jax, relprop
     >>> @dataclasses.dataclass(frozen=True)
@@ -90,14 +105,30 @@ def irreversible(operation: Operation) -> str | None:
     return f"{operation.last.name} cannot be differentiated in reverse"
 
 
+def is_complex(operation: Operation) -> bool:
+    """Whether it has complex results or operands."""
+    atoms = (*operation.inputs, *operation.outputs)
+    return any(jnp.issubdtype(atom.dtype, jnp.complexfloating) for atom in atoms)
+
+
+def complex_problem(name: str) -> str:
+    """Why a rule that looks at signs is refused where numbers are complex."""
+    return (
+        f"{name} looks at signs and sizes, which complex numbers do not have; take `Zero`, "
+        "`Epsilon` or `Gradient`, or write the operation in real and imaginary parts, as a real "
+        "one of twice the size"
+    )
+
+
 def check_bias(bias: str) -> None:
     """Refuses what is no treatment of biases."""
     if bias not in ("absorb", "ignore"):
         raise ValueError(f"bias must be 'absorb' or 'ignore', got {bias!r}.")
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
-class Stabilizer:
+class Stabilizer(Parameters):
     r"""Keeps a denominator away from zero.
 
     .. math:: \mathrm{stab}(z) = z + \epsilon \,\mathrm{sign}(z), \qquad \mathrm{sign}(0) = 1
@@ -109,6 +140,9 @@ class Stabilizer:
         axes: axes of that mean; the default is all but the first (the batch), and
             the only one of a vector.
 
+    Raises:
+        ValueError: epsilon is no finite number from 0.
+
     Source: Bach et al. 2015, eq. 58 (epsilon rule); the variants are those of zennit 0.5.
     """
 
@@ -117,15 +151,18 @@ class Stabilizer:
     norm_scale: bool = False
     axes: tuple[int, ...] | None = None
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def __call__(self, z: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
-        epsilon: float | Array = self.epsilon
+        epsilon: float | Array = number(self.epsilon, z)
         if self.norm_scale:
-            default = tuple(range(min(1, z.ndim - 1), z.ndim))
+            default = tuple(range(min(1, max(z.ndim - 1, 0)), z.ndim))
             axes = default if self.axes is None else self.axes
             square = jnp.mean(z * z, axis=axes, keepdims=True)
             # The slope of the root at zero is infinite, and of no use.
             root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-            epsilon = jnp.broadcast_to(self.epsilon * root, z.shape)
+            epsilon = jnp.broadcast_to(epsilon * root, z.shape)
         if self.clip:
             return jnp.where(z < 0, jnp.minimum(z, -epsilon), jnp.maximum(z, epsilon))
         return z + jnp.where(z < 0, -epsilon, epsilon)
@@ -134,7 +171,8 @@ class Stabilizer:
         self, a: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"]
     ) -> Inexact[Array, "*shape"]:
         """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it."""
-        if not self.norm_scale and self.epsilon >= float(jnp.finfo(z.dtype).tiny):
+        epsilon = None if self.norm_scale else known(self.epsilon)
+        if epsilon is not None and np.all(epsilon >= float(jnp.finfo(z.dtype).tiny)):
             return a / self(z)
         return safe_divide(a, self(z))
 

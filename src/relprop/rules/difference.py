@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 from jax import lax
 from jaxtyping import Array
@@ -20,7 +21,17 @@ from jaxtyping import Array
 from relprop._core.relevance import safe_divide
 from relprop._core.site import LinearMap, Site, multipliers
 from relprop._errors import RuleError
-from relprop.rules.base import Arriving, Leaving, Rule, irreversible, negative, positive
+from relprop.rules.base import (
+    Arriving,
+    Leaving,
+    Rule,
+    complex_problem,
+    irreversible,
+    is_complex,
+    negative,
+    positive,
+)
+from relprop.rules.parameters import check_number, number
 
 
 class _Changes(NamedTuple):
@@ -65,6 +76,7 @@ class DifferenceRule(Rule):
         raise NotImplementedError
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Rescale(DifferenceRule):
     r"""Rescale rule: the slope of a function between reference and input.
@@ -82,6 +94,9 @@ class Rescale(DifferenceRule):
 
     epsilon: float = 1e-10
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def problem(self, operation, active):
         operands = [a for a, on in zip(operation.inputs, active, strict=True) if on]
         if len(operands) == 1 and all(o.shape == operands[0].shape for o in operation.outputs):
@@ -96,11 +111,12 @@ def _rescaled(site: Site, changes: _Changes, epsilon: float) -> Array:
     """What arrives, times the slope between reference and input, entry by entry."""
     (dx,), (dy,), (m,) = changes.inputs, changes.outputs, changes.arriving
     assert m is not None
-    near = jnp.abs(dx) < epsilon
+    near = jnp.abs(dx) < number(epsilon, dx)
     (slope,) = site.vjp([m])
     return jnp.where(near, slope, m * dy / jnp.where(near, 1, dx))
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class RescaleMaximum(DifferenceRule):
     r"""The difference of a maximum, to the winners of input and reference.
@@ -118,6 +134,9 @@ class RescaleMaximum(DifferenceRule):
 
     epsilon: float = 1e-10
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def problem(self, operation, active):
         if operation.propagator.extreme:
             return None
@@ -133,11 +152,12 @@ class RescaleMaximum(DifferenceRule):
         slopes = site.vjp(list(changes.arriving))
         shares = zip(site.vjp(ours), changes.reference.vjp(theirs), strict=True)
         return [
-            jnp.where(jnp.abs(dx) < self.epsilon, slope, safe_divide(a + b, dx))
+            jnp.where(jnp.abs(dx) < number(self.epsilon, dx), slope, safe_divide(a + b, dx))
             for (a, b), dx, slope in zip(shares, changes.inputs, slopes, strict=True)
         ]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class RescaleSoftmax(DifferenceRule):
     r"""The rescale rule entry by entry, and then no multiplier in the mean.
@@ -156,6 +176,9 @@ class RescaleSoftmax(DifferenceRule):
 
     epsilon: float = 1e-10
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def problem(self, operation, active):
         if operation.propagator.structure(operation, active) == "softmax":
             return None
@@ -170,6 +193,7 @@ class RescaleSoftmax(DifferenceRule):
         return [safe_divide(centred, part)]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class RevealCancel(DifferenceRule):
     r"""RevealCancel rule: what raises and what lowers the argument of a function, apart.
@@ -201,7 +225,12 @@ class RevealCancel(DifferenceRule):
 
     epsilon: float = 1e-10
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def problem(self, operation, active):
+        if is_complex(operation):
+            return complex_problem("RevealCancel")
         if operation.propagator.structure(operation, active) == "neuron":
             return None
         return 'RevealCancel needs a layer with its activation: the structure "neuron"'
@@ -221,7 +250,7 @@ class RevealCancel(DifferenceRule):
             def mean(at: Array) -> Array:
                 return (kind.activate(site, at) + kind.activate(site, at + other)) / 2
 
-            near = jnp.abs(change) < self.epsilon
+            near = jnp.abs(change) < number(self.epsilon, change)
             start, slope = jax.jvp(mean, (before,), (jnp.ones_like(before),))
             grown = mean(before + change) - start
             return m * jnp.where(near, slope, grown / jnp.where(near, 1, change))
@@ -237,6 +266,7 @@ def _pulled(layer: LinearMap, weight: Array, multiplier: Array) -> Array:
     return out
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class MeanGradient(DifferenceRule):
     r"""The gradient of one operation averaged over the line from reference to input.
@@ -255,6 +285,10 @@ class MeanGradient(DifferenceRule):
     """
 
     steps: int = 8
+
+    def __post_init__(self):
+        if not isinstance(self.steps, (int, np.integer)) or self.steps < 1:
+            raise ValueError(f"steps must be an integer from 1, got {self.steps!r}.")
 
     def problem(self, operation, active):
         return irreversible(operation)

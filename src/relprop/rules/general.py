@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array
 
 from relprop._core.relevance import Relevance, summed_to
@@ -16,11 +17,15 @@ from relprop.rules.base import (
     Leaving,
     Rule,
     Stabilizer,
+    complex_problem,
     irreversible,
+    is_complex,
     stabilizer,
 )
+from relprop.rules.parameters import check_number
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Pass(Rule):
     r"""Relevance passes unchanged, as through an activation function.
@@ -53,6 +58,7 @@ class Pass(Rule):
         return [Relevance(share=relevance.total(y))]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Route(Rule):
     r"""Relevance follows the values: to where each was copied from, to the winner of a maximum.
@@ -81,6 +87,7 @@ class Route(Rule):
         ]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Uniform(Rule):
     r"""Relevance of a product in equal parts to its n factors.
@@ -109,6 +116,7 @@ class Uniform(Rule):
         return "Uniform needs a product: an operation linear in each of its active operands"
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class SignalTakesAll(Rule):
     r"""Relevance of a gated signal goes to the signal; the gate gets nothing.
@@ -139,6 +147,7 @@ class SignalTakesAll(Rule):
         return [None, Relevance(share, multiplier)]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Proportional(Rule):
     r"""Relevance of a product to its two factors, in proportion to their values.
@@ -153,14 +162,22 @@ class Proportional(Rule):
         absolute: whether the proportions are those of the absolute values.
         epsilon: stabiliser of the denominator, in units of the factors.
 
+    Raises:
+        ValueError: epsilon is no finite number from 0.
+
     Source: Arras et al. 2019, section 11.2.2 (LRP-prop and LRP-abs).
     """
 
     absolute: bool = False
     epsilon: float = 1e-6
 
+    def __post_init__(self):
+        check_number("epsilon", self.epsilon)
+
     def problem(self, operation, active):
         kind = operation.propagator
+        if is_complex(operation):
+            return complex_problem("Proportional")
         if kind.multiplies and kind.elementwise and sum(active) == 2:
             return None
         return "Proportional needs an element-wise product of two active values"
@@ -170,11 +187,12 @@ class Proportional(Rule):
         assert relevance is not None
         total = relevance.total(site.output)
         a, b = (jnp.abs(x) if self.absolute else x for x in site.inputs)
-        part = total / Stabilizer(self.epsilon)(a + b)
+        part = Stabilizer(self.epsilon).divide(total, a + b)
         site.absorb("epsilon", lambda: total - (a + b) * part)
         return shares([summed_to(x.shape, jnp.asarray(x * part)) for x in (a, b)])
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Stop(Rule):
     r"""Relevance ends here.
@@ -190,6 +208,7 @@ class Stop(Rule):
         return [None] * len(site.inputs)
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Constant(Rule):
     """The result is taken as a constant, so that relevance goes to what it is combined with.
@@ -207,6 +226,7 @@ class Constant(Rule):
         raise AssertionError("relevance arrived at a constant")
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Gradient(Rule):
     r"""The plain vector-Jacobian product, as in back-propagation.
@@ -234,6 +254,7 @@ class Gradient(Rule):
         return shares(site.vjp(cotangents))
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Linearised(Rule):
     r"""The epsilon rule of any operation, linear or not, with its derivative for a weight.
@@ -246,6 +267,9 @@ class Linearised(Rule):
     Args:
         epsilon: stabiliser, in units of z.
 
+    Raises:
+        ValueError: epsilon is no finite number from 0.
+
     >>> import jax.numpy as jnp, relprop
     >>> rules = relprop.Composite().at(structure="maximum").use(Linearised())
     >>> relprop.relevance(jnp.max, rules)(jnp.array([1.0, 3.0])).tolist()
@@ -256,9 +280,14 @@ class Linearised(Rule):
 
     epsilon: float | Stabilizer = 1e-9
 
+    def __post_init__(self):
+        stabilizer(self.epsilon)
+
     def problem(self, operation, active):
         if len(operation.outputs) > 1:
             return f"Linearised needs one output, and there are {len(operation.outputs)}"
+        if is_complex(operation):
+            return complex_problem("Linearised")
         return irreversible(operation)
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:

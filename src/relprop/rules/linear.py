@@ -7,15 +7,19 @@ of every kind, poolings, sums, scales. They see it as `LinearMap` and know no pr
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core.relevance import Relevance, scaled
 from relprop._core.site import LinearMap, Site, multipliers, shares
+from relprop._errors import ConservationWarning
 from relprop.rules.base import (
     Arriving,
     Bias,
@@ -23,11 +27,14 @@ from relprop.rules.base import (
     Rule,
     Stabilizer,
     check_bias,
+    complex_problem,
     irreversible,
+    is_complex,
     negative,
     positive,
     stabilizer,
 )
+from relprop.rules.parameters import check_number, is_array, is_zero, known, number, text
 from relprop.rules.signs import FEW, Magnitudes, number_of_terms, sum_of_sign
 
 
@@ -42,6 +49,8 @@ class LinearRule(Rule):
         name, kind = type(self).__name__, operation.propagator
         if not kind.linear(operation, active):
             return f"{name} needs an operation that is linear in its active operands"
+        if self.weighs and is_complex(operation):
+            return complex_problem(name)
         if self.weighs and kind.hides_weights:
             return f"{name} looks at weights, and {operation.last.name} has none to look at"
         return None
@@ -56,6 +65,7 @@ class LinearRule(Rule):
         raise NotImplementedError
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Zero(Rule):
     r"""LRP-0, the basic rule: relevance in proportion to the contributions.
@@ -121,15 +131,22 @@ class Zero(Rule):
         return [Relevance(share, multiplier)]
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Epsilon(LinearRule):
     r"""Epsilon rule: LRP-0 with a stabiliser, which takes up small or contradictory relevance.
 
     .. math:: R_i = x_i \sum_j w_{ij} \frac{R_j}{z_j + \epsilon\,\mathrm{sign}(z_j)}
 
+    Of complex numbers it is the value of the real block form: real and imaginary parts are outputs
+    of their own, each with its stabiliser.
+
     Args:
         epsilon: in units of z; a number or a `Stabilizer`.
         bias: whether b is part of z (``"absorb"``) or left out (``"ignore"``).
+
+    Raises:
+        ValueError: epsilon is no finite number from 0.
 
     Source: Bach et al. 2015, eq. 58; Montavon et al. 2019, section 10.2.2.
     """
@@ -140,10 +157,13 @@ class Epsilon(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
+        stabilizer(self.epsilon)
 
     def through(self, site, linear, relevance):
         keep = self.bias == "absorb" and linear.bias is not None
         z = site.output if keep else linear.product
+        if jnp.iscomplexobj(z):
+            return self._by_parts(site, linear, relevance, z, keep)
         given = relevance.total(site.output)
         coefficients = stabilizer(self.epsilon).divide(given, z)
         if keep:
@@ -151,7 +171,22 @@ class Epsilon(LinearRule):
         site.absorb("epsilon", lambda: given - coefficients * z)
         return multipliers(linear.transpose(linear.weight, coefficients))
 
+    def _by_parts(
+        self, site: Site, linear: LinearMap, relevance: Relevance, z: Array, keep: bool
+    ) -> Leaving:
+        # The relevance of y is Re(y m) = Re y Re m - Im y Im m: that of its real and that of its
+        # imaginary part, each of which is then divided by such a part, stabilised.
+        divide, y, m = stabilizer(self.epsilon).divide, site.output, relevance.over(site.output)
+        real, imag = (divide(part(m) * part(y), part(z)) for part in (jnp.real, jnp.imag))
+        coefficients = lax.complex(real, imag)
+        if keep:
+            _absorb_bias(site, linear, coefficients)
+        site.absorb_zeros(relevance, y)
+        site.absorb("epsilon", lambda: jnp.real(m * y - coefficients * z))
+        return multipliers(linear.transpose(linear.weight, coefficients))
 
+
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Norm(Epsilon):
     r"""Normalises contributions, for operations without weights (sums and average poolings).
@@ -164,6 +199,7 @@ class Norm(Epsilon):
     """
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Gamma(LinearRule):
     r"""Generalised gamma rule: favours contributions of the sign of the output.
@@ -183,6 +219,9 @@ class Gamma(LinearRule):
         bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``); the sign of
             the output is that of the real one, with b, either way.
 
+    Raises:
+        ValueError: gamma or epsilon is no finite number from 0.
+
     Needs three products: with :math:`a = |x||w|`, the sums of the positive and negative parts are
     :math:`(xw \pm a) / 2`.
 
@@ -195,15 +234,15 @@ class Gamma(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
-        if not 0 <= self.gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number from 0, got {self.gamma!r}.")
+        check_number("gamma", self.gamma)
+        stabilizer(self.epsilon)
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
         sizes = Magnitudes(linear, given)
         # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
-        sign = jnp.sign(site.output)
-        whole, part = 1 + self.gamma / 2, self.gamma / 2 * sign
+        sign, gamma = jnp.sign(site.output), number(self.gamma, given)
+        whole, part = 1 + gamma / 2, gamma / 2 * sign
         total, size, bias = linear.product, sizes.output, None
         if self.bias == "absorb" and linear.bias is not None:
             bias = jnp.broadcast_to(linear.bias, size.shape)
@@ -224,6 +263,7 @@ class Gamma(LinearRule):
         )
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class AlphaBeta(LinearRule):
     r"""Alpha-beta rule: positive and negative contributions, each normalised by itself.
@@ -243,14 +283,19 @@ class AlphaBeta(LinearRule):
     sign, which is exact.
 
     Args:
-        alpha: weight of what speaks for the output.
-        beta: weight of what speaks against it; alpha - beta = 1 conserves relevance.
+        alpha: weight of what speaks for the output, not negative.
+        beta: weight of what speaks against it; alpha - beta = 1 conserves relevance. Then it may be
+            negative, so that both kinds get a share of it.
         epsilon: stabiliser of both denominators, in units of z. The default is that of the
             reference code of Chefer et al. 2021; zennit takes 1e-6.
         bias: whether b is a contribution (``"absorb"``) or left out (``"ignore"``).
 
     Raises:
-        ValueError: alpha and beta are both 0.
+        ValueError: alpha and beta are both 0, one of them is not finite, alpha or epsilon is
+            negative, or beta is where alpha - beta is not 1.
+
+    Warns:
+        ConservationWarning: alpha - beta is not 1, so that the rule multiplies relevance by it.
 
     Source: Bach et al. 2015, eq. 60.
     """
@@ -262,8 +307,27 @@ class AlphaBeta(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
-        if self.alpha == self.beta == 0:
+        stabilizer(self.epsilon)
+        check_number("alpha", self.alpha)
+        check_number("beta", self.beta, least=-np.inf)
+        alpha, beta = known(self.alpha), known(self.beta)
+        if alpha is None or beta is None:
+            return
+        if is_zero(alpha) and is_zero(beta):
             raise ValueError("alpha and beta are both 0, so that no relevance passes; see Stop.")
+        conserves = np.isclose(alpha - beta, 1)
+        if not np.all(conserves | (beta >= 0)):
+            raise ValueError(
+                "beta must not be negative unless alpha - beta is 1, got "
+                f"alpha={text(self.alpha)}, beta={text(self.beta)}."
+            )
+        if not np.all(conserves):
+            warnings.warn(
+                f"alpha - beta is {text(alpha - beta)} and not 1: relevance is not conserved, but "
+                "multiplied by that at each operation of the rule.",
+                ConservationWarning,
+                stacklevel=3,
+            )
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
@@ -272,9 +336,7 @@ class AlphaBeta(LinearRule):
             return multipliers(self._directly(site, linear, given))
         sizes, product = Magnitudes(linear, given), site.product
         found = {}
-        for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
-            if factor == 0:
-                continue
+        for factor, sign in self._factors(given):
             z = sum_of_sign(product, sizes.output, sign, terms)
             found[sign] = self._coefficients(site, linear, factor * given, z, sign)
         plain, *more = found.values()
@@ -291,15 +353,17 @@ class AlphaBeta(LinearRule):
             ]
         )
 
+    def _factors(self, given: Array) -> Iterator[tuple[Any, int]]:
+        """The weight of each sign of contributions, but for one that is known to be nothing."""
+        for factor, sign in ((self.alpha, 1), (-self.beta, -1)):
+            if not is_zero(factor):
+                yield number(factor, given), sign
+
     def _directly(self, site: Site, linear: LinearMap, given: Array) -> list[Array]:
         """With a product for each sign of x and of w: exact where nearly everything cancels."""
         leaving = [jnp.zeros_like(x) for x in site.inputs]
-        for factor, sign, part, opposite in (
-            (self.alpha, 1, positive, negative),
-            (-self.beta, -1, negative, positive),
-        ):
-            if factor == 0:
-                continue
+        for factor, sign in self._factors(given):
+            part, opposite = (positive, negative) if sign > 0 else (negative, positive)
             # x+ meets the part of w that makes the contribution of the wanted sign, x- the other.
             halves = [
                 ([positive(x) for x in site.inputs], part(linear.weight)),
@@ -329,6 +393,7 @@ class AlphaBeta(LinearRule):
         return divide(jnp.where(z == 0, jnp.zeros_like(given), given), total)
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class ZPlus(AlphaBeta):
     r"""z+ rule: positive contributions only; alpha-beta with alpha 1 and beta 0.
@@ -347,6 +412,7 @@ class ZPlus(AlphaBeta):
     epsilon: float | Stabilizer = 1e-6
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class ZBox(LinearRule):
     r"""z-box rule for inputs that live in a box, such as pixels.
@@ -359,20 +425,30 @@ class ZBox(LinearRule):
 
     Args:
         low: smallest value an input can take; a number or array that broadcasts to the input.
-            Arrays are kept as nested tuples of numbers, so that rules can be compared.
         high: largest value, likewise.
         epsilon: stabiliser, in units of z.
+
+    Raises:
+        ValueError: a bound is not finite, low is above high, or epsilon is no finite number from 0.
 
     Source: Montavon et al. 2017, eq. 7.
     """
 
-    low: float | tuple | Array = 0.0
-    high: float | tuple | Array = 1.0
+    low: float | Sequence | Array = 0.0
+    high: float | Sequence | Array = 1.0
     epsilon: float | Stabilizer = 1e-6
 
     def __post_init__(self):
-        object.__setattr__(self, "low", _hashable(self.low))
-        object.__setattr__(self, "high", _hashable(self.high))
+        stabilizer(self.epsilon)
+        for name in ("low", "high"):
+            object.__setattr__(self, name, _bound(getattr(self, name)))
+            check_number(name, getattr(self, name), least=-np.inf)
+        low, high = known(self.low), known(self.high)
+        if low is not None and high is not None and not _is_box(low, high):
+            raise ValueError(
+                "low must not be above high, and have a shape that fits, got "
+                f"low={text(self.low)}, high={text(self.high)}."
+            )
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
@@ -398,6 +474,7 @@ class ZBox(LinearRule):
         )
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class WSquare(LinearRule):
     r"""w-square rule: relevance by squared weights, whatever the inputs.
@@ -408,6 +485,9 @@ class WSquare(LinearRule):
         epsilon: stabiliser, in units of z.
         bias: whether b takes its share (``"absorb"``) or is left out (``"ignore"``).
 
+    Raises:
+        ValueError: epsilon is no finite number from 0.
+
     Source: Montavon et al. 2017, eq. 5.
     """
 
@@ -416,6 +496,7 @@ class WSquare(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
+        stabilizer(self.epsilon)
 
     def through(self, site, linear, relevance):
         keep = self.bias == "absorb" and linear.bias is not None
@@ -423,6 +504,7 @@ class WSquare(LinearRule):
         return _by_weight(site, linear, relevance, jnp.square(linear.weight), bias, self.epsilon)
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Flat(LinearRule):
     r"""Flat rule: relevance in equal parts to all inputs that an output is connected to.
@@ -432,10 +514,16 @@ class Flat(LinearRule):
     Args:
         epsilon: stabiliser, in units of the number of inputs.
 
+    Raises:
+        ValueError: epsilon is no finite number from 0.
+
     Source: Lapuschkin et al. 2019 (Unmasking Clever Hans), supplementary note 1.
     """
 
     epsilon: float | Stabilizer = 1e-6
+
+    def __post_init__(self):
+        stabilizer(self.epsilon)
 
     def through(self, site, linear, relevance):
         return _by_weight(site, linear, relevance, jnp.ones_like(linear.weight), None, self.epsilon)
@@ -463,18 +551,32 @@ def _by_weight(
     return shares(linear.transpose(weight, coefficients))
 
 
-def _hashable(bound: Any) -> Any:
-    if isinstance(bound, jax.Array):
-        try:
-            bound = np.asarray(bound)
-        except jax.errors.TracerArrayConversionError:
-            return bound  # Not known yet, inside of a jitted function.
-    if isinstance(bound, (np.ndarray, np.generic)):
-        bound = bound.tolist()
-    return tuple(map(_hashable, bound)) if isinstance(bound, (list, tuple)) else bound
+def _bound(given: Any) -> Any:
+    """A bound as it is kept: a number, an array that nobody changes, or what is being traced."""
+    if isinstance(given, (list, tuple)):
+        parts = [_bound(part) for part in given]
+        if any(is_array(part) and known(part) is None for part in parts):
+            return jnp.stack(parts)
+        given = np.asarray(parts)
+    array = known(given) if is_array(given) else None
+    if array is None or not jnp.issubdtype(array.dtype, jnp.number):
+        return given
+    if array.ndim == 0:
+        return array.item()
+    # One type for all, so that equal bounds are equal rules.
+    array = array.astype(np.float64)
+    array.setflags(write=False)
+    return array
 
 
-def _filled(bound: float | tuple | Array, x: Array) -> Array:
+def _is_box(low: np.ndarray, high: np.ndarray) -> bool:
+    try:
+        return bool(np.all(low <= high))
+    except ValueError:  # The shapes do not fit.
+        return False
+
+
+def _filled(bound: Any, x: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
 
 

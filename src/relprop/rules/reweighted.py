@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+import jax.tree_util as jtu
 
 from relprop._core.site import multipliers
 from relprop.rules.base import Bias, Stabilizer, check_bias, negative, positive, stabilizer
 from relprop.rules.linear import LinearRule
+from relprop.rules.parameters import check_number, is_zero, number
 
 
+@jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Reweighted(LinearRule):
     r"""LRP with other weights: positive and negative ones are scaled apart.
@@ -29,6 +32,9 @@ class Reweighted(LinearRule):
         epsilon: stabiliser, in units of z.
         bias: whether b is part of the denominator (``"absorb"``) or left out (``"ignore"``).
 
+    Raises:
+        ValueError: a factor or epsilon is no finite number from 0, or both factors are 0.
+
     >>> import jax.numpy as jnp, relprop
     >>> f = lambda x: x @ jnp.array([1.0, -1.0])
     >>> relprop.relevance(f, Reweighted(4.0))(jnp.array([1.0, 2.0])).tolist()
@@ -44,9 +50,16 @@ class Reweighted(LinearRule):
 
     def __post_init__(self):
         check_bias(self.bias)
+        stabilizer(self.epsilon)
+        check_number("positive", self.positive)
+        check_number("negative", self.negative)
+        if is_zero(self.positive) and is_zero(self.negative):
+            raise ValueError("positive and negative are both 0, so that no weight is left.")
 
     def through(self, site, linear, relevance):
-        weight = self.positive * positive(linear.weight) + self.negative * negative(linear.weight)
+        weight = linear.weight
+        up, down = number(self.positive, weight), number(self.negative, weight)
+        weight = up * positive(weight) + down * negative(weight)
         z = linear.apply(site.inputs, weight)
         given = relevance.total(site.output)
         bias = None
