@@ -193,6 +193,13 @@ class Kernel(Irreversible):
     """Code of which JAX sees only the call: kernels, foreign functions, callbacks."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Callback(Kernel):
+    """Python code outside of JAX."""
+
+    calls_back: ClassVar[bool] = True
+
+
 def is_move(equation: Equation) -> bool:
     """Whether an equation only moves, copies or converts numbers."""
     kind = registry.lookup(equation.primitive)
