@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from relprop import _compat
+from relprop._core.relevance import summed_to
 
 if TYPE_CHECKING:
     from relprop._core.graph import Atom, Equation
@@ -99,6 +100,24 @@ class Propagator:
         """Whether it is a ReLU, `max(x, 0)` and nothing more."""
         del operation
         return False
+
+    def unread(self, operation: Operation, position: int, arriving: Any) -> Any:
+        """Where an operand has only results at which nothing has arrived.
+
+        There its multiplier is zero, and not the product of zero with a derivative that may be
+        infinite or NaN.
+
+        Args:
+            operation: the operation, of one result.
+            position: of the operand.
+            arriving: per unit of the result.
+
+        Returns:
+            Truth values that broadcast to the operand; None where nobody can tell.
+        """
+        if not self.elementwise:
+            return None
+        return summed_to(operation.inputs[position].shape, arriving != 0) == 0
 
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
         """The outputs, from the values of all operands."""

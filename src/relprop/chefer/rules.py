@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from relprop._core.relevance import Relevance, summed_to
+from relprop._core.relevance import Relevance, scaled, summed_to
 from relprop._core.site import LinearMap, Site, shares
 from relprop.chefer import layers
 from relprop.chefer.layers import Variant
@@ -71,7 +71,7 @@ class InProportion(Rule):
         assert relevance is not None
         R, z = relevance.total(site.output), site.output
         backs = site.vjp([layers.safe_divide(R, z)])
-        return shares([self.part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
+        return shares([self.part * scaled(x, c) for x, c in zip(site.inputs, backs, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Add(Rule):
         else:
             (x,) = site.inputs
             terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
-        given = [term * summed_to(term.shape, part) for term in terms]
+        given = [scaled(term, summed_to(term.shape, part)) for term in terms]
         if self.variant == "ours":
             given = layers.normalised(R, given[0], given[1])
         return shares(given[: len(site.inputs)])

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 
+from relprop._core.relevance import scaled
 from relprop._core.site import Site, shares
 from relprop.rules.base import Arriving, Leaving, irreversible, positive
 from relprop.rules.general import Pass
@@ -88,4 +89,4 @@ class BetaSmooth(Pass):
         (relevance,) = arriving
         assert relevance is not None
         (x,) = site.inputs
-        return shares([jax.nn.sigmoid(self.beta * x) * relevance.total(site.output)])
+        return shares([scaled(jax.nn.sigmoid(self.beta * x), relevance.total(site.output))])

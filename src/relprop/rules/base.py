@@ -133,7 +133,11 @@ class Stabilizer:
     def divide(
         self, a: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"]
     ) -> Inexact[Array, "*shape"]:
-        """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it."""
+        """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it.
+
+        Nothing has no part of a z that is NaN.
+        """
+        z = jnp.where((a == 0) & jnp.isnan(z), jnp.zeros_like(z), z)
         if not self.norm_scale and self.epsilon >= float(jnp.finfo(z.dtype).tiny):
             return a / self(z)
         return safe_divide(a, self(z))

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from relprop._core.relevance import safe_divide
+from relprop._core.relevance import safe_divide, scaled
 from relprop._core.site import LinearMap, Site, multipliers
 from relprop._errors import RuleError
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible, negative, positive
@@ -98,7 +98,7 @@ def _rescaled(site: Site, changes: _Changes, epsilon: float) -> Array:
     assert m is not None
     near = jnp.abs(dx) < epsilon
     (slope,) = site.vjp([m])
-    return jnp.where(near, slope, m * dy / jnp.where(near, 1, dx))
+    return jnp.where(near, slope, safe_divide(scaled(dy, m), jnp.where(near, 1, dx)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,8 @@ class RescaleMaximum(DifferenceRule):
         ours, theirs = [], []
         for m, y, r in zip(changes.arriving, site.outputs, changes.reference.outputs, strict=True):
             most = larger(y, r)
-            ours.append(None if m is None else m * (most - r))
-            theirs.append(None if m is None else m * (y - most))
+            ours.append(None if m is None else scaled(most - r, m))
+            theirs.append(None if m is None else scaled(y - most, m))
         slopes = site.vjp(list(changes.arriving))
         shares = zip(site.vjp(ours), changes.reference.vjp(theirs), strict=True)
         return [
@@ -224,7 +224,7 @@ class RevealCancel(DifferenceRule):
             near = jnp.abs(change) < self.epsilon
             start, slope = jax.jvp(mean, (before,), (jnp.ones_like(before),))
             grown = mean(before + change) - start
-            return m * jnp.where(near, slope, grown / jnp.where(near, 1, change))
+            return scaled(jnp.where(near, slope, grown / jnp.where(near, 1, change)), m)
 
         of_rise, of_fall = effect(rise, fall), effect(fall, rise)
         above = _pulled(layer, up, of_rise) + _pulled(layer, down, of_fall)

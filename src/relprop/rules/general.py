@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, summed_to
+from relprop._core.relevance import Relevance, scaled, summed_to
 from relprop._core.site import Site, multipliers, shares
 from relprop.rules.base import (
     Arriving,
@@ -48,8 +48,8 @@ class Pass(Rule):
         assert relevance is not None
         multiplier, y = relevance.multiplier, site.output
         if multiplier is not None and site.operation.propagator.rectifies(site.operation):
-            # As y is x where it isn't zero, nothing needs to be multiplied and divided again.
-            return [Relevance(relevance.share, jnp.where(y > 0, multiplier, 0))]
+            # As y is x where it isn't zero (or NaN), nothing needs to be multiplied and divided again.
+            return [Relevance(relevance.share, jnp.where(y == 0, 0, multiplier))]
         return [Relevance(share=relevance.total(y))]
 
 
@@ -131,7 +131,7 @@ class SignalTakesAll(Rule):
         if share is not None:
             share = summed_to(signal.shape, share)
         if multiplier is not None:
-            multiplier = summed_to(signal.shape, multiplier * gate)
+            multiplier = summed_to(signal.shape, scaled(gate, multiplier))
         return [None, Relevance(share, multiplier)]
 
 
@@ -166,9 +166,9 @@ class Proportional(Rule):
         assert relevance is not None
         total = relevance.total(site.output)
         a, b = (jnp.abs(x) if self.absolute else x for x in site.inputs)
-        part = total / Stabilizer(self.epsilon)(a + b)
-        site.absorb("epsilon", lambda: total - (a + b) * part)
-        return shares([summed_to(x.shape, jnp.asarray(x * part)) for x in (a, b)])
+        part = Stabilizer(self.epsilon).divide(total, a + b)
+        site.absorb("epsilon", lambda: total - scaled(a + b, part))
+        return shares([summed_to(x.shape, jnp.asarray(scaled(x, part))) for x in (a, b)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +262,7 @@ class Linearised(Rule):
         assert relevance is not None
         given, z = relevance.total(site.output), site.output
         coefficients = stabilizer(self.epsilon).divide(given, z)
-        site.absorb("epsilon", lambda: given - coefficients * z)
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         return multipliers(site.vjp([coefficients]))
 
 
@@ -271,7 +271,7 @@ def _from_constants(site: Site, arriving: Arriving) -> Array:
     ones = [jnp.ones_like(x) for x in site.inputs]
     _, copied = jax.jvp(site.function, site.inputs, tuple(ones))
     lost = [
-        jnp.sum(relevance.total(output) * (1 - jnp.real(fraction)))
+        jnp.sum(scaled(1 - jnp.real(fraction), relevance.total(output)))
         for relevance, output, fraction in zip(arriving, site.outputs, copied, strict=True)
         if relevance is not None
     ]
