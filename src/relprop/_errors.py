@@ -38,6 +38,10 @@ class UnknownNameError(RelpropError, KeyError, ValueError):
         return str(self.args[0])  # KeyError would show the repr of the message.
 
 
+class GrowthWarning(UserWarning):
+    """Relevance is far above the score that it is relevance of, so that it means nothing."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not among the known ones, with the nearest of them."""
     known = sorted(known)
@@ -53,5 +57,6 @@ for _error in (
     RuleError,
     NothingMatchedError,
     UnknownNameError,
+    GrowthWarning,
 ):
     _error.__module__ = "relprop"  # tracebacks then show the public name

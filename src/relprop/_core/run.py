@@ -249,8 +249,10 @@ def backward(
                 )
         if asked.keep:
             account |= {"arrived": _sum(arriving, outputs), "left": _sum(leaving, values)}
+            account["size_arrived"] = _sum(arriving, outputs, jnp.abs)
+            account["size_left"] = _sum(leaving, values, jnp.abs)
             if asked.keep == "faults":
-                account |= _faults(operation, arriving, outputs, leaving)
+                account |= _faults(operation, arriving, values, outputs, leaving)
             accounts[step.number] = account
         for atom, value, *both in zip(operation.inputs, values, leaving, credits, strict=True):
             for relevance in both:
@@ -335,22 +337,28 @@ def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
     return note
 
 
-def _faults(operation, arriving, outputs, leaving) -> Account:
+def _faults(operation, arriving, values, outputs, leaving) -> Account:
     """How many numbers of a step are none."""
+    inexact = [jnp.issubdtype(atom.dtype, jnp.inexact) for atom in operation.inputs]
+    given = [value_of(v) for v, on in zip(values, inexact, strict=True) if on]
+    made = [value_of(v) for v, a in zip(outputs, operation.outputs, strict=True) if a.inexact]
+    bad_arrived, bad_left = (_count_bad(jax.tree.leaves(r)) for r in (arriving, leaving))
+    nan_given, nan_made = (sum((_everywhere(jnp.isnan(v)) for v in vs), 0) for vs in (given, made))
+    # Told apart here, in each turn of a loop by itself: later turns go on with what one has made.
     return {
-        "bad_values": _count_bad(
-            value_of(v) for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
-        ),
-        "bad_arrived": _count_bad(jax.tree.leaves(arriving)),
-        "bad_left": _count_bad(jax.tree.leaves(leaving)),
+        "bad_values": _count_bad(made),
+        "bad_arrived": bad_arrived,
+        "bad_made": jnp.where(bad_arrived == 0, bad_left, 0),
+        "nan_given": nan_given,
+        "nan_made": jnp.where(nan_given == 0, nan_made, 0),
     }
 
 
-def _sum(relevances, values) -> Any:
+def _sum(relevances, values, of: Callable[[Array], Array] = lambda r: r) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + _everywhere(relevance.total(amount_of(value)))
+            total = total + _everywhere(of(relevance.total(amount_of(value))))
     return total
 
 

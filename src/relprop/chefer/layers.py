@@ -312,7 +312,10 @@ def alpha_beta(
         else:
             s1, s2 = safe_divide(R, z1), safe_divide(R, z2)
         back1, back2 = transposed(apply, xs, w1, s1), transposed(apply, xs, w2, s2)
-        return [scaled(p, b1) + scaled(m, b2) for p, m, b1, b2 in zip(pluses, minuses, back1, back2, strict=True)]
+        return [
+            scaled(p, b1) + scaled(m, b2)
+            for p, m, b1, b2 in zip(pluses, minuses, back1, back2, strict=True)
+        ]
 
     w_plus, w_minus = positive(weight), negative(weight)
     out = [alpha * active for active in part(w_plus, w_minus)]
@@ -346,7 +349,10 @@ def joint_alpha_beta(
         inhibiting = beta * safe_divide(R, sum_of_sign(z, a, -1, terms))
         plain, signed = plain - inhibiting, signed + inhibiting
     plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)
-    return [(scaled(x, p) + scaled(jnp.abs(x), s)) / 2 for x, p, s in zip(xs, plains, signeds, strict=True)]
+    return [
+        (scaled(x, p) + scaled(jnp.abs(x), s)) / 2
+        for x, p, s in zip(xs, plains, signeds, strict=True)
+    ]
 
 
 def convolution(R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float) -> list[Array]:

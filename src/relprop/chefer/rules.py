@@ -28,6 +28,9 @@ class Dense(LinearRule):
     alpha: float = 1.0
     variant: Variant = "ours"
 
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
+
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
         if self.variant == "ours":
@@ -44,6 +47,9 @@ class Convolution(LinearRule):
     """
 
     alpha: float = 1.0
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         R = relevance.total(site.output)
@@ -65,6 +71,9 @@ class InProportion(Rule):
         if len(operation.outputs) > 1:
             return f"InProportion needs one output, and there are {len(operation.outputs)}"
         return irreversible(operation)
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
@@ -88,6 +97,9 @@ class Add(Rule):
         if len(operation.inputs) == 2 and operation.propagator.linear(operation, active):
             return None
         return "Add needs the sum or the difference of two arrays"
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
@@ -116,6 +128,9 @@ class Clone(Rule):
             return None
         return "Clone needs one active operand, and outputs of its shape"
 
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (x,) = site.inputs
         totals = [r.total(x) for r in arriving if r is not None]
@@ -136,6 +151,9 @@ class BatchNorm(Rule):
         if len(operation.inputs) == 5 and tuple(active) == (True, False, False, False, False):
             return None
         return "BatchNorm needs the operands x, weight, bias, mean and variance; x alone active"
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving

@@ -33,6 +33,9 @@ class GuidedBackprop(Pass):
     def problem(self, operation, active):
         return super().problem(operation, active) or irreversible(operation)
 
+    def conserves(self, operation, active):
+        return False
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
@@ -56,6 +59,9 @@ class Deconvnet(Pass):
 
     Source: Zeiler and Fergus 2014, section 2.1.
     """
+
+    def conserves(self, operation, active):
+        return False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
@@ -84,6 +90,9 @@ class BetaSmooth(Pass):
     """
 
     beta: float = 10.0
+
+    def conserves(self, operation, active):
+        return False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving

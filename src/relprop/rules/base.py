@@ -55,6 +55,15 @@ class Rule:
         del operation, active
         return None
 
+    def conserves(self, operation: Operation, active: Sequence[bool]) -> bool:
+        """Whether all that arrives is handed on, or noted as absorbed.
+
+        If not, the ledger calls what is missing (or too much) `not_conserved`, by the structure of
+        the operation, and not a gap.
+        """
+        del operation, active
+        return True
+
     def credit(self, site: Site, arriving: Arriving) -> Leaving:
         """Relevance of each credited operand: of parameters, in a second reading.
 

@@ -48,7 +48,7 @@ class Pass(Rule):
         assert relevance is not None
         multiplier, y = relevance.multiplier, site.output
         if multiplier is not None and site.operation.propagator.rectifies(site.operation):
-            # As y is x where it isn't zero (or NaN), nothing needs to be multiplied and divided again.
+            # As y is x where it isn't zero, nothing needs to be multiplied and divided again.
             return [Relevance(relevance.share, jnp.where(y == 0, 0, multiplier))]
         return [Relevance(share=relevance.total(y))]
 
@@ -221,6 +221,9 @@ class Gradient(Rule):
     def problem(self, operation, active):
         return irreversible(operation)
 
+    def conserves(self, operation, active):
+        return operation.propagator.structural
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         cotangents = [
             None if relevance is None else relevance.share
@@ -256,6 +259,11 @@ class Linearised(Rule):
         if len(operation.outputs) > 1:
             return f"Linearised needs one output, and there are {len(operation.outputs)}"
         return irreversible(operation)
+
+    def conserves(self, operation, active):
+        kind = operation.propagator
+        homogeneous = kind.linear(operation, active) or kind.extreme or kind.rectifies(operation)
+        return kind.structural or bool(homogeneous)
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving

@@ -7,6 +7,7 @@ of every kind, poolings, sums, scales. They see it as `LinearMap` and know no pr
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -83,6 +84,10 @@ class Zero(Rule):
 
     def problem(self, operation, active):
         return irreversible(operation)
+
+    def conserves(self, operation, active):
+        kind = operation.propagator
+        return kind.structural or (kind.linear(operation, active) and len(operation.outputs) == 1)
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         if not site.is_linear or len(site.outputs) > 1:
@@ -264,6 +269,9 @@ class AlphaBeta(LinearRule):
         check_bias(self.bias)
         if self.alpha == self.beta == 0:
             raise ValueError("alpha and beta are both 0, so that no relevance passes; see Stop.")
+
+    def conserves(self, operation, active):
+        return math.isclose(self.alpha - self.beta, 1)
 
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
