@@ -53,4 +53,4 @@ def _outside() -> int:
     frame, level = sys._getframe(1), 0
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "relprop":
         frame, level = frame.f_back, level + 1
-    return max(level, 1)
+    return level + 1

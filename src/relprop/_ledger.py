@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -280,14 +281,21 @@ def _not_conserved(step: Step, accounts: Accounts) -> float:
 
 
 def _growth(rows: Sequence[LedgerRow], seed: float) -> Growth | None:
-    """Where relevance grows most, of the operations that hand on more than the score."""
-    large = [
-        Growth(row.operation, row.size_left / row.size_arrived)
-        for row in rows
-        if row.operation.rule is not None and 0 < row.size_arrived < row.size_left
-        and abs(seed) < row.size_left
-    ]  # fmt: skip
-    return max(large, key=lambda growth: growth.factor, default=None)
+    """Where relevance grows most, of the operations that hand on more than the score.
+
+    That is where most comes to it, not where the factor is largest: in a loop that is in the last
+    turns of the way back, and a moderate factor in each of many turns is what makes it explode.
+    """
+
+    def added(row: LedgerRow) -> float:
+        return row.size_left - row.size_arrived
+
+    leaves = (row for row in rows if row.operation.rule is not None)
+    large = [row for row in leaves if row.size_left > abs(seed) and added(row) > 0]
+    if not large:
+        return None
+    most = max(large, key=added)
+    return Growth(most.operation, most.size_left / max(most.size_arrived, sys.float_info.min))
 
 
 def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score: Any, trace: Trace) -> Fault:
