@@ -154,10 +154,13 @@ def test_softmax_is_named(f, x64):
     assert nested.not_conserved == pytest.approx(book.not_conserved)
 
 
+NEURON = {"dense", "activation", "sum"}
+
+
 @pytest.mark.parametrize(
     ("f", "rule", "names"),
     [
-        (lambda x: jnp.tanh(x @ W).sum(), presets.gradient(), {"dense", "activation", "sum"}),
+        (lambda x: jnp.tanh(x @ W).sum(), presets.gradient(), NEURON),
         (
             lambda x: jax.nn.relu(x @ W).sum(),
             presets.guided_backprop(),

@@ -117,7 +117,8 @@ class Propagator:
         """
         if not self.elementwise:
             return None
-        return summed_to(operation.inputs[position].shape, arriving != 0) == 0
+        shape = operation.inputs[position].shape
+        return arriving == 0 if arriving.shape == shape else summed_to(shape, arriving != 0) == 0
 
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
         """The outputs, from the values of all operands."""

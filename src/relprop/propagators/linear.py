@@ -279,9 +279,9 @@ class Division(Propagator):
 
 
 def _unless_by_number(kind, operation, position, arriving):
-    """As `Propagator.unread`, for products and quotients; a number in the code is finite."""
+    """As `Propagator.unread`, for products and quotients; numbers and parameters are finite."""
     other = operation.inputs[1 - position]
-    if isinstance(other, Constant) and other.shape == ():
+    if other.path or (isinstance(other, Constant) and other.shape == ()):
         return None
     return Propagator.unread(kind, operation, position, arriving)
 
