@@ -28,7 +28,10 @@ CONSERVED = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """Where the relevance of a score went: left + bias + stopped + gap = score."""
+    """Where the relevance of a score went: left + bias + stopped + gap = score.
+
+    The gap is what rules did not conserve, and rounding.
+    """
 
     score: float
     left: float
@@ -200,6 +203,6 @@ def _balance(book: relprop.Ledger) -> Balance:
         left=book.left,
         bias=book.bias,
         stopped=book.stopped + book.epsilon,
-        gap=book.gap,
+        gap=book.gap + book.not_conserved,
         largest=max([abs(score), abs(book.left), abs(book.bias), *handled]),
     )

@@ -20,6 +20,7 @@ from relprop import rules as rules
 from relprop import tokens as tokens
 from relprop._core.region import region as region
 from relprop._errors import ConservationWarning as ConservationWarning
+from relprop._errors import GrowthWarning as GrowthWarning
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
 from relprop._errors import NothingMatchedError as NothingMatchedError
@@ -49,6 +50,7 @@ __all__ = [
     "Composite",
     "ConservationWarning",
     "Fault",
+    "GrowthWarning",
     "InputError",
     "Inspection",
     "Ledger",

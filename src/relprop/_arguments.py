@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
-import numpy as np
 
 from relprop._errors import InputError
 
@@ -82,66 +78,3 @@ def check_score(shapes: Sequence[Any], beside: str = "") -> None:
         "Select an entry (`f(x)[0, target]`), sum over a batch, or use `relprop.vrp` for outputs "
         "of any structure."
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Rest:
-    """Arguments without their arrays, to be looked up by.
-
-    Attributes:
-        tree: the structure of positional arguments and keywords together.
-        leaves: what is no array; None in the place of one.
-    """
-
-    tree: Any
-    leaves: tuple[_Leaf | None, ...]
-
-    def with_arrays(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments again."""
-        supply = iter(arrays)
-        leaves = [next(supply) if leaf is None else leaf.value for leaf in self.leaves]
-        return jtu.tree_unflatten(self.tree, leaves)
-
-
-class _Leaf:
-    """A leaf that is no array: equal to its like, or to itself where that cannot be told."""
-
-    def __init__(self, value: Any):
-        self.value = value
-        self.key: Any = (type(value), value)
-        if isinstance(value, np.ndarray):
-            self.key = (value.dtype.str, value.shape, value.tobytes())
-        try:
-            hash(self.key)
-        except TypeError:
-            self.key = (type(value), id(value))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf) and self.key == other.key
-
-
-def without_arrays(
-    args: Sequence[Any], kwargs: dict[str, Any], explained: Sequence[int]
-) -> tuple[list[Any], Rest]:
-    """The arrays among some arguments, and the rest, for a function compiled for given shapes.
-
-    As with `jax.grad`, Python numbers are arrays in the explained arguments only, and a NumPy
-    array of integers or truth values elsewhere is what a function may choose shapes by.
-    """
-    arrays, leaves = [], []
-    flat, tree = jtu.tree_flatten_with_path((tuple(args), kwargs))
-    for path, leaf in flat:
-        in_args = path[0].idx == 0
-        if in_args and path[1].idx in explained:
-            dynamic = isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex))
-        else:
-            numpy = isinstance(leaf, (np.ndarray, np.generic))
-            inexact = numpy and jnp.issubdtype(leaf.dtype, jnp.inexact)
-            dynamic = isinstance(leaf, jax.Array) or inexact
-        if dynamic:
-            arrays.append(leaf)
-        leaves.append(None if dynamic else _Leaf(leaf))
-    return arrays, Rest(tree, tuple(leaves))

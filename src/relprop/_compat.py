@@ -33,6 +33,7 @@ __all__ = [
     "context",
     "entry_type",
     "function_name",
+    "is_at_hand",
     "is_staged",
     "is_traced",
     "looked_at",
@@ -192,6 +193,11 @@ def zeros(like: Any) -> jax.Array:
 def is_staged() -> bool:
     """Whether operations are recorded here, for a compiler, and not executed one by one."""
     return isinstance(jnp.zeros(()), Tracer)
+
+
+def is_at_hand(array: Any) -> bool:
+    """Whether all of an array can be read by this process."""
+    return getattr(array, "is_fully_addressable", True)
 
 
 def is_traced(array: Any) -> bool:

@@ -42,6 +42,10 @@ class ConservationWarning(UserWarning):
     """A rule was made with numbers that do not conserve relevance, as it otherwise would."""
 
 
+class GrowthWarning(UserWarning):
+    """Relevance is far above the score that it is relevance of, so that it means nothing."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not among the known ones, with the nearest of them."""
     known = sorted(known)
@@ -58,5 +62,6 @@ for _error in (
     NothingMatchedError,
     UnknownNameError,
     ConservationWarning,
+    GrowthWarning,
 ):
     _error.__module__ = "relprop"  # tracebacks then show the public name

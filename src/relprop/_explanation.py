@@ -56,6 +56,14 @@ class Run:
         mask = [i < count for i in range(len(traced.graph.outputs))]
         return cls(traced, assign(traced, composite, mask, on_missing, places), composite, places)
 
+    def with_constants(self, arrays: Sequence[Any]) -> Run:
+        """The same with other arrays for those that the function closes over, in their order."""
+        graph = self.plan.graph
+        graph = dataclasses.replace(
+            graph, constants=dict(zip(graph.constants, arrays, strict=True))
+        )
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, graph=graph))
+
     def anatomy(self) -> Plan:
         """The plan without regard to rules."""
         return anatomy(self.trace, [True] * len(self.trace.graph.outputs))

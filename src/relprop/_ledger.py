@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from relprop._core.plan import Plan, Step
+from relprop._core.relevance import precise
 from relprop._core.run import PLACES, Accounts
+from relprop._core.trace import Trace
+from relprop._growth import A_LOT, times_the_score
 from relprop._inspect import PlannedOperation, walk
 from relprop._table import Table
 
@@ -28,6 +33,10 @@ class LedgerRow:
         stopped: ended by a rule that stops relevance, or at a weight of zero; of what has a body,
             by a mask inside.
         entered: of what has a body, handed out by seeds inside.
+        not_conserved: lost, or if negative made, by a rule that does not conserve relevance here,
+            such as the gradient of a softmax; see `relprop.rules.Rule.conserves`.
+        size_arrived: the sum of the absolute values of what arrived, entry by entry.
+        size_left: likewise of what left.
     """
 
     operation: PlannedOperation
@@ -37,12 +46,34 @@ class LedgerRow:
     epsilon: float
     stopped: float
     entered: float = 0.0
+    not_conserved: float = 0.0
+    size_arrived: float = 0.0
+    size_left: float = 0.0
 
     @property
     def gap(self) -> float:
-        """What is not accounted for: made or lost by a rule that does not conserve relevance."""
-        given = self.arrived + self.entered
+        """What is not accounted for: rounding, unless a rule conserves less than it says."""
+        given = self.arrived + self.entered - self.not_conserved
         return given - self.left - self.bias - self.epsilon - self.stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """The operation where relevance grows most.
+
+    Attributes:
+        operation: the operation.
+        factor: what it hands on by what arrives there, in absolute values.
+    """
+
+    operation: PlannedOperation
+    factor: float
+
+    def __str__(self) -> str:
+        op = self.operation
+        place = " ".join(part for part in (op.scope, op.path, f"at {op.source}") if part)
+        what = f"operation {op.number}, {op.structure} ({op.primitive})"
+        return f"{what} {place}, {self.factor:.3g} times"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +84,18 @@ class Fault:
         where: ``"forward"``, ``"backward"``, or ``"inputs"`` if no operation is to blame.
         operation: the operation; None for inputs.
         entries: how many entries are NaN or infinite.
+        inputs: of ``"inputs"``, what the arguments are called that are.
     """
 
     where: str
     operation: PlannedOperation | None
     entries: int
+    inputs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.operation is None:
-            return "An input or the score itself is NaN or infinite."
+            named = ", ".join(map(repr, self.inputs))
+            return f"An input is NaN or infinite: {self.entries} entries of {named}."
         op = self.operation
         what = "result" if self.where == "forward" else "relevance of the operands"
         place = " ".join(part for part in (op.scope, op.path, f"at {op.source}") if part)
@@ -80,6 +114,8 @@ class Ledger(Table, Sequence[LedgerRow]):
         relevance: what `relprop.relevance` returns.
         left: relevance of the explained inputs, summed.
         fault: where NaN or infinity came from, or None if every number is finite.
+        growth: where relevance grows most, in absolute values; None if it is nowhere more than the
+            score.
     """
 
     def __init__(
@@ -90,6 +126,7 @@ class Ledger(Table, Sequence[LedgerRow]):
         seed: Any,
         relevance: Any,
         fault: Fault | None,
+        growth: Growth | None = None,
     ):
         self._rows = tuple(rows)
         self._totals = dict(totals)
@@ -97,6 +134,7 @@ class Ledger(Table, Sequence[LedgerRow]):
         self.seed = seed
         self.relevance = relevance
         self.fault = fault
+        self.growth = growth
         with np.errstate(invalid="ignore"):  # Infinities of both signs sum to NaN, as they should.
             self.left = sum(float(np.sum(np.asarray(r))) for r in jax.tree.leaves(relevance))
 
@@ -127,15 +165,30 @@ class Ledger(Table, Sequence[LedgerRow]):
         return self._totals["entered"]
 
     @property
+    def not_conserved(self) -> float:
+        """All that rules have lost that do not conserve relevance; negative what they have made."""
+        return sum(self.not_conserved_by.values())
+
+    @property
+    def not_conserved_by(self) -> dict[str, float]:
+        """The same by the structure of the operations."""
+        found: dict[str, float] = {}
+        for row in self:
+            if row.operation.rule is not None and row.not_conserved:
+                structure = row.operation.structure
+                found[structure] = found.get(structure, 0.0) + row.not_conserved
+        return found
+
+    @property
     def gap(self) -> float:
-        """What is not accounted for."""
-        given = float(self.seed) + self.entered
+        """What is not accounted for, which is rounding."""
+        given = float(self.seed) + self.entered - self.not_conserved
         return given - self.left - self.bias - self.epsilon - self.stopped
 
     def columns(self) -> Sequence[str]:
         return (
             "#", "structure", "primitive", "rule", "arrived", "left", "bias", "epsilon", "stopped",
-            "gap", "source",
+            "not conserved", "gap", "source",
         )  # fmt: skip
 
     def cells(self) -> list[list[str]]:
@@ -145,7 +198,8 @@ class Ledger(Table, Sequence[LedgerRow]):
                 "  " * row.operation.depth + row.operation.structure,
                 row.operation.primitive,
                 type(row.operation.rule).__name__ if row.operation.rule else "inside",
-                *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped, row.gap)),
+                *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped)),
+                *map(_number, (row.not_conserved, row.gap)),
                 row.operation.source,
             ]
             for row in self
@@ -160,23 +214,35 @@ class Ledger(Table, Sequence[LedgerRow]):
             "bias": self.bias,
             "epsilon": self.epsilon,
             "stopped": self.stopped,
+            "not conserved": self.not_conserved,
             "gap": self.gap,
         }
-        sums = ", ".join(f"{name} {_number(value)}" for name, value in parts.items())
-        return sums + (f"\n{self.fault}" if self.fault else "")
+        lines = [", ".join(f"{name} {_number(value)}" for name, value in parts.items())]
+        if self.not_conserved_by:
+            by = (f"{name} {_number(value)}" for name, value in self.not_conserved_by.items())
+            lines.append(f"not conserved by: {', '.join(by)}")
+        if self.fault:
+            lines.append(str(self.fault))
+        times = times_the_score(self.seed, self.relevance)
+        if self.growth and times > A_LOT:
+            lines.append(f"Relevance grows to {times:.3g} times the score, most at {self.growth}.")
+        return "\n".join(lines)
 
     __repr__ = Table.__str__
 
 
-def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
-    """A ledger from the accounts of a backward pass."""
+def ledger_of(
+    plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any, faulty: Trace | None
+) -> Ledger:
+    """A ledger from the accounts of a backward pass; `faulty` is what has made NaN or infinity."""
     rows = [_row(*pair, accounts) for pair in walk(plan) if pair[0].number in accounts]
     names = ("bias", "epsilon", "stopped")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     changes = accounts.get(PLACES, {})
     totals["stopped"] += float(changes.get("mask", 0.0))
     totals["entered"] = -float(changes.get("seed", 0.0))
-    return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
+    fault = None if faulty is None else _fault(rows, accounts, score, faulty)
+    return Ledger(rows, totals, score, seed, relevance, fault, _growth(rows, float(seed)))
 
 
 def _row(step: Step, operation: PlannedOperation, accounts: Accounts) -> LedgerRow:
@@ -195,26 +261,79 @@ def _row(step: Step, operation: PlannedOperation, accounts: Accounts) -> LedgerR
         left=left,
         **amounts,
         entered=-float(account.get("seed", 0.0)),
+        not_conserved=_not_conserved(step, accounts),
+        size_arrived=float(account["size_arrived"]),
+        size_left=float(account["size_left"]),
     )
 
 
-def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score: Any) -> Fault | None:
-    """The first operation that made NaN or infinity; accounts count those only if there are any."""
+def _not_conserved(step: Step, accounts: Accounts) -> float:
+    """What the rule of a step, or those inside of it, make or lose that do not conserve."""
+    if step.bodies:
+        return sum(_not_conserved(s, accounts) for body in step.bodies for s in body.steps)
+    account = accounts.get(step.number)
+    if account is None or step.rule is None or step.aside:
+        return 0.0
+    if step.rule.conserves(step.operation, step.active):
+        return 0.0
+    noted = ("left", "bias", "epsilon", "stopped")
+    return float(account["arrived"]) - sum(float(account.get(name, 0.0)) for name in noted)
 
-    def count(row: LedgerRow, name: str) -> int:
-        return int(accounts[row.operation.number].get(name, 0))
 
-    if not any("bad_values" in account for account in accounts.values()):
+def _growth(rows: Sequence[LedgerRow], seed: float) -> Growth | None:
+    """Where relevance grows most, of the operations that hand on more than the score.
+
+    That is where most comes to it, not where the factor is largest: in a loop that is in the last
+    turns of the way back, and a moderate factor in each of many turns is what makes it explode.
+    """
+
+    def added(row: LedgerRow) -> float:
+        return row.size_left - row.size_arrived
+
+    leaves = (row for row in rows if row.operation.rule is not None)
+    large = [row for row in leaves if row.size_left > abs(seed) and added(row) > 0]
+    if not large:
         return None
+    most = max(large, key=added)
+    return Growth(most.operation, most.size_left / max(most.size_arrived, sys.float_info.min))
+
+
+def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score: Any, trace: Trace) -> Fault:
+    """The first operation that made NaN or infinity, or the inputs that are."""
+
+    def first(name: str, rows: Iterable[LedgerRow], where: str) -> Fault | None:
+        for row in rows:
+            count = int(accounts[row.operation.number].get(name, 0))
+            if count:
+                return Fault(where, row.operation, count)
+        return None
+
     leaves = [row for row in rows if row.operation.rule is not None]
-    # While the score is finite, infinities on the way to it are masks and do no harm.
-    for row in leaves if not np.isfinite(score).all() else ():
-        if count(row, "bad_values"):
-            return Fault("forward", row.operation, count(row, "bad_values"))
-    for row in reversed(leaves):
-        if count(row, "bad_left") and not count(row, "bad_arrived"):
-            return Fault("backward", row.operation, count(row, "bad_left"))
-    return Fault("inputs", None, 0)
+    found = None
+    # While the score is finite, NaN and infinities on the way to it are masks and do no harm.
+    if not np.isfinite(score).all():
+        # NaN of an operand has come with an input, or is a constant and so in its way.
+        given = first("nan_given", leaves, "forward")
+        found = _of_inputs(trace, np.isnan) if given and np.isnan(score).any() else None
+        if np.isnan(score).any():
+            found = found or first("nan_made", leaves, "forward") or given
+        found = found or _of_inputs(trace, np.isinf) or first("bad_values", leaves, "forward")
+    backwards = leaves[::-1]
+    # Where no operation has made it, relevance from several places has been added up.
+    found = found or first("bad_made", backwards, "backward")
+    found = found or first("bad_arrived", backwards, "backward")
+    found = found or _of_inputs(trace, lambda x: ~np.isfinite(x))
+    return found or Fault("backward", leaves[0].operation if leaves else None, 0)
+
+
+def _of_inputs(trace: Trace, wrong: Callable[[np.ndarray], np.ndarray]) -> Fault | None:
+    found = {
+        name: int(np.sum(wrong(np.asarray(precise(array)))))
+        for name, array in zip(trace.names, trace.arrays, strict=True)
+        if jnp.issubdtype(array.dtype, jnp.inexact)
+    }
+    found = {name: count for name, count in found.items() if count}
+    return Fault("inputs", None, sum(found.values()), tuple(found)) if found else None
 
 
 def _number(value: float) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from relprop import _compat
-from relprop._arguments import Rest, argument_numbers, without_arrays
-from relprop._core.plan import Plan
+from relprop._core.registry import unrepeatable
 from relprop._core.relevance import Relevance, precise
-from relprop._core.run import Accounts, Keep, forward
+from relprop._core.run import Keep, forward
 from relprop._errors import InputError
 from relprop._explanation import Run, checked_seed, closed
+from relprop._growth import A_LOT, times_the_score, warn_of_growth
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
+from relprop._programs import Programs
 from relprop.composites import composite_of
 from relprop.places import places_of
 
@@ -33,6 +32,7 @@ def relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    growth_limit: float = A_LOT,
 ) -> Callable[..., Any]:
     r"""A function that computes how much each entry of an input contributes to a score.
 
@@ -41,9 +41,8 @@ def relevance(
 
     .. math:: \sum_i R_i + \text{absorbed} = f(x),
 
-    where biases, stabilisers and rules that stop relevance absorb; `relprop.ledger` tells how
-    much. The result is an ordinary JAX function of the same arguments: it can be jitted, vmapped,
-    differentiated (twice) and used in a scan.
+    where biases, stabilisers and rules that stop relevance absorb, and what rules that do not
+    conserve relevance make or lose counts as absorbed, too: of attention, where that is the true
 
     Args:
         f: any function of pytrees of arrays that returns a real scalar, or with `has_aux` a pair
@@ -59,6 +58,9 @@ def relevance(
             `relprop.places.Masked` and `relprop.places.Seeded` change the relevance there.
         on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
             gradient times input; or a rule.
+        growth_limit: how many times the score the relevance of an entry may be, before a
+            `GrowthWarning` says so; ``math.inf`` for no such warning. Only where numbers are at
+            hand: there is none inside of `jax.jit` and other transformations.
 
     Returns:
         A function with the arguments of f. Its result has the structure of the explained argument
@@ -82,7 +84,9 @@ def relevance(
 
     Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
     """
-    explain = value_and_relevance(f, rules, argnums, has_aux, places=places, on_missing=on_missing)
+    explain = value_and_relevance(
+        f, rules, argnums, has_aux, places=places, on_missing=on_missing, growth_limit=growth_limit
+    )
 
     @functools.wraps(f)
     def relevance_of(*args: Any, **kwargs: Any) -> Any:
@@ -100,6 +104,7 @@ def value_and_relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    growth_limit: float = A_LOT,
 ) -> Callable[..., Any]:
     r"""As `relevance`, and the value of the function with it, from one evaluation.
 
@@ -110,6 +115,7 @@ def value_and_relevance(
         has_aux: as for `relevance`.
         places: as for `relevance`.
         on_missing: as for `relevance`.
+        growth_limit: as for `relevance`.
 
     Returns:
         A function that returns ``(value, relevance)``, or ``((value, aux), relevance)``; with
@@ -134,6 +140,8 @@ def value_and_relevance(
         leaving, record = run.backward(tape, run.seed(outputs[0]))
         out = run.trace.returned(_compat.looked_at(outputs))
         result = run.result(leaving, tape, argnums)
+        if composite.seed == "score":
+            warn_of_growth(times_the_score(outputs[0], result), growth_limit)
         return out, (result, record.places) if wanted else result
 
     return value_and_relevance_of
@@ -261,14 +269,17 @@ def ledger(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    growth_limit: float = A_LOT,
 ) -> Callable[..., Ledger]:
     r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
 
     For every operation, and so for the whole,
 
-    .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped} + \text{gap},
+    .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped}
+              + \text{not conserved} + \text{gap},
 
-    where the gap is what a rule makes or loses that doesn't conserve relevance.
+    where what is not conserved is made or lost by rules that do not conserve relevance, such as the
+    gradient of a softmax, and the gap is what nobody accounts for, that is rounding.
 
     Args:
         f: as for `relevance`.
@@ -278,15 +289,18 @@ def ledger(
         places: as for `relevance`, of which only masks and seeds make a difference. What a mask
             takes away is stopped; `Ledger.entered` is what seeds bring in.
         on_missing: as for `relevance`.
+        growth_limit: as for `relevance`; here the warning names the operation where relevance
+            grows most, `Ledger.growth`.
 
     Returns:
         A function with the arguments of f that returns a `Ledger`: a sequence of rows, the sums,
         the explained relevance and, where a number is NaN or infinite, the first operation that
-        made it. It prints as a table. Not for use inside of `jax.jit`; it is compiled once for
-        given shapes itself, so that what f closes over is a constant from then on.
+        made it. It prints as a table. Not for use inside of `jax.jit`. It traces f each time, as
+        `relevance` does, and compiles what it has not compiled before.
 
     Raises:
         MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+        InputError: it is called while a function around it is being traced.
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Epsilon
@@ -294,51 +308,43 @@ def ledger(
     >>> float(book.score), float(book.left), float(book.bias)
     (10.0, 8.0, 2.0)
     """
-    composite, changed = composite_of(rules), places_of(places)
-
-    @functools.partial(jax.jit, static_argnums=(1, 2))
-    def compute(arrays: list[Any], rest: Rest, keep: Keep) -> _Computed:
-        args, kwargs = rest.with_arrays(arrays)
-        run = Run.start(
-            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
-        )
-        outputs, tape = forward(run.plan, run.trace.arrays)
-        seeds = run.seed(outputs[0])
-        leaving, record = run.backward(tape, seeds, keep)
-        handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
-        found = run.result(leaving, tape, argnums)
-        return _Computed(run.plan, outputs[0], handed, found, record.accounts)
+    composite, changed, programs = composite_of(rules), places_of(places), Programs()
 
     @functools.wraps(f)
     def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
-        explained = argument_numbers(argnums, len(args))
-        arrays, rest = without_arrays(args, kwargs, explained)
-        book = compute(arrays, rest, "sums")
-        if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves(book.checked)):
-            # Looking at every number is worth its while only now.
-            book = compute(arrays, rest, "faults")
-        score, seed = np.asarray(book.score), np.asarray(book.seed)
-        return ledger_of(book.plan, book.accounts, score, seed, book.relevance)
+        run = Run.start(
+            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
+        )
+        constants = list(run.plan.graph.constants.values())
+        if any(map(_compat.is_traced, (*constants, *run.trace.arrays))):
+            raise InputError(
+                "A ledger holds numbers, and there are none while a function around it is traced. "
+                "Call it outside of `jax.jit`, `jax.vmap` and the like."
+            )
+
+        def compute(keep: Keep) -> tuple[Any, ...]:
+            def booked(constants: list[Any], arrays: list[Any]) -> tuple[Any, ...]:
+                here = run.with_constants(constants)
+                outputs, tape = forward(here.plan, arrays)
+                seeds = here.seed(outputs[0])
+                leaving, record = here.backward(tape, seeds, keep)
+                handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
+                return outputs[0], handed, here.result(leaving, tape, argnums), record.accounts
+
+            return programs(booked, constants, list(run.trace.arrays))
+
+        # Looking at every number is worth its while only where some are none; but what has an
+        # effect, such as a callback, is not to be run for it again.
+        once = any(e.has_effects or unrepeatable(e) for e in run.plan.graph.equations)
+        score, seed, found, accounts = compute("faults" if once else "sums")
+        faulty = not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found)))
+        if faulty and not once:
+            score, seed, found, accounts = compute("faults")
+        amounts = np.asarray(score), np.asarray(seed), found
+        book = ledger_of(run.plan, accounts, *amounts, run.trace if faulty else None)
+        if composite.seed == "score":
+            times = times_the_score(seed, found)
+            warn_of_growth(times, growth_limit, f"It grows most at {book.growth}.")
+        return book
 
     return ledger_of_f
-
-
-@functools.partial(
-    jtu.register_dataclass,
-    data_fields=["score", "seed", "relevance", "accounts"],
-    meta_fields=["plan"],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Computed:
-    """What a ledger is made of; the plan is known when the function has been traced."""
-
-    plan: Plan
-    score: Any
-    seed: Any
-    relevance: Any
-    accounts: Accounts
-
-    @property
-    def checked(self) -> Any:
-        """The numbers that tell whether something is wrong."""
-        return self.score, self.relevance

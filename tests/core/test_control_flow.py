@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import io_callback
 
 import relprop
 from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, Zero, ZPlus
@@ -686,6 +687,84 @@ def test_effects_happen_once(name, jit):
     jax.block_until_ready((jax.jit(explain) if jit else explain)(X))
     jax.effects_barrier()
     assert len(seen) == expected
+
+
+def _drawing():
+    """A callback that gives another number each time, and what it has given."""
+    given: list[float] = []
+
+    def draw_on_host(x):
+        given.append(float(x))
+        return np.float32(1 + len(given))
+
+    return given, draw_on_host
+
+
+def _calling_back(number):
+    """Functions of a scalar x with f(x) = x f(1) that use numbers from outside."""
+    constant = jnp.float32(0.25)
+
+    def leaf(x):
+        return x * number(lax.stop_gradient(x)) + x * number(constant)
+
+    def scanned(f):
+        return lambda x: lax.scan(lambda c, k: (c + f(k * x), None), 0.0 * x, jnp.arange(3.0))[0]
+
+    def in_while(f):
+        def looped(x):
+            known = lax.stop_gradient(x)
+            start = (0, 0.0)
+            return (
+                x
+                * lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] + f(known)), start)[
+                    1
+                ]
+            )
+
+        return looped
+
+    wrappers = {
+        "scan": scanned,
+        "remat": jax.checkpoint,
+        "cond": lambda f: lambda x: lax.cond(x > 0, f, lambda x: -x, x),
+        "while": in_while,
+        "custom_jvp": _as_custom_jvp,
+        "region": relprop.region("marked"),
+    }
+    found = {"plain": leaf} | {name: wrap(leaf) for name, wrap in wrappers.items()}
+    for outer, inner in itertools.product(("scan", "remat", "cond", "custom_jvp"), wrappers):
+        found[f"{outer} of {inner}"] = wrappers[outer](wrappers[inner](leaf))
+    return found
+
+
+CALLBACKS = [(name, "ordered") for name in _calling_back(lambda x: x)]
+CALLBACKS += [(name, kind) for name, _ in CALLBACKS if " " not in name for kind in ("io", "pure")]
+
+
+@pytest.mark.parametrize(("name", "kind"), CALLBACKS)
+def test_callbacks_with_results_run_once(name, kind):
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    call = {
+        "io": functools.partial(io_callback, ordered=False),
+        "ordered": functools.partial(io_callback, ordered=True),
+        "pure": jax.pure_callback,
+    }[kind]
+
+    def run(transform):
+        given, on_host = _drawing()
+        f = _calling_back(lambda x: call(on_host, shape, x))[name]
+        results = jax.block_until_ready(jax.jit(transform(f))(jnp.float32(1.5)))
+        jax.effects_barrier()
+        return results, given
+
+    expected, calls = run(lambda f: f)
+    (value, relevance), given = run(lambda f: relprop.value_and_relevance(f, Zero()))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(relevance, value, rtol=1e-6)
+    if kind == "ordered":
+        assert given == calls
+    else:
+        assert sorted(given) == sorted(calls)
 
 
 def test_debug_print_prints_once(capfd):

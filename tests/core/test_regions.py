@@ -1,5 +1,8 @@
 """Parts of a function that its author marks as one thing."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,17 +93,96 @@ def test_scopes_and_unnamed_selections_see_what_is_inside():
     assert everything[0].structure == "region" and everything[0].rule is None
 
 
-def test_called_again_it_is_not_compiled_again():
-    traced = []
+def _traced_and_executed(function):
+    yield function
+    yield jax.jit(function)
+    yield lambda *args: jax.eval_shape(function, *args) and function(*args)
+    yield jax.vmap(function)
+    yield jax.checkpoint(function)
+    yield lambda x: jax.lax.map(function, x)
 
-    @relprop.region("counted")
-    def counted(x, flag):
-        traced.append(flag)
-        return x if flag is True else 2 * x
 
-    results = [counted(X, flag) for flag in (True, True, 1, 1, True)]
-    assert traced == [True, 1]
-    assert [float(r.sum() / X.sum()) for r in results] == [1, 1, 2, 2, 1]
+def test_state_is_that_of_the_call():
+    state = {"scale": 2.0}
+
+    @relprop.region("stateful")
+    def scaled(x):
+        return state["scale"] * x
+
+    np.testing.assert_allclose(scaled(X), 2 * X)
+    for number, call in enumerate(_traced_and_executed(lambda x: scaled(x))):
+        state["scale"] = 3.0 + number
+        np.testing.assert_allclose(call(X), state["scale"] * X)
+        found = relprop.relevance(lambda x: scaled(x).sum(), relprop.presets.attn_lrp())(X)
+        np.testing.assert_allclose(found, state["scale"] * X, rtol=1e-6)
+
+
+def test_no_tracer_escapes_through_state():
+    layer = {"w": W}
+
+    @relprop.region("layer")
+    def call(x):
+        return x @ layer["w"]
+
+    def stateless(w, x):
+        before, layer["w"] = layer["w"], w
+        try:
+            return call(x).sum()
+        finally:
+            layer["w"] = before
+
+    with jax.checking_leaks():
+        for w in (W, 2 * W):
+            expected = jax.grad(lambda w, x: (x @ w).sum())(w, X)
+            np.testing.assert_allclose(jax.grad(stateless)(w, X), expected, rtol=1e-6)
+            np.testing.assert_allclose(jax.jit(jax.grad(stateless))(w, X), expected, rtol=1e-6)
+            found = relprop.relevance(stateless, relprop.rules.Zero(), argnums=1)(w, X)
+            np.testing.assert_allclose(found.sum(), (X @ w).sum(), rtol=1e-5)
+    np.testing.assert_allclose(call(X), X @ W)
+
+
+def test_arguments_and_results_that_are_no_arrays():
+    @relprop.region("odd")
+    def odd(x, *, unhashable, power):
+        return {"y": x**power * unhashable["factor"], "name": "odd", "power": power, "none": None}
+
+    def run(x):
+        found = odd(x, unhashable={"factor": np.float32(2.0)}, power=2)
+        assert (found["name"], found["power"], found["none"]) == ("odd", 2, None)
+        return found["y"].sum()
+
+    for wrap in (lambda f: f, jax.jit, jax.checkpoint):
+        np.testing.assert_allclose(wrap(run)(X), 2 * (X**2).sum(), rtol=1e-6)
+        np.testing.assert_allclose(wrap(jax.grad(run))(X), 4 * X, rtol=1e-6)
+
+
+class _Thing:
+    """What a weak reference can be had of."""
+
+    factor = 2.0
+
+
+def test_nothing_is_kept_between_calls():
+    @relprop.region("forgetful")
+    def scaled(x, thing, weight):
+        return x * thing.factor * weight
+
+    def once():
+        thing, weight = _Thing(), jnp.full((41, 43), 2.0)
+        scaled(jnp.float32(1.0), thing, weight)
+
+        def f(x):
+            return scaled(x, thing, weight).sum()
+
+        jax.jit(f)(jnp.float32(1.0))
+        relprop.relevance(f, relprop.rules.Zero())(jnp.float32(1.0))
+        jax.jit(jax.vmap(jax.grad(f)))(jnp.ones(2))
+        return weakref.ref(thing)
+
+    things = [once() for _ in range(3)]
+    gc.collect()
+    assert not any(thing() for thing in things)
+    assert not [a for a in jax.live_arrays() if a.shape == (41, 43)]
 
 
 def test_a_region_needs_a_name():

@@ -148,14 +148,16 @@ def test_every_operation_accounts_for_all_that_arrives(dtype, network, rule):
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.5), (1.0, 1.0)])
-def test_what_a_rule_makes_or_loses_is_a_gap(alpha, beta, x64):
+def test_what_a_rule_makes_or_loses_is_not_conserved(alpha, beta, x64):
     weight = jnp.array([[1.0, -2.0], [-0.5, 1.5]])
     with pytest.warns(relprop.ConservationWarning, match=f"alpha - beta is {alpha - beta}"):
         rule = rules.AlphaBeta(alpha, beta, epsilon=0.0)
     book = relprop.ledger(lambda x: jnp.sum((x @ weight) ** 2), rule)(jnp.array([[1.0, 3.0]]))
     (layer,) = (row for row in book if row.operation.structure == "dense")
-    np.testing.assert_allclose(layer.gap, (1 - alpha + beta) * layer.arrived)
-    np.testing.assert_allclose(book.gap, layer.gap)
+    np.testing.assert_allclose(layer.not_conserved, (1 - alpha + beta) * layer.arrived)
+    np.testing.assert_allclose(book.not_conserved, layer.not_conserved)
+    assert book.not_conserved_by == {"dense": layer.not_conserved}
+    assert abs(layer.gap) < 1e-12 and abs(book.gap) < 1e-12
 
 
 # ---------------------------------------------------------------------------- rules as values

@@ -17,6 +17,7 @@ from relprop._core.edit import within
 from relprop._core.graph import Graph, Value
 from relprop._core.order import after
 from relprop._core.plan import Masks, Nested, Plan, Planner, Step, reach
+from relprop._core.registry import unrepeatable
 from relprop._core.relevance import Relevance, add
 from relprop._core.run import Record, Tape, backward, forward
 
@@ -53,13 +54,17 @@ class Call(Nested):
 
     def forward(self, step, values, replay):
         (body,) = step.bodies
-        if replay:
-            outputs, tape = forward(body, values, replay)
-            return outputs, packed(body, tape, mentioned(body))
+        if replay or unrepeatable(step.operation.last):
+            return self.taped(body, values, replay)
         # The value comes from the call itself and keeps the derivative that its author wrote;
         # compiled, the evaluation of the body is the same one again.
         outputs = step.operation.last.evaluate(values)
-        _, tape = forward(body, values, replay=True)
+        return outputs, self.taped(body, values, replay=True)[1]
+
+    @staticmethod
+    def taped(body: Plan, values: Sequence[Any], replay: bool) -> tuple[list[Any], Any]:
+        """The results of its body, and all that the way back reads."""
+        outputs, tape = forward(body, values, replay)
         return outputs, packed(body, tape, mentioned(body))
 
     def backward(self, step, values, tape, arriving, request: Any):
@@ -69,17 +74,23 @@ class Call(Nested):
 
 @dataclasses.dataclass(frozen=True)
 class Remat(Call):
-    """`jax.checkpoint`: the body is evaluated again on the way back, as its user asked for."""
+    """`jax.checkpoint`: the body is evaluated again on the way back, as its user asked for.
+
+    Unless it calls back for results: those are of one run, so all of that run is kept.
+    """
 
     name: str = "remat"
 
     def forward(self, step, values, replay):
+        if unrepeatable(step.operation.last):
+            return self.taped(step.bodies[0], values, replay)
         if replay:
             return forward(step.bodies[0], values, replay)[0], ()
         return step.operation.last.evaluate(values), ()
 
     def backward(self, step, values, tape, arriving, request: Any):
-        del tape
+        if unrepeatable(step.operation.last):
+            return super().backward(step, values, tape, arriving, request)
         if step.operation.last.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
             values, arriving = _compat.barrier((list(values), arriving))
@@ -99,9 +110,7 @@ class Region(Call):
     name: str = "region"
 
     def forward(self, step, values, replay):
-        (body,) = step.bodies
-        outputs, tape = forward(body, values, replay)
-        return outputs, packed(body, tape, mentioned(body))
+        return self.taped(step.bodies[0], values, replay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,7 +463,8 @@ def _invariant_equations(plan: Plan, consts: int):
     found = []
     for equation in plan.graph.evaluated:
         values = [atom for atom in equation.inputs if isinstance(atom, Value)]
-        if equation.outputs and all(value in same for value in values):
+        again = equation.outputs and not (equation.has_effects or unrepeatable(equation))
+        if again and all(value in same for value in values):
             same.update(equation.outputs)
             found.append(equation)
     # Keep only what leads to an operand of a step.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
+
+from relprop import _compat
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PREFIX = "relprop_region "
@@ -19,8 +21,10 @@ def region(name: str) -> Callable[[F], F]:
 
     Without a rule of its own, relevance passes by the rules of what is inside. With one, the
     region is one operation, and it does not count as linear whatever is inside. The function
-    computes what it computed before, with and without relprop, as long as `jax.jit` could be
-    applied to it: it takes arrays and anything else, and returns arrays.
+    computes what it computed before, with and without relprop, under any transformation of JAX: it
+    takes and returns arrays and anything else, and reads whatever it closes over anew each time.
+    Nothing is kept between calls. As in any function that is traced, arrays that it makes leave it
+    as results only, not through state that it changes.
 
     Args:
         name: what `relprop.Where` finds it by, as ``Composite().at(region=name)``.
@@ -43,57 +47,47 @@ def region(name: str) -> Callable[[F], F]:
         raise ValueError("A region needs a name, by which rules find it.")
 
     def decorate(function: F) -> F:
-        compiled: dict[Any, Callable[..., Any]] = {}
-
         @functools.wraps(function)
         def marked(*args: Any, **kwargs: Any) -> Any:
-            leaves, tree = jtu.tree_flatten((args, kwargs))
-            arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-            static = tuple(
-                None if isinstance(leaf, jax.Array) else _Static(leaf) for leaf in leaves
-            )
-            if not all(s is None or isinstance(s.leaf, _PLAIN) for s in static):
-                return _call(function, name, tree, static)(*arrays)
-            # Outside of a trace, the same call is not to be compiled twice.
-            key = (tree, static)
-            if key not in compiled:
-                compiled[key] = _call(function, name, tree, static)
-            return compiled[key](*arrays)
+            # A mark is for who traces the function. Executed as it comes, it is the function.
+            if not _compat.is_staged():
+                return function(*args, **kwargs)
+            return _marked_call(function, name, args, kwargs)
 
         return marked  # type: ignore[return-value]
 
     return decorate
 
 
-_PLAIN = (bool, int, float, str, bytes, type(None))
+def _marked_call(
+    function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Calls a function so that a call of that name is seen in the jaxpr.
 
+    The jitted function is made for this one call. Whatever it closes over is as it is now, and
+    nothing of it is kept.
+    """
+    leaves, tree = jtu.tree_flatten((args, kwargs))
+    dynamic = [isinstance(leaf, jax.Array) for leaf in leaves]
+    rest = [None if on else leaf for leaf, on in zip(leaves, dynamic, strict=True)]
+    made: list[Any] = []  # the structure of the results, and those that are no arrays
 
-@dataclasses.dataclass(frozen=True)
-class _Static:
-    """An argument that is no array; `1` and `True` are not the same."""
-
-    leaf: Any
-
-    def __hash__(self) -> int:
-        return hash((type(self.leaf), self.leaf))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Static) or type(self.leaf) is not type(other.leaf):
-            return False
-        return self.leaf == other.leaf
-
-
-def _call(function: Callable[..., Any], name: str, tree: Any, static: Sequence[Any]) -> Any:
-    """A jitted function of the arrays among some arguments, called as the region is."""
-
-    def call(*arrays: Any) -> Any:
+    def call(arrays: Sequence[Any]) -> list[Any]:
         supply = iter(arrays)
-        leaves = [next(supply) if s is None else s.leaf for s in static]
-        args, kwargs = jtu.tree_unflatten(tree, leaves)
-        return function(*args, **kwargs)
+        filled = [next(supply) if on else x for x, on in zip(rest, dynamic, strict=True)]
+        args, kwargs = jtu.tree_unflatten(tree, filled)
+        results, structure = jtu.tree_flatten(function(*args, **kwargs))
+        made[:] = structure, [None if _is_array(x) else x for x in results]
+        return [x for x in results if _is_array(x)]
 
     call.__name__ = call.__qualname__ = _PREFIX + name
-    return jax.jit(call)
+    arrays = jax.jit(call)([leaf for leaf, on in zip(leaves, dynamic, strict=True) if on])
+    supply, (structure, results) = iter(arrays), made
+    return jtu.tree_unflatten(structure, [next(supply) if x is None else x for x in results])
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
 def region_of(eqn: Any) -> str:

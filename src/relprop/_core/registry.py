@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from relprop import _compat
+from relprop._core.relevance import summed_to
 
 if TYPE_CHECKING:
-    from relprop._core.graph import Atom
+    from relprop._core.graph import Atom, Equation
     from relprop._core.operation import Operation
     from relprop._core.site import LinearMap, Site
 
@@ -37,6 +38,7 @@ class Propagator:
         note: what a reader of the plan should know about every such operation.
         mutates: changes arrays in place, which no data flow shows.
         differentiable: JAX has a vector-Jacobian product for it.
+        calls_back: runs code of the user's outside of JAX, which may give something else each time.
     """
 
     structural: ClassVar[bool] = False
@@ -54,6 +56,7 @@ class Propagator:
     note: ClassVar[str] = ""
     mutates: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    calls_back: ClassVar[bool] = False
 
     def structure(self, operation: Operation, active: Sequence[bool]) -> str | None:
         """The name of the structure, given which operands depend on the explained inputs.
@@ -98,6 +101,25 @@ class Propagator:
         del operation
         return False
 
+    def unread(self, operation: Operation, position: int, arriving: Any) -> Any:
+        """Where an operand has only results at which nothing has arrived.
+
+        There its multiplier is zero, and not the product of zero with a derivative that may be
+        infinite or NaN.
+
+        Args:
+            operation: the operation, of one result.
+            position: of the operand.
+            arriving: per unit of the result.
+
+        Returns:
+            Truth values that broadcast to the operand; None where nobody can tell.
+        """
+        if not self.elementwise:
+            return None
+        shape = operation.inputs[position].shape
+        return arriving == 0 if arriving.shape == shape else summed_to(shape, arriving != 0) == 0
+
     def evaluate(self, operation: Operation, values: Sequence[Any]) -> list[Any]:
         """The outputs, from the values of all operands."""
         return operation.evaluate(values)
@@ -136,6 +158,17 @@ def lookup(primitive: Any) -> Propagator:
     """What is registered for a primitive."""
     found = _table.get(primitive)
     return found if found is not None else _table.get(primitive.name, _UNKNOWN)
+
+
+def unrepeatable(equation: Equation) -> bool:
+    """Whether something in it has results that a second evaluation need not give again.
+
+    Such are callbacks; their results are kept from the one run that there is.
+    """
+    if equation.bodies:
+        return any(unrepeatable(e) for body in equation.bodies for e in body.equations)
+    outside = equation.has_effects or lookup(equation.primitive).calls_back
+    return outside and bool(equation.outputs)
 
 
 def registered() -> dict[str, Propagator]:

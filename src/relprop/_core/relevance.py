@@ -20,14 +20,24 @@ def precise(x: Any) -> Any:
 
 
 def safe_divide(a: Array, b: Array) -> Array:
-    r"""`a / b` where b is not zero, else 0; its derivatives are finite as well."""
-    zero = b == 0
+    r"""`a / b` where b is not zero, else 0; its derivatives are finite as well.
+
+    No part of NaN is 0, too: nothing has arrived there.
+    """
+    zero = (b == 0) | ((a == 0) & jnp.isnan(b))
     return jnp.where(zero, jnp.zeros_like(a), a) / jnp.where(zero, jnp.ones_like(b), b)
 
 
 def scaled(x: Array, multiplier: Array) -> Array:
-    """Their product, in which a multiplier of zero wins over infinity, as at masked scores."""
-    return jnp.where((multiplier == 0) & (jnp.abs(x) == jnp.inf), jnp.zeros_like(x), x) * multiplier
+    """Their product, in which a multiplier of zero wins over infinity and NaN, as where masked."""
+    return jnp.where((multiplier == 0) & ~jnp.isfinite(x), jnp.zeros_like(x), x) * multiplier
+
+
+def where_read(multiplier: Array, unread: Array | None) -> Array:
+    """A multiplier, zero where no output was read though the way there was infinite or NaN."""
+    if unread is None:
+        return multiplier
+    return jnp.where(unread & ~jnp.isfinite(multiplier), jnp.zeros_like(multiplier), multiplier)
 
 
 def summed_to(shape: tuple[int, ...], x: Array) -> Array:

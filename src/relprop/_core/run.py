@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -153,10 +154,10 @@ def recalled(plan: Plan, tape: Tape, atoms: Sequence[Atom], awaited: Any) -> Non
         if group.call.params.get("prevent_cse", True):
             # Without the barrier XLA finds the values in the forward pass and keeps them all.
             values, awaited = _compat.barrier((values, awaited))
-            first = jax.tree.leaves(awaited)[0]
+            wait = functools.partial(after, awaited=jax.tree.leaves(awaited)[0])
             active = plan.is_active(group.reads)
             values = [
-                jax.tree.map(lambda x: after(x, first), value) if on else value
+                jax.tree.map(wait, value) if on else value
                 for value, on in zip(values, active, strict=True)
             ]
         again = Tape()
@@ -325,8 +326,10 @@ def backward(
                 )
         if asked.keep:
             account |= {"arrived": _sum(arriving, outputs), "left": _sum(leaving, values)}
+            account["size_arrived"] = _sum(arriving, outputs, jnp.abs)
+            account["size_left"] = _sum(leaving, values, jnp.abs)
             if asked.keep == "faults":
-                account |= _faults(operation, arriving, outputs, leaving)
+                account |= _faults(operation, arriving, values, outputs, leaving)
             accounts[step.number] = account
         for atom, value, *both in zip(operation.inputs, values, leaving, credits, strict=True):
             for relevance in both:
@@ -413,22 +416,28 @@ def _note_into(account: Account) -> Callable[[str, Callable[[], Any]], None]:
     return note
 
 
-def _faults(operation, arriving, outputs, leaving) -> Account:
+def _faults(operation, arriving, values, outputs, leaving) -> Account:
     """How many numbers of a step are none."""
+    inexact = [jnp.issubdtype(atom.dtype, jnp.inexact) for atom in operation.inputs]
+    given = [value_of(v) for v, on in zip(values, inexact, strict=True) if on]
+    made = [value_of(v) for v, a in zip(outputs, operation.outputs, strict=True) if a.inexact]
+    bad_arrived, bad_left = (_count_bad(jax.tree.leaves(r)) for r in (arriving, leaving))
+    nan_given, nan_made = (sum((_everywhere(jnp.isnan(v)) for v in vs), 0) for vs in (given, made))
+    # Told apart here, in each turn of a loop by itself: later turns go on with what one has made.
     return {
-        "bad_values": _count_bad(
-            value_of(v) for v, atom in zip(outputs, operation.outputs, strict=True) if atom.inexact
-        ),
-        "bad_arrived": _count_bad(jax.tree.leaves(arriving)),
-        "bad_left": _count_bad(jax.tree.leaves(leaving)),
+        "bad_values": _count_bad(made),
+        "bad_arrived": bad_arrived,
+        "bad_made": jnp.where(bad_arrived == 0, bad_left, 0),
+        "nan_given": nan_given,
+        "nan_made": jnp.where(nan_given == 0, nan_made, 0),
     }
 
 
-def _sum(relevances, values) -> Any:
+def _sum(relevances, values, of: Callable[[Array], Array] = lambda r: r) -> Any:
     total = 0.0
     for relevance, value in zip(relevances, values, strict=True):
         if relevance is not None:
-            total = total + _everywhere(jnp.real(relevance.total(amount_of(value))))
+            total = total + _everywhere(of(jnp.real(relevance.total(amount_of(value)))))
     return total
 
 

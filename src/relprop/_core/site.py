@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Inexact
 
 from relprop import _compat
 from relprop._core.operation import Operation
-from relprop._core.relevance import Relevance, precise
+from relprop._core.relevance import Relevance, precise, where_read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class LinearMap:
         gate: a factor of each weight on the way back, 1 but for who asks what a weight contributes.
         free: an axis of w, and the axis of y that it becomes, along which w can be taken in parts:
             apply of a part gives that part of y. None where there is no such axis.
+        unread: of coefficients of y, where x has none but zeros to come from; a weight that is
+            infinite or NaN is no matter there. None where weights are finite, as parameters are.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -40,6 +42,7 @@ class LinearMap:
     diagonal: bool = False
     gate: Float[Array, "..."] | None = None
     free: tuple[int, int] | None = None
+    unread: Callable[[Array], Array | None] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:
@@ -58,7 +61,10 @@ class LinearMap:
         (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), types)(
             _cotangent(coefficients, self.output)
         )
-        return tuple(out)
+        if self.unread is None:
+            return tuple(out)
+        (only,) = out
+        return (where_read(only, self.unread(coefficients)),)
 
 
 class Site:
@@ -169,11 +175,26 @@ class Site:
         if exact and kind.transposable and (kind.structural or self.is_linear):
             # Transposing spares the evaluation that `jax.vjp` would begin with.
             types = [_compat.type_of(x) for x in self.inputs]
-            return jax.linear_transpose(self.function, *types)(
+            found = jax.linear_transpose(self.function, *types)(
                 tuple(_cotangent(c, y) for c, y in zip(cotangents, self.outputs, strict=True))
             )
-        outputs, pull = jax.vjp(self.function, *(self.inputs if at is None else at))
-        return pull(tuple(_cotangent(c, y) for c, y in zip(cotangents, outputs, strict=True)))
+            if kind.structural:
+                return found
+        else:
+            outputs, pull = jax.vjp(self.function, *(self.inputs if at is None else at))
+            found = pull(tuple(_cotangent(c, y) for c, y in zip(cotangents, outputs, strict=True)))
+        if len(self.outputs) > 1 or not exact:
+            return found
+        (arriving,) = cotangents
+        return tuple(
+            where_read(m, kind.unread(self.operation, position, arriving))
+            for m, position in zip(found, self._positions, strict=True)
+        )
+
+    @property
+    def _positions(self) -> list[int]:
+        """Of the active operands."""
+        return [i for i, on in enumerate(self.active) if on]
 
     def absorb_zeros(self, relevance: Relevance, z: Array) -> None:
         """Notes the share of outputs that are exactly zero, which no proportion can hand on."""

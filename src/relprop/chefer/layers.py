@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from relprop._core.relevance import summed_to
+from relprop._core.relevance import scaled, summed_to
 from relprop.chefer import functional
 from relprop.chefer.functional import Pair
 from relprop.rules.base import negative, positive
@@ -59,7 +59,7 @@ def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[A
 
     The stabiliser is not aware of the sign of b: just below zero it makes the denominator smaller,
     and at -1e-9, where it would make it zero, the denominator becomes 1e-9. Where b is exactly
-    zero the result is zero.
+    zero the result is zero, and of nothing no part is NaN.
 
     Args:
         a: numerator.
@@ -71,6 +71,7 @@ def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[A
 
     Source: ``modules/layers_ours.py`` of the reference implementation.
     """
+    b = jnp.where((a == 0) & jnp.isnan(b), jnp.zeros_like(b), b)
     denominator = jnp.maximum(b, 1e-9) + jnp.minimum(b, 1e-9)
     denominator = jnp.where(denominator == 0, jnp.asarray(1e-9, b.dtype), denominator)
     return a / denominator * (b != 0).astype(b.dtype)
@@ -292,10 +293,10 @@ def normalised(R: Array, left: Array, right: Array) -> tuple[Array, Array]:
     A, B, total = jnp.sum(left), jnp.sum(right), jnp.sum(R)
     whole = jnp.abs(A) + jnp.abs(B)
 
-    def scaled(part: Array, own: Array) -> Array:
+    def share(part: Array, own: Array) -> Array:
         return part * safe_divide(safe_divide(jnp.abs(own), whole) * total, own)
 
-    return scaled(left, A), scaled(right, B)
+    return share(left, A), share(right, B)
 
 
 def alpha_beta(
@@ -312,7 +313,10 @@ def alpha_beta(
         else:
             s1, s2 = safe_divide(R, z1), safe_divide(R, z2)
         back1, back2 = transposed(apply, xs, w1, s1), transposed(apply, xs, w2, s2)
-        return [p * b1 + m * b2 for p, m, b1, b2 in zip(pluses, minuses, back1, back2, strict=True)]
+        return [
+            scaled(p, b1) + scaled(m, b2)
+            for p, m, b1, b2 in zip(pluses, minuses, back1, back2, strict=True)
+        ]
 
     w_plus, w_minus = positive(weight), negative(weight)
     out = [alpha * active for active in part(w_plus, w_minus)]
@@ -346,7 +350,10 @@ def joint_alpha_beta(
         inhibiting = beta * safe_divide(R, sum_of_sign(z, a, -1, terms))
         plain, signed = plain - inhibiting, signed + inhibiting
     plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)
-    return [(x * p + jnp.abs(x) * s) / 2 for x, p, s in zip(xs, plains, signeds, strict=True)]
+    return [
+        (scaled(x, p) + scaled(jnp.abs(x), s)) / 2
+        for x, p, s in zip(xs, plains, signeds, strict=True)
+    ]
 
 
 def convolution(R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float) -> list[Array]:
@@ -375,10 +382,10 @@ def box(R: Array, xs: Arrays, weight: Array, apply: Apply) -> list[Array]:
     w_plus, w_minus = positive(weight), negative(weight)
     lows, highs = [filled(jnp.min, x) for x in xs], [filled(jnp.max, x) for x in xs]
     z = apply(xs, weight) - apply(lows, w_plus) - apply(highs, w_minus) + 1e-9
-    s = R / z
+    s = R / jnp.where((R == 0) & jnp.isnan(z), jnp.ones_like(z), z)
     backs = (transposed(apply, xs, w, s) for w in (weight, w_plus, w_minus))
     return [
-        x * whole - low * up - high * down
+        scaled(x, whole) - scaled(low, up) - scaled(high, down)
         for x, low, high, whole, up, down in zip(xs, lows, highs, *backs, strict=True)
     ]
 

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from relprop._core.relevance import Relevance, summed_to
+from relprop._core.relevance import Relevance, scaled, summed_to
 from relprop._core.site import LinearMap, Site, shares
 from relprop.chefer import layers
 from relprop.chefer.layers import Variant
@@ -41,6 +41,9 @@ class Dense(LinearRule):
         check_number("alpha", self.alpha)
         check_variant(self.variant)
 
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
+
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
         alpha = number(self.alpha, site.output)
@@ -62,6 +65,9 @@ class Convolution(LinearRule):
 
     def __post_init__(self):
         check_number("alpha", self.alpha)
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         R, alpha = relevance.total(site.output), number(self.alpha, site.output)
@@ -88,13 +94,16 @@ class InProportion(Rule):
             return f"InProportion needs one output, and there are {len(operation.outputs)}"
         return irreversible(operation)
 
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
         R, z = relevance.total(site.output), site.output
         backs = site.vjp([layers.safe_divide(R, z)])
         part = number(self.part, z)
-        return shares([part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
+        return shares([part * scaled(x, c) for x, c in zip(site.inputs, backs, strict=True)])
 
 
 @jtu.register_pytree_with_keys_class
@@ -116,6 +125,9 @@ class Add(Rule):
             return None
         return "Add needs the sum or the difference of two arrays"
 
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
@@ -127,7 +139,7 @@ class Add(Rule):
         else:
             (x,) = site.inputs
             terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
-        given = [term * summed_to(term.shape, part) for term in terms]
+        given = [scaled(term, summed_to(term.shape, part)) for term in terms]
         if self.variant == "ours":
             given = layers.normalised(R, given[0], given[1])
         return shares(given[: len(site.inputs)])
@@ -143,6 +155,9 @@ class Clone(Rule):
         if sum(active) == 1 and {tuple(out.shape) for out in operation.outputs} == shapes:
             return None
         return "Clone needs one active operand, and outputs of its shape"
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (x,) = site.inputs
@@ -168,6 +183,9 @@ class BatchNorm(Rule):
         if len(operation.inputs) == 5 and tuple(active) == (True, False, False, False, False):
             return None
         return "BatchNorm needs the operands x, weight, bias, mean and variance; x alone active"
+
+    def conserves(self, operation, active):
+        return False  # What its stabilisers take is not noted.
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving

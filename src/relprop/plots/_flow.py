@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from relprop._errors import InputError
-from relprop._ledger import Ledger
+from relprop._ledger import Ledger, LedgerRow
 from relprop._table import amount
 from relprop.plots import _places
 from relprop.plots._figure import describe, drawing, title
@@ -38,6 +38,7 @@ class Flow:
         handed_out: relevance of the score.
         layers: names in order of evaluation.
         absorbed: ``"bias"``, ``"epsilon"``, ``"stopped"`` and ``"gap"`` -> what each layer kept.
+            The gap is what rules did not conserve, and rounding.
 
     Flows of the same layers can be added up, to one of a whole batch.
 
@@ -66,7 +67,7 @@ class Flow:
             raise InputError("The ledger has no rows: no operation lies between input and score.")
         groups = layers([row.operation for row in rows], named)
         absorbed = {
-            part: np.array([sum(getattr(rows[i], part) for i in g) for g in groups.values()])
+            part: np.array([sum(_kept(rows[i], part) for i in g) for g in groups.values()])
             for part in _ABSORBED
         }
         # What constants took that no operation stands for, and what was seeded at places, so that
@@ -107,6 +108,10 @@ class Flow:
         }
         explained = self.handed_out - np.sum(list(kept.values()), axis=0)
         return {"explained": explained, **kept}
+
+
+def _kept(row: LedgerRow, part: str) -> float:
+    return getattr(row, part) + (row.not_conserved if part == "gap" else 0.0)
 
 
 def flow(

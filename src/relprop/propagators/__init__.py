@@ -12,6 +12,7 @@ from relprop._core.registry import register as register
 from relprop._core.registry import registered as registered
 from relprop._core.sharded import Sharded
 from relprop.propagators.general import (
+    Callback,
     Conversion,
     Cut,
     Differentiable,
@@ -144,7 +145,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "cholesky eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
     ),
     (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal pmax pmin"),
-    (Kernel(), "pallas_call ffi_call pure_callback io_callback tpu_custom_call"),
+    (Kernel(), "pallas_call ffi_call tpu_custom_call"),
+    (Callback(), "pure_callback io_callback"),
     # Refused: what passes here is seen by no analysis of values.
     (Mutation(), "new_ref mutable_array get swap addupdate freeze ref_addupdate"),
     # No relevance passes.

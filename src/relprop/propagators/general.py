@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation
+from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.relevance import precise
 
@@ -84,6 +85,9 @@ class Selection(Structural):
     structural: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
 
+    def unread(self, operation, position, arriving):
+        return None  # Nothing is multiplied.
+
 
 @dataclasses.dataclass(frozen=True)
 class Conversion(Structural):
@@ -131,6 +135,9 @@ class Maximum(Propagator):
 
     def structure(self, operation, active):
         return "maximum"
+
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +234,27 @@ class Irreversible(Differentiable):
 @dataclasses.dataclass(frozen=True)
 class Kernel(Irreversible):
     """Code of which JAX sees only the call: kernels, foreign functions, callbacks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Callback(Kernel):
+    """Python code outside of JAX."""
+
+    calls_back: ClassVar[bool] = True
+
+
+def back_over(operation: Operation, position: int, array: Array) -> Array | None:
+    """An array like the result of a reduction, as it broadcasts to an operand; None if it can't."""
+    shape = operation.inputs[position].shape
+    if array.ndim == len(shape):
+        fits = all(n in (1, m) for n, m in zip(array.shape, shape, strict=True))
+        return array if fits else None
+    for equation in operation.equations:
+        axes = tuple(equation.params.get("axes") or ())
+        rest = tuple(n for axis, n in enumerate(shape) if axis not in axes)
+        if axes and rest == array.shape:
+            return jnp.expand_dims(array, axes)
+    return None
 
 
 def is_move(equation: Equation) -> bool:

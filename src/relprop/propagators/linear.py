@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array
 
 from relprop._core.graph import Atom, Constant, Equation
 from relprop._core.registry import Propagator
-from relprop._core.site import LinearMap
+from relprop._core.site import LinearMap, Site
 
 #: Per axis of an operand, an axis of another array or None.
 Axes = tuple[int | None, ...]
@@ -102,6 +103,9 @@ class Negation(Propagator):
     def linear(self, operation, active):
         return True
 
+    def unread(self, operation, position, arriving):
+        return None
+
     def linear_map(self, site):
         return _scale(site, -jnp.ones((), site.output.dtype))
 
@@ -137,6 +141,9 @@ class Addition(Propagator):
 
     def constants(self, operation, active):
         return _other(active, "bias")
+
+    def unread(self, operation, position, arriving):
+        return None
 
     def linear_map(self, site):
         shape = site.output.shape
@@ -234,6 +241,9 @@ class Multiplication(Propagator):
         a, b = inputs
         return b if _is_one(a) else a if _is_one(b) else None
 
+    def unread(self, operation, position, arriving):
+        return _unless_by_number(self, operation, position, arriving)
+
     def linear_map(self, site):
         (weight,) = (v for v, on in zip(site.values, site.active, strict=True) if not on)
         return _scale(site, weight)
@@ -261,8 +271,19 @@ class Division(Propagator):
     def repeats(self, inputs, dtype):
         return inputs[0] if _is_one(inputs[1]) else None
 
+    def unread(self, operation, position, arriving):
+        return _unless_by_number(self, operation, position, arriving)
+
     def linear_map(self, site):
         return _scale(site, 1 / site.values[1])
+
+
+def _unless_by_number(kind, operation, position, arriving):
+    """As `Propagator.unread`, for products and quotients; numbers and parameters are finite."""
+    other = operation.inputs[1 - position]
+    if other.path or (isinstance(other, Constant) and other.shape == ()):
+        return None
+    return Propagator.unread(kind, operation, position, arriving)
 
 
 def _is_one(atom: Atom) -> bool:
@@ -278,7 +299,14 @@ def _scale(site, weight):
         apply=lambda xs, w: jnp.broadcast_to(xs[0] * w, shape),
         weight=weight,
         diagonal=site.inputs[0].shape == shape,
+        unread=unread_at(site),
     )
+
+
+def unread_at(site: Site) -> Callable[[Array], Array | None]:
+    """`Propagator.unread` for the one active operand, as a linear map needs it."""
+    operation, position = site.operation, site.active.index(True)
+    return lambda c: operation.propagator.unread(operation, position, c)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +342,12 @@ class Contraction(Propagator):
     def linear_map(self, site):
         apply, weight = self.split(site.operation, site.active, site.values)
         free = self.free(site.operation, site.active)
-        return LinearMap(site.inputs, site.output, apply, weight, free=free)
+        unread = unread_at(site)
+        return LinearMap(site.inputs, site.output, apply, weight, free=free, unread=unread)
+
+    def unread(self, operation, position, arriving):
+        # To look for rows that nothing reads costs reductions at every product of attention.
+        return None
 
     def free(self, operation, active) -> tuple[int, int] | None:
         """The longest axis that the weight alone brings into the result: its own, the result's."""
@@ -407,6 +440,9 @@ class Convolution(Contraction):
     """`conv_general_dilated`, of which it is known which axis is which."""
 
     name: str = "convolution"
+
+    def unread(self, operation, position, arriving):
+        return None
 
     def carried(self, equation, position):
         numbers = equation.params["dimension_numbers"]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from relprop._core.registry import Propagator
+from relprop.propagators.general import back_over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Product(Propagator):
     def structure(self, operation, active):
         return "product"
 
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
+
     def factors(self, site):
         (x,) = site.inputs
         return max(x.size, 1) / max(site.output.size, 1)
@@ -28,6 +32,9 @@ class Product(Propagator):
 @dataclasses.dataclass(frozen=True)
 class RunningProduct(Product):
     """The products of the first one, two, three and more entries along an axis."""
+
+    def unread(self, operation, position, arriving):
+        return None
 
     def factors(self, site):
         params = site.operation.last.params

@@ -13,8 +13,8 @@ from relprop._core.graph import Equation
 from relprop._core.operation import Operation
 from relprop._core.registry import Propagator
 from relprop._core.site import LinearMap
-from relprop.propagators.general import inner, is_maximum_with_zero
-from relprop.propagators.linear import Contraction, Multiplication
+from relprop.propagators.general import back_over, inner, is_maximum_with_zero
+from relprop.propagators.linear import Contraction, Multiplication, unread_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Softmax(Propagator):
     def structure(self, operation, active):
         return "softmax"
 
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class SoftMaximum(Propagator):
@@ -46,6 +49,9 @@ class SoftMaximum(Propagator):
     def structure(self, operation, active):
         return "soft maximum"
 
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Norm(Propagator):
@@ -53,6 +59,9 @@ class Norm(Propagator):
 
     def structure(self, operation, active):
         return "norm"
+
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +98,9 @@ class Statistic(Propagator):
 
     def structure(self, operation, active):
         return "statistic"
+
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
 
 
 def _carried(equations: Sequence[Equation], value: Any) -> Any:
@@ -221,6 +233,9 @@ class Average(_Followed):
     def structure(self, operation, active):
         return "average"
 
+    def unread(self, operation, position, arriving):
+        return back_over(operation, position, arriving == 0)
+
     def linear_map(self, site):
         # Its size scales all contributions alike; only its sign is a weight to be looked at.
         sign = jnp.sign(site.values[-1])
@@ -229,6 +244,7 @@ class Average(_Followed):
             site.output,
             apply=lambda xs, w: w * (sign * site.function(*xs)[0]),
             weight=sign,
+            unread=unread_at(site),
         )
 
     def evaluate(self, operation, values):

@@ -96,7 +96,9 @@ def _entries(
 
 def _body(draft: Draft, equation: Equation) -> Graph | None:
     """The body that an equation is a mere wrapping of."""
-    if not equation.bodies or equation.has_effects or draft.closed(equation):
+    if not equation.bodies or equation.has_effects or registry.unrepeatable(equation):
+        return None
+    if draft.closed(equation):
         return None
     kind = registry.lookup(equation.primitive)
     if type(kind) in (Call, Remat):  # A region is one thing to its author, a shard to a device.

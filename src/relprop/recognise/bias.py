@@ -15,7 +15,6 @@ from relprop.propagators.affine import Scaled
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Biased
 from relprop.recognise.dataflow import Dataflow, is_device_sum, is_elementwise, is_move
-
 from relprop.recognise.fixed import is_fixed
 
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
 from relprop.reading.exponentials import EXPONENTIALS, followed
 from relprop.reading.terms import Product, Symbol, Term, mentions, renamed
 from relprop.recognise.dataflow import Dataflow
+
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes a softmax."""

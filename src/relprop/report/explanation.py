@@ -93,7 +93,7 @@ class Balance:
 
     @property
     def gap(self) -> float:
-        """What is not accounted for: made or lost by rules that do not conserve relevance."""
+        """What rules made or lost that do not conserve relevance, and rounding."""
         return self.handed_out - self.explained - self.bias - self.epsilon - self.stopped
 
     def parts(self) -> dict[str, float]:

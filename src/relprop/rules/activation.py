@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.tree_util as jtu
 
+from relprop._core.relevance import scaled
 from relprop._core.site import Site, shares
 from relprop.rules.base import Arriving, Leaving, irreversible, positive
 from relprop.rules.general import Pass
@@ -35,6 +36,9 @@ class GuidedBackprop(Pass):
     def problem(self, operation, active):
         return super().problem(operation, active) or irreversible(operation)
 
+    def conserves(self, operation, active):
+        return False
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
@@ -59,6 +63,9 @@ class Deconvnet(Pass):
 
     Source: Zeiler and Fergus 2014, section 2.1.
     """
+
+    def conserves(self, operation, active):
+        return False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
@@ -95,8 +102,13 @@ class BetaSmooth(Pass):
     def __post_init__(self):
         check_number("beta", self.beta)
 
+    def conserves(self, operation, active):
+        return False
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
         (x,) = site.inputs
-        return shares([jax.nn.sigmoid(number(self.beta, x) * x) * relevance.total(site.output)])
+        return shares(
+            [scaled(jax.nn.sigmoid(number(self.beta, x) * x), relevance.total(site.output))]
+        )

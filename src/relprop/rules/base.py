@@ -70,6 +70,15 @@ class Rule(Parameters):
         del operation, active
         return None
 
+    def conserves(self, operation: Operation, active: Sequence[bool]) -> bool:
+        """Whether all that arrives is handed on, or noted as absorbed.
+
+        If not, the ledger calls what is missing (or too much) `not_conserved`, by the structure of
+        the operation, and not a gap.
+        """
+        del operation, active
+        return True
+
     def credit(self, site: Site, arriving: Arriving) -> Leaving:
         """Relevance of each credited operand: of parameters, in a second reading.
 
@@ -170,7 +179,11 @@ class Stabilizer(Parameters):
     def divide(
         self, a: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"]
     ) -> Inexact[Array, "*shape"]:
-        """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it."""
+        """`a / stab(z)`; an epsilon of zero loses what it can't divide and makes no NaN of it.
+
+        Nothing has no part of a z that is NaN.
+        """
+        z = jnp.where((a == 0) & jnp.isnan(z), jnp.zeros_like(z), z)
         epsilon = None if self.norm_scale else known(self.epsilon)
         if epsilon is not None and np.all(epsilon >= float(jnp.finfo(z.dtype).tiny)):
             return a / self(z)

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from relprop._core.relevance import safe_divide
+from relprop._core.relevance import safe_divide, scaled
 from relprop._core.site import LinearMap, Site, multipliers
 from relprop._errors import RuleError
 from relprop.rules.base import (
@@ -113,7 +113,7 @@ def _rescaled(site: Site, changes: _Changes, epsilon: float) -> Array:
     assert m is not None
     near = jnp.abs(dx) < number(epsilon, dx)
     (slope,) = site.vjp([m])
-    return jnp.where(near, slope, m * dy / jnp.where(near, 1, dx))
+    return jnp.where(near, slope, safe_divide(scaled(dy, m), jnp.where(near, 1, dx)))
 
 
 @jtu.register_pytree_with_keys_class
@@ -147,8 +147,8 @@ class RescaleMaximum(DifferenceRule):
         ours, theirs = [], []
         for m, y, r in zip(changes.arriving, site.outputs, changes.reference.outputs, strict=True):
             most = larger(y, r)
-            ours.append(None if m is None else m * (most - r))
-            theirs.append(None if m is None else m * (y - most))
+            ours.append(None if m is None else scaled(most - r, m))
+            theirs.append(None if m is None else scaled(y - most, m))
         slopes = site.vjp(list(changes.arriving))
         shares = zip(site.vjp(ours), changes.reference.vjp(theirs), strict=True)
         return [
@@ -253,7 +253,7 @@ class RevealCancel(DifferenceRule):
             near = jnp.abs(change) < number(self.epsilon, change)
             start, slope = jax.jvp(mean, (before,), (jnp.ones_like(before),))
             grown = mean(before + change) - start
-            return m * jnp.where(near, slope, grown / jnp.where(near, 1, change))
+            return scaled(jnp.where(near, slope, grown / jnp.where(near, 1, change)), m)
 
         of_rise, of_fall = effect(rise, fall), effect(fall, rise)
         above = _pulled(layer, up, of_rise) + _pulled(layer, down, of_fall)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array
 
-from relprop._core.relevance import Relevance, summed_to
+from relprop._core.relevance import Relevance, scaled, summed_to
 from relprop._core.site import Site, multipliers, shares
 from relprop.rules.base import (
     Arriving,
@@ -54,7 +54,7 @@ class Pass(Rule):
         multiplier, y = relevance.multiplier, site.output
         if multiplier is not None and site.operation.propagator.rectifies(site.operation):
             # As y is x where it isn't zero, nothing needs to be multiplied and divided again.
-            return [Relevance(relevance.share, jnp.where(y > 0, multiplier, 0))]
+            return [Relevance(relevance.share, jnp.where(y == 0, 0, multiplier))]
         return [Relevance(share=relevance.total(y))]
 
 
@@ -143,7 +143,7 @@ class SignalTakesAll(Rule):
         if share is not None:
             share = summed_to(signal.shape, share)
         if multiplier is not None:
-            multiplier = summed_to(signal.shape, multiplier * gate)
+            multiplier = summed_to(signal.shape, scaled(gate, multiplier))
         return [None, Relevance(share, multiplier)]
 
 
@@ -188,8 +188,8 @@ class Proportional(Rule):
         total = relevance.total(site.output)
         a, b = (jnp.abs(x) if self.absolute else x for x in site.inputs)
         part = Stabilizer(self.epsilon).divide(total, a + b)
-        site.absorb("epsilon", lambda: total - (a + b) * part)
-        return shares([summed_to(x.shape, jnp.asarray(x * part)) for x in (a, b)])
+        site.absorb("epsilon", lambda: total - scaled(a + b, part))
+        return shares([summed_to(x.shape, jnp.asarray(scaled(x, part))) for x in (a, b)])
 
 
 @jtu.register_pytree_with_keys_class
@@ -245,6 +245,9 @@ class Gradient(Rule):
     def problem(self, operation, active):
         return irreversible(operation)
 
+    def conserves(self, operation, active):
+        return operation.propagator.structural
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         cotangents = [
             None if relevance is None else relevance.share
@@ -290,12 +293,17 @@ class Linearised(Rule):
             return complex_problem("Linearised")
         return irreversible(operation)
 
+    def conserves(self, operation, active):
+        kind = operation.propagator
+        homogeneous = kind.linear(operation, active) or kind.extreme or kind.rectifies(operation)
+        return kind.structural or bool(homogeneous)
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
         given, z = relevance.total(site.output), site.output
         coefficients = stabilizer(self.epsilon).divide(given, z)
-        site.absorb("epsilon", lambda: given - coefficients * z)
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         return multipliers(site.vjp([coefficients]))
 
 
@@ -304,7 +312,7 @@ def _from_constants(site: Site, arriving: Arriving) -> Array:
     ones = [jnp.ones_like(x) for x in site.inputs]
     _, copied = jax.jvp(site.function, site.inputs, tuple(ones))
     lost = [
-        jnp.sum(relevance.total(output) * (1 - jnp.real(fraction)))
+        jnp.sum(scaled(1 - jnp.real(fraction), relevance.total(output)))
         for relevance, output, fraction in zip(arriving, site.outputs, copied, strict=True)
         if relevance is not None
     ]

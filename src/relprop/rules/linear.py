@@ -94,6 +94,10 @@ class Zero(Rule):
     def problem(self, operation, active):
         return irreversible(operation)
 
+    def conserves(self, operation, active):
+        kind = operation.propagator
+        return kind.structural or (kind.linear(operation, active) and len(operation.outputs) == 1)
+
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         if not site.is_linear or len(site.outputs) > 1:
             pairs = list(zip(arriving, site.outputs, strict=True))
@@ -168,7 +172,7 @@ class Epsilon(LinearRule):
         coefficients = stabilizer(self.epsilon).divide(given, z)
         if keep:
             _absorb_bias(site, linear, coefficients)
-        site.absorb("epsilon", lambda: given - coefficients * z)
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         return multipliers(linear.transpose(linear.weight, coefficients))
 
     def _by_parts(
@@ -251,13 +255,13 @@ class Gamma(LinearRule):
         coefficients = stabilizer(self.epsilon).divide(given, z)
         coefficients = jnp.where(sign == 0, jnp.zeros_like(given), coefficients)
         if bias is not None:
-            site.absorb("bias", lambda: coefficients * (whole * bias + part * jnp.abs(bias)))
-        site.absorb("epsilon", lambda: given - coefficients * z)
+            site.absorb("bias", lambda: scaled(whole * bias + part * jnp.abs(bias), coefficients))
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         plain = linear.transpose(linear.weight, coefficients)
-        signed = sizes.transpose(part * coefficients)
+        signed = sizes.transpose(scaled(part, coefficients))
         return multipliers(
             [
-                whole * p + jnp.sign(x) * s
+                whole * p + scaled(jnp.sign(x), s)
                 for p, s, x in zip(plain, signed, site.inputs, strict=True)
             ]
         )
@@ -329,6 +333,10 @@ class AlphaBeta(LinearRule):
                 stacklevel=3,
             )
 
+    def conserves(self, operation, active):
+        alpha, beta = known(self.alpha), known(self.beta)
+        return alpha is not None and beta is not None and bool(np.allclose(alpha - beta, 1))
+
     def through(self, site, linear, relevance):
         given = relevance.total(site.output)
         terms = number_of_terms(linear)
@@ -348,7 +356,7 @@ class AlphaBeta(LinearRule):
         return multipliers(
             [
                 # Nothing where x is zero.
-                jnp.sign(x) / 2 * (jnp.sign(x) * p + s)
+                scaled(jnp.sign(x) / 2, scaled(jnp.sign(x), p) + s)
                 for p, s, x in zip(plain, signed, site.inputs, strict=True)
             ]
         )
@@ -388,7 +396,7 @@ class AlphaBeta(LinearRule):
             bias = (positive if sign > 0 else negative)(jnp.broadcast_to(linear.bias, z.shape))
             total = z + bias
             site.absorb("bias", lambda: divide(given, total) * bias)
-        site.absorb("epsilon", lambda: given - divide(given, total) * total)
+        site.absorb("epsilon", lambda: given - scaled(total, divide(given, total)))
         # Where there is no contribution, none is to be made of rounding errors.
         return divide(jnp.where(z == 0, jnp.zeros_like(given), given), total)
 
@@ -458,7 +466,7 @@ class ZBox(LinearRule):
         plus, minus = positive(weight), negative(weight)
         z = site.product - linear.apply(lows, plus) - linear.apply(highs, minus)
         coefficients = stabilizer(self.epsilon).divide(given, z)
-        site.absorb("epsilon", lambda: given - coefficients * z)
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         parts = (
             linear.transpose(weight, coefficients),
             linear.transpose(plus, coefficients),
@@ -466,7 +474,7 @@ class ZBox(LinearRule):
         )
         return shares(
             [
-                x * whole - low * up - high * down
+                scaled(x, whole) - low * up - high * down
                 for x, low, high, whole, up, down in zip(
                     site.inputs, lows, highs, *parts, strict=True
                 )
@@ -547,7 +555,7 @@ def _by_weight(
     coefficients = stabilizer(epsilon).divide(given, z)
     if bias is not None:
         site.absorb("bias", lambda: coefficients * bias)
-    site.absorb("epsilon", lambda: given - coefficients * z)
+    site.absorb("epsilon", lambda: given - scaled(z, coefficients))
     return shares(linear.transpose(weight, coefficients))
 
 

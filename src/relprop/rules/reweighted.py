@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from relprop._core.relevance import scaled
 from relprop._core.site import multipliers
 from relprop.rules.base import Bias, Stabilizer, check_bias, negative, positive, stabilizer
 from relprop.rules.linear import LinearRule
@@ -69,5 +70,5 @@ class Reweighted(LinearRule):
         coefficients = stabilizer(self.epsilon).divide(given, z)
         if bias is not None:
             site.absorb("bias", lambda: coefficients * bias)
-        site.absorb("epsilon", lambda: given - coefficients * z)
+        site.absorb("epsilon", lambda: given - scaled(z, coefficients))
         return multipliers(linear.transpose(weight, coefficients))

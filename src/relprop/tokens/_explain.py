@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from relprop import presets
 from relprop._coloured_text import visible
 from relprop._errors import InputError, unknown_name
+from relprop._growth import A_LOT, times_the_score, warn_of_growth
 from relprop.composites import composite_of
 from relprop.places import places_of
 from relprop.tokens._model import LanguageModel
@@ -41,14 +42,20 @@ def explain(
     places: Any = (),
     rows_at_once: int = 16,
     on_missing: Any = "error",
+    growth_limit: float = A_LOT,
 ) -> TokenRelevance:
     r"""How much each token of a text adds to a logit that a language model gives it.
 
     Token ids have no relevance. They are embedded, and what is returned is the relevance of their
     embeddings, summed over the features of each token:
 
-    .. math:: R_t = \sum_d R_{td}, \qquad \sum_t R_t + \text{absorbed} = \text{logit}.
+    .. math:: R_t = \sum_d R_{td}, \qquad
+              \sum_t R_t + \text{absorbed} + \text{not conserved} = \text{logit}.
 
+    Biases absorb, and so do stabilisers; rules that do not conserve relevance make or lose the
+    rest. By default that is attention: the gradient of its softmax loses relevance, so that with a
+    trained language model the tokens often get less than half of the logit (a third of it in
+    SmolLM2). Under `relprop.presets.cp_lrp` only biases absorb. `relprop.ledger` lists it all.
     Padding has none.
 
     Args:
@@ -69,6 +76,8 @@ def explain(
         rows_at_once: of a continuation, how many tokens are explained at once: more share a
             forward pass and its memory.
         on_missing: as for `relprop.relevance`.
+        growth_limit: as for `relprop.relevance`; the relevance of a token is compared with the
+            logit.
 
     Returns:
         A `TokenRelevance`: of one text, or of a batch if a batch was given.
@@ -126,6 +135,9 @@ def explain(
             "an embedding."
         )
     _check_reach(query, found)
+    if composite.seed == "score":
+        each = zip(scores.reshape(-1), found.reshape(scores.size, -1), strict=True)
+        warn_of_growth(max(times_the_score(*pair) for pair in each), growth_limit)
     result = _result(model, texts, query, scores, found, inside, per_dimension, skip_special)
     if not query.is_continuation:
         result = result._without_rows()
