@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
+from relprop._core.cuts import Ways, with_cuts
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
@@ -31,6 +32,12 @@ _KERNEL_HINT = (
     "a rule as a whole"
 )
 
+#: What to do about a cut.
+CUT_REMEDY = (
+    "choose a score before it, explain the value after it, or give it a derivative, as "
+    "straight-through estimators have, with a `jax.custom_vjp` function around it"
+)
+
 
 def assign(
     trace: Trace,
@@ -49,7 +56,8 @@ def assign(
         places: where inside relevance is asked for.
 
     Raises:
-        MissingRuleError: operations without a rule can be reached; all are listed.
+        MissingRuleError: operations without a rule can be reached, or every way to the score ends
+            at a cut; all are listed.
         RuleError: rules cannot be applied where the composite puts them; all are listed.
         NothingMatchedError: a selection matches nothing, or a place isn't there.
         InputError: a place has no relevance of its own, a mask does not fit, or what reads a
@@ -69,6 +77,8 @@ def assign(
             # What is looked at may be no step inside of a chain of functions.
             plan, chosen = plan_with(around.keys())
     _check_constants(trace, plan, outputs)
+    if fallback is None and not composite.is_gradient:
+        _check_cuts(trace, plan, outputs, extra.keys())
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
@@ -152,6 +162,26 @@ def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     )
 
 
+def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool], extra: Set[Value]) -> None:
+    """Refuses functions whose score is computed from the explained inputs by way of cuts only."""
+    explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on and o.inexact]
+    if any(out in plan.active for out in explained):
+        return
+    ways = Ways(trace.graph, trace.explained_values | extra)
+    cuts = {e: None for out in explained if out in ways.severed for e in ways.severed[out].cuts}
+    if cuts:
+        raise MissingRuleError(
+            f"Every way from the explained inputs to the score ends at one of {len(cuts)} "
+            "operation(s) that no relevance passes:\n"
+            + "\n".join(f"  {cut.name}{_in_scope(cut.scope)}\n      at {cut.source}" for cut in cuts)
+            + f"\nTo be explained, {CUT_REMEDY}."
+        )
+
+
+def _in_scope(scope: str) -> str:
+    return f" in {scope}" if scope else ""
+
+
 def _rule_aside(step: Step, rule: Rule | None) -> Rule | None:
     """The rule on the way to a parameter; where no other applies, gradient times value."""
     if rule is not None and rule.problem(step.operation, step.active):
@@ -196,6 +226,7 @@ def _plan(
     planner = Planner(found, choose, extra)
     plan = planner.assign(trace.graph, trace.explained_values, credited=credited)
     plan, _ = reach(plan, outputs)
+    plan = with_cuts(plan, Ways(trace.graph, trace.explained_values | extra))
     plan, _ = numbered(plan)
     return plan
 
@@ -248,8 +279,7 @@ def _describe(step: Step) -> str:
         f"{atom!r}" if on else f"({_dtype(atom)}{list(atom.shape)})"
         for atom, on in zip(step.operation.inputs, step.active, strict=True)
     )
-    scope = f" in {step.scope}" if step.scope else ""
-    return f"  {step.primitive}: {shapes}{scope}\n      at {step.source}"
+    return f"  {step.primitive}: {shapes}{_in_scope(step.scope)}\n      at {step.source}"
 
 
 def _dtype(atom: Any) -> str:

@@ -2,7 +2,7 @@
 
 They share one base class, so that ``except relprop.RelpropError`` catches what the library
 refuses and nothing else. Each message says which invariant was broken, what was found and what
-to do about it.
+to do about it. What is only warned about has a category of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ class NothingMatchedError(RelpropError, ValueError):
     """A selection of a composite matched no operation of the function."""
 
 
+class SuspicionError(RelpropError, ValueError):
+    """Places of the function are suspicious, and `on_suspicion="error"`; lists all of them."""
+
+
+class SuspicionWarning(UserWarning):
+    """Places of the function may not mean to relevance what their author meant; lists all."""
+
+
 class UnknownNameError(RelpropError, KeyError, ValueError):
     """A rule, preset, structure or model name is not known; names the near matches."""
 
@@ -52,6 +60,8 @@ for _error in (
     MissingRuleError,
     RuleError,
     NothingMatchedError,
+    SuspicionError,
+    SuspicionWarning,
     UnknownNameError,
 ):
     _error.__module__ = "relprop"  # tracebacks then show the public name

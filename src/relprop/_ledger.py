@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from relprop._core.graph import Equation
 from relprop._core.plan import Plan, Step
 from relprop._core.run import PLACES, Accounts
 from relprop._inspect import PlannedOperation, walk
@@ -28,6 +29,7 @@ class LedgerRow:
         stopped: ended by a rule that stops relevance, or at a weight of zero; of what has a body,
             by a mask inside.
         entered: of what has a body, handed out by seeds inside.
+        cut: of a cut, what arrived, which is lost; of what has a body, likewise inside.
     """
 
     operation: PlannedOperation
@@ -37,12 +39,13 @@ class LedgerRow:
     epsilon: float
     stopped: float
     entered: float = 0.0
+    cut: float = 0.0
 
     @property
     def gap(self) -> float:
         """What is not accounted for: made or lost by a rule that does not conserve relevance."""
         given = self.arrived + self.entered
-        return given - self.left - self.bias - self.epsilon - self.stopped
+        return given - self.left - self.bias - self.epsilon - self.stopped - self.cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,11 @@ class Ledger(Table, Sequence[LedgerRow]):
         return self._totals["stopped"]
 
     @property
+    def cut(self) -> float:
+        """All that was lost at cuts: rounding, comparisons, `stop_gradient` and the like."""
+        return self._totals["cut"]
+
+    @property
     def entered(self) -> float:
         """All that was handed out at places inside, by `relprop.places.Seeded`."""
         return self._totals["entered"]
@@ -130,12 +138,12 @@ class Ledger(Table, Sequence[LedgerRow]):
     def gap(self) -> float:
         """What is not accounted for."""
         given = float(self.seed) + self.entered
-        return given - self.left - self.bias - self.epsilon - self.stopped
+        return given - self.left - self.bias - self.epsilon - self.stopped - self.cut
 
     def columns(self) -> Sequence[str]:
         return (
             "#", "structure", "primitive", "rule", "arrived", "left", "bias", "epsilon", "stopped",
-            "gap", "source",
+            "cut", "gap", "source",
         )  # fmt: skip
 
     def cells(self) -> list[list[str]]:
@@ -144,8 +152,9 @@ class Ledger(Table, Sequence[LedgerRow]):
                 str(row.operation.number),
                 "  " * row.operation.depth + row.operation.structure,
                 row.operation.primitive,
-                type(row.operation.rule).__name__ if row.operation.rule else "inside",
-                *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped, row.gap)),
+                row.operation.rule_name,
+                *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped)),
+                *map(_number, (row.cut, row.gap)),
                 row.operation.source,
             ]
             for row in self
@@ -160,6 +169,7 @@ class Ledger(Table, Sequence[LedgerRow]):
             "bias": self.bias,
             "epsilon": self.epsilon,
             "stopped": self.stopped,
+            "cut": self.cut,
             "gap": self.gap,
         }
         sums = ", ".join(f"{name} {_number(value)}" for name, value in parts.items())
@@ -170,8 +180,17 @@ class Ledger(Table, Sequence[LedgerRow]):
 
 def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
     """A ledger from the accounts of a backward pass."""
-    rows = [_row(*pair, accounts) for pair in walk(plan) if pair[0].number in accounts]
-    names = ("bias", "epsilon", "stopped")
+    steps = [*walk(plan)]
+    numbers = {step.operation.last: step.number for step, _ in steps if step.cut}
+    severed = _severed(accounts, [step for step, _ in steps], numbers)
+    rows = []
+    for step, operation in steps:
+        if step.cut:
+            amount = sum(part for _, to, part in severed if to == step.number)
+            rows.append(LedgerRow(operation, amount, 0.0, 0.0, 0.0, 0.0, cut=amount))
+        elif step.number in accounts:
+            rows.append(_row(step, operation, accounts, severed))
+    names = ("bias", "epsilon", "stopped", "cut")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     changes = accounts.get(PLACES, {})
     totals["stopped"] += float(changes.get("mask", 0.0))
@@ -179,23 +198,52 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
 
 
-def _row(step: Step, operation: PlannedOperation, accounts: Accounts) -> LedgerRow:
+#: What an operation handed to values behind a cut: its number, that of the cut, and how much.
+_Severed = tuple[int, int, float]
+
+
+def _severed(
+    accounts: Accounts, steps: Sequence[Step], numbers: Mapping[Equation, int]
+) -> list[_Severed]:
+    """Where relevance was cut: at the last of several cuts that a value was computed by."""
+    return [
+        (step.number, max(numbers[cut] for cut in step.cuts), float(account["cut"]))
+        for step in steps
+        if step.cuts and "cut" in (account := accounts.get(step.number, {}))
+    ]
+
+
+def _row(
+    step: Step, operation: PlannedOperation, accounts: Accounts, severed: Sequence[_Severed]
+) -> LedgerRow:
     account = accounts[step.number]
-    left = float(account["left"])
-    amounts = {name: float(account.get(name, 0.0)) for name in ("bias", "epsilon", "stopped")}
-    arrived = float(account["arrived"])
-    if step.bodies:
-        # Its own part is what constants took; what was absorbed inside has rows of its own, too.
-        inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk()]
-        amounts = {k: own + sum(float(a.get(k, 0.0)) for a in inner) for k, own in amounts.items()}
-        amounts["stopped"] += float(account.get("mask", 0.0))
+    inner = [*_inside(step)]
+    absorbed = [account, *(accounts.get(s.number, {}) for s in inner)]
+    # Of what has a body, its own part is what constants took; what was absorbed inside has rows of
+    # its own, too.
+    amounts = {
+        name: sum(float(a.get(name, 0.0)) for a in absorbed)
+        for name in ("bias", "epsilon", "stopped")
+    }
+    amounts["stopped"] += float(account.get("mask", 0.0))
+    here = {s.number for s in inner}
+    given = [(to, part) for by, to, part in severed if by == step.number or by in here]
     return LedgerRow(
         operation=operation,
-        arrived=arrived,
-        left=left,
+        arrived=float(account["arrived"]),
+        left=float(account["left"]) + sum(part for to, part in given if to not in here),
         **amounts,
         entered=-float(account.get("seed", 0.0)),
+        cut=sum(part for to, part in given if to in here),
     )
+
+
+def _inside(step: Step) -> Iterator[Step]:
+    """All steps of its bodies, cuts among them."""
+    for body in step.bodies:
+        for inner in body.steps:
+            yield inner
+            yield from _inside(inner)
 
 
 def _fault(rows: Sequence[LedgerRow], accounts: Accounts, score: Any) -> Fault | None:

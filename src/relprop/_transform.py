@@ -20,6 +20,7 @@ from relprop._errors import InputError
 from relprop._explanation import Run, checked_seed, closed
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
+from relprop._suspicions import OnSuspicion, check_policy
 from relprop.composites import composite_of
 from relprop.places import places_of
 
@@ -32,6 +33,7 @@ def relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> Callable[..., Any]:
     r"""A function that computes how much each entry of an input contributes to a score.
 
@@ -40,7 +42,7 @@ def relevance(
 
     .. math:: \sum_i R_i + \text{absorbed} = f(x),
 
-    where biases, stabilisers and rules that stop relevance absorb; `relprop.ledger` tells how
+    where biases, stabilisers, cuts and rules that stop relevance absorb; `relprop.ledger` tells how
     much. The result is an ordinary JAX function of the same arguments: it can be jitted, vmapped,
     differentiated (twice) and used in a scan.
 
@@ -58,6 +60,9 @@ def relevance(
             `relprop.places.Masked` and `relprop.places.Seeded` change the relevance there.
         on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
             gradient times input; or a rule.
+        on_suspicion: what to do about places where relevance is lost, because the way from the
+            inputs ends (`round`, comparisons, `stop_gradient`), and about what resembles a known
+            structure and is none: ``"warn"`` once, ``"error"`` or ``"ignore"``.
 
     Returns:
         A function with the arguments of f. Its result has the structure of the explained argument
@@ -65,12 +70,14 @@ def relevance(
         half-precision inputs is float32.
 
     Raises:
-        MissingRuleError: operations on the way have no rule. All are listed, with their source.
+        MissingRuleError: operations on the way have no rule, or every way ends at one that lets no
+            relevance through. All are listed, with their source.
         RuleError: a rule cannot be applied where the composite puts it.
         NothingMatchedError: a selection of the composite matches no operation, or a place is not
             there.
         InputError: an explained argument is not real, the score is not a real scalar, a place
             lies inside of what was recognised as one operation, or a mask does not fit its place.
+        SuspicionError: something is suspicious, and `on_suspicion` is ``"error"``.
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Epsilon
@@ -81,7 +88,15 @@ def relevance(
 
     Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
     """
-    explain = value_and_relevance(f, rules, argnums, has_aux, places=places, on_missing=on_missing)
+    explain = value_and_relevance(
+        f,
+        rules,
+        argnums,
+        has_aux,
+        places=places,
+        on_missing=on_missing,
+        on_suspicion=on_suspicion,
+    )
 
     @functools.wraps(f)
     def relevance_of(*args: Any, **kwargs: Any) -> Any:
@@ -99,6 +114,7 @@ def value_and_relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> Callable[..., Any]:
     r"""As `relevance`, and the value of the function with it, from one evaluation.
 
@@ -109,6 +125,7 @@ def value_and_relevance(
         has_aux: as for `relevance`.
         places: as for `relevance`.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         A function that returns ``(value, relevance)``, or ``((value, aux), relevance)``; with
@@ -123,11 +140,19 @@ def value_and_relevance(
     (Array(5., dtype=float32), Array([2., 3.], dtype=float32))
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
 
     @functools.wraps(f)
     def value_and_relevance_of(*args: Any, **kwargs: Any) -> Any:
         run = Run.start(
-            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=wanted
+            closed(f, kwargs),
+            args,
+            argnums,
+            composite,
+            on_missing,
+            has_aux,
+            places=wanted,
+            on_suspicion=on_suspicion,
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
         leaving, record = run.backward(tape, run.seed(outputs[0]))
@@ -146,6 +171,7 @@ def vrp(
     has_aux: bool = False,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> tuple[Any, ...]:
     r"""Evaluates a function and returns a second one that takes relevance back through it.
 
@@ -160,6 +186,7 @@ def vrp(
         has_aux: whether f returns a pair of the outputs and anything else.
         places: as for `relevance`.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         ``(outputs, back)``, or ``(outputs, back, aux)``: ``back(R)`` takes relevance of the
@@ -177,11 +204,20 @@ def vrp(
     (Array([1., 0.], dtype=float32),)
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
     if not primals:
         raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
     argnums = tuple(range(len(primals))) if argnums is None else argnums
     run = Run.start(
-        f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
+        f,
+        primals,
+        argnums,
+        composite,
+        on_missing,
+        has_aux,
+        scalar=False,
+        places=wanted,
+        on_suspicion=on_suspicion,
     )
     outputs, tape = forward(run.plan, run.trace.arrays)
     out = jtu.tree_unflatten(run.trace.out_tree, outputs)
@@ -205,6 +241,7 @@ def inspect(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> Callable[..., Inspection]:
     """The plan of an explanation, without running it.
 
@@ -216,6 +253,7 @@ def inspect(
         places: as for `relevance`; `Phases` changes the plan, and
             `Parameter` adds rows for what leads to parameters.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         A function with the arguments of f (arrays, or `jax.ShapeDtypeStruct` for the explained
@@ -234,6 +272,7 @@ def inspect(
     [('dense', 'w'), ('activation', ''), ('sum', '')]
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
 
     @functools.wraps(f)
     def inspect_of(*args: Any, **kwargs: Any) -> Inspection:
@@ -246,6 +285,7 @@ def inspect(
             has_aux,
             scalar=False,
             places=wanted,
+            on_suspicion=on_suspicion,
         )
         return inspection(run.plan, composite.name, run.anatomy, run.flow)
 
@@ -260,12 +300,14 @@ def ledger(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> Callable[..., Ledger]:
     r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
 
     For every operation, and so for the whole,
 
-    .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped} + \text{gap},
+    .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped} + \text{cut}
+        + \text{gap},
 
     where the gap is what a rule makes or loses that doesn't conserve relevance.
 
@@ -277,6 +319,7 @@ def ledger(
         places: as for `relevance`, of which only masks and seeds make a difference. What a mask
             takes away is stopped; `Ledger.entered` is what seeds bring in.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         A function with the arguments of f that returns a `Ledger`: a sequence of rows, the sums,
@@ -294,12 +337,21 @@ def ledger(
     (10.0, 8.0, 2.0)
     """
     composite, changed = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def compute(arrays: list[Any], rest: Rest, keep: Keep) -> _Computed:
         args, kwargs = rest.with_arrays(arrays)
         run = Run.start(
-            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
+            closed(f, kwargs),
+            args,
+            argnums,
+            composite,
+            on_missing,
+            has_aux,
+            places=changed,
+            # What is wrong with numbers is looked for in a second run.
+            on_suspicion=on_suspicion if keep == "sums" else "ignore",
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
         seeds = run.seed(outputs[0])
