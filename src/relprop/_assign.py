@@ -170,10 +170,11 @@ def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool], extra: Set[Value]
     ways = Ways(trace.graph, trace.explained_values | extra)
     cuts = {e: None for out in explained if out in ways.severed for e in ways.severed[out].cuts}
     if cuts:
+        lines = [f"  {cut.name}{_in_scope(cut.scope)}\n      at {cut.source}" for cut in cuts]
         raise MissingRuleError(
             f"Every way from the explained inputs to the score ends at one of {len(cuts)} "
             "operation(s) that no relevance passes:\n"
-            + "\n".join(f"  {cut.name}{_in_scope(cut.scope)}\n      at {cut.source}" for cut in cuts)
+            + "\n".join(lines)
             + f"\nTo be explained, {CUT_REMEDY}."
         )
 

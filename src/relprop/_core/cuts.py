@@ -52,7 +52,7 @@ def _merged(found: Iterable[Severed | None]) -> Severed | None:
 
 
 class Ways:
-    """Which values of a graph and of its bodies depend on the explained ones, and which are severed.
+    """What depends on the explained values, in a graph and in its bodies, and what is severed.
 
     Args:
         graph: the graph.
@@ -253,8 +253,13 @@ def _uses(plan: Plan, ways: Ways) -> Iterator[Use]:
 def _constants(step: Step) -> Iterator[tuple[Atom, bool]]:
     """What a step reads as constants, and whether relevance that is given to it is lost."""
     operation = step.operation
+    kind = operation.propagator
     if not step.bodies:
-        summands = operation.propagator.summands(operation, step.active)
+        if len(operation.equations) > 1 and not (
+            kind.elementwise or kind.linear(operation, step.active)
+        ):
+            return  # Of a softmax or a norm: masks, and the maximum that is taken off.
+        summands = kind.summands(operation, step.active)
         for i, (atom, on) in enumerate(zip(operation.inputs, step.active, strict=True)):
             if not on:
                 yield atom, i in summands

@@ -10,7 +10,6 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Graph, Value, depends_on
 from relprop._core.operation import Operation
 
-
 #: The structure of a step that tells where the way from the explained inputs ends.
 CUT = "cut"
 
