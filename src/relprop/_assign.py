@@ -78,7 +78,7 @@ def assign(
             plan, chosen = plan_with(around.keys())
     _check_constants(trace, plan, outputs)
     if fallback is None and not composite.is_gradient:
-        _check_cuts(trace, plan, outputs, extra.keys())
+        _check_cuts(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
@@ -162,12 +162,12 @@ def _check_constants(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     )
 
 
-def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool], extra: Set[Value]) -> None:
+def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     """Refuses functions whose score is computed from the explained inputs by way of cuts only."""
     explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on and o.inexact]
     if any(out in plan.active for out in explained):
         return
-    ways = Ways(trace.graph, trace.explained_values | extra)
+    ways = Ways.of(plan, trace.explained_values)
     cuts = {e: None for out in explained if out in ways.severed for e in ways.severed[out].cuts}
     if cuts:
         lines = [f"  {cut.name}{_in_scope(cut.scope)}\n      at {cut.source}" for cut in cuts]
@@ -227,7 +227,7 @@ def _plan(
     planner = Planner(found, choose, extra)
     plan = planner.assign(trace.graph, trace.explained_values, credited=credited)
     plan, _ = reach(plan, outputs)
-    plan = with_cuts(plan, Ways(trace.graph, trace.explained_values | extra))
+    plan = with_cuts(plan, Ways.of(plan, trace.explained_values))
     plan, _ = numbered(plan)
     return plan
 

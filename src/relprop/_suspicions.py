@@ -7,6 +7,7 @@ recognised as one. All that one function has is told at once, when it is traced.
 from __future__ import annotations
 
 import collections
+import os
 import re
 import sys
 import warnings
@@ -29,7 +30,7 @@ from relprop.anatomy.wiring import Wiring
 OnSuspicion = Literal["warn", "error", "ignore"]
 
 _LOST = "what is added has its relevance lost here; `relprop.ledger` says how much"
-_SCALES = "what scales others by it counts as a constant"
+_SCALES = "it counts as a constant: what it is combined with gets all the relevance"
 _RETURNED = "an output that is explained is computed by way of it alone: relevance of it is lost"
 _REACHED = "the score does not depend on the explained inputs: their relevance is 0"
 
@@ -49,9 +50,7 @@ class _Place(NamedTuple):
 def check_policy(on_suspicion: str) -> None:
     """Refuses what is no policy."""
     if on_suspicion not in ("warn", "error", "ignore"):
-        raise InputError(
-            f"on_suspicion must be 'warn', 'error' or 'ignore', got {on_suspicion!r}."
-        )
+        raise InputError(f"on_suspicion must be 'warn', 'error' or 'ignore', got {on_suspicion!r}.")
 
 
 def tell(trace: Trace, plan: Plan, outputs: Sequence[bool], on_suspicion: OnSuspicion) -> None:
@@ -78,7 +77,7 @@ def tell(trace: Trace, plan: Plan, outputs: Sequence[bool], on_suspicion: OnSusp
         + "\n".join(lines)
         + "\nWhat to do: "
         + "; ".join(remedies)
-        + ". If all is meant so, `on_suspicion=\"ignore\"` keeps quiet."
+        + '. If all is meant so, `on_suspicion="ignore"` or a filter of warnings keeps quiet.'
     )
     if on_suspicion == "error":
         raise SuspicionError(message)
@@ -105,7 +104,7 @@ def _outputs(trace: Trace, plan: Plan, outputs: Sequence[bool]) -> Iterator[_Pla
     constant = [out for out in explained if out not in plan.active]
     if not constant:
         return
-    ways = Ways(trace.graph, trace.explained_values)
+    ways = Ways.of(plan, trace.explained_values)
     known = [ways.severed[out] for out in constant if out in ways.severed]
     for equation in dict.fromkeys(e for k in known if k.grade > Grade.CHOSEN for e in k.cuts):
         yield _cut(equation, _RETURNED)
@@ -131,7 +130,7 @@ def _warn(message: str, source: str) -> None:
     warnings.warn_explicit(message, SuspicionWarning, file, int(line), module, registry)
 
 
-_INSIDE = tuple(str(Path(str(m)).parent) for m in (__file__, jax.__file__))
+_INSIDE = tuple(f"{Path(str(m)).parent}{os.sep}" for m in (__file__, jax.__file__))
 
 
 def _caller() -> FrameType:

@@ -64,6 +64,12 @@ class Ways:
         around: for each cut, the equations whose bodies it lies in, the outermost first.
     """
 
+    @classmethod
+    def of(cls, plan: Plan, explained: set[Value]) -> Ways:
+        """Those of a plan: what is active depends on the inputs, whatever is inside of it."""
+        active = (body.active for body in plan.nested())
+        return cls(plan.graph, explained.union(*active))
+
     def __init__(self, graph: Graph, explained: Set[Value]):
         self.dependent: set[Atom] = set(explained)
         self.severed: dict[Atom, Severed] = {}

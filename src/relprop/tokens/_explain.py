@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from relprop import presets
 from relprop._coloured_text import visible
 from relprop._errors import InputError, unknown_name
+from relprop._suspicions import OnSuspicion
 from relprop.composites import composite_of
 from relprop.places import places_of
 from relprop.tokens._model import LanguageModel
@@ -41,6 +42,7 @@ def explain(
     places: Any = (),
     rows_at_once: int = 16,
     on_missing: Any = "error",
+    on_suspicion: OnSuspicion = "warn",
 ) -> TokenRelevance:
     r"""How much each token of a text adds to a logit that a language model gives it.
 
@@ -69,6 +71,7 @@ def explain(
         rows_at_once: of a continuation, how many tokens are explained at once: more share a
             forward pass and its memory.
         on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
 
     Returns:
         A `TokenRelevance`: of one text, or of a batch if a batch was given.
@@ -114,6 +117,7 @@ def explain(
         query.contrast,
         rules=composite,
         on_missing=on_missing,
+        on_suspicion=on_suspicion,
         places=places_of(places),
         rows_at_once=rows_at_once,
         per_dimension=per_dimension,
