@@ -118,7 +118,7 @@ def computation(
     _draw_box(axes, layout.places[_INPUT], "input", "", _OTHER, "0.45")
     for n, operation in drawn.operations.items():
         head, rule = _texts(operation)
-        border = _CHOSEN_BY_POLICY if operation.note else "0.45"
+        border = _CHOSEN_BY_POLICY if operation.note == "on_missing" else "0.45"
         _draw_box(axes, layout.places[n], head, rule, _colour(operation.structure), border)
     title(axes, name)
     _describe(figure, inspection, drawn)
@@ -211,7 +211,7 @@ def _texts(operation: PlannedOperation) -> tuple[str, str]:
     path = "/".join(part for part in parts[-2:] if not part.isdecimal())
     head = (operation.region or operation.structure) + (f": {path}" if path else "")
     shape = "x".join(map(str, operation.shapes_out[0])) if operation.shapes_out else ""
-    rule = short(operation.rule) if operation.rule is not None else "inside"
+    rule = short(operation.rule) if operation.rule is not None else operation.rule_name
     return _cut(head, 28), f"{_cut(rule, 22)}   {_cut(shape or 'scalar', 16)}"
 
 
@@ -331,7 +331,7 @@ def _describe(figure: Figure, inspection: Sequence[PlannedOperation], drawn: Dra
             str(n),
             op.structure,
             op.path,
-            str(op.rule) if op.rule is not None else "inside",
+            str(op.rule) if op.rule is not None else op.rule_name,
             ", ".join("input" if s == _INPUT else str(s) for s in drawn.reads[n]),
         ]
         for n, op in drawn.operations.items()
