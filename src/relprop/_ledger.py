@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from relprop._core.graph import Equation
 from relprop._core.plan import Plan, Step
 from relprop._core.run import PLACES, Accounts
 from relprop._inspect import PlannedOperation, walk
@@ -180,16 +179,8 @@ class Ledger(Table, Sequence[LedgerRow]):
 
 def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: Any) -> Ledger:
     """A ledger from the accounts of a backward pass."""
-    steps = [*walk(plan)]
-    numbers = {step.operation.last: step.number for step, _ in steps if step.cut}
-    severed = _severed(accounts, [step for step, _ in steps], numbers)
-    rows = []
-    for step, operation in steps:
-        if step.cut:
-            amount = sum(part for _, to, part in severed if to == step.number)
-            rows.append(LedgerRow(operation, amount, 0.0, 0.0, 0.0, 0.0, cut=amount))
-        elif step.number in accounts:
-            rows.append(_row(step, operation, accounts, severed))
+    rows = [_row(*pair, accounts) for pair in walk(plan) if pair[0].number in accounts]
+    rows = _with_cuts(rows, plan, accounts)
     names = ("bias", "epsilon", "stopped", "cut")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     changes = accounts.get(PLACES, {})
@@ -198,44 +189,51 @@ def ledger_of(plan: Plan, accounts: Accounts, score: Any, seed: Any, relevance: 
     return Ledger(rows, totals, score, seed, relevance, _fault(rows, accounts, score))
 
 
-#: What an operation handed to values behind a cut: its number, that of the cut, and how much.
-_Severed = tuple[int, int, float]
-
-
-def _severed(
-    accounts: Accounts, steps: Sequence[Step], numbers: Mapping[Equation, int]
-) -> list[_Severed]:
-    """Where relevance was cut: at the last of several cuts that a value was computed by."""
-    return [
-        (step.number, max(numbers[cut] for cut in step.cuts), float(account["cut"]))
-        for step in steps
-        if step.cuts and "cut" in (account := accounts.get(step.number, {}))
-    ]
-
-
-def _row(
-    step: Step, operation: PlannedOperation, accounts: Accounts, severed: Sequence[_Severed]
-) -> LedgerRow:
+def _row(step: Step, operation: PlannedOperation, accounts: Accounts) -> LedgerRow:
     account = accounts[step.number]
-    inner = [*_inside(step)]
-    absorbed = [account, *(accounts.get(s.number, {}) for s in inner)]
-    # Of what has a body, its own part is what constants took; what was absorbed inside has rows of
-    # its own, too.
-    amounts = {
-        name: sum(float(a.get(name, 0.0)) for a in absorbed)
-        for name in ("bias", "epsilon", "stopped")
-    }
-    amounts["stopped"] += float(account.get("mask", 0.0))
-    here = {s.number for s in inner}
-    given = [(to, part) for by, to, part in severed if by == step.number or by in here]
+    left = float(account["left"])
+    amounts = {name: float(account.get(name, 0.0)) for name in ("bias", "epsilon", "stopped")}
+    arrived = float(account["arrived"])
+    if step.bodies:
+        # Its own part is what constants took; what was absorbed inside has rows of its own, too.
+        inner = [accounts.get(s.number, {}) for body in step.bodies for s in body.walk()]
+        amounts = {k: own + sum(float(a.get(k, 0.0)) for a in inner) for k, own in amounts.items()}
+        amounts["stopped"] += float(account.get("mask", 0.0))
     return LedgerRow(
         operation=operation,
-        arrived=float(account["arrived"]),
-        left=float(account["left"]) + sum(part for to, part in given if to not in here),
+        arrived=arrived,
+        left=left,
         **amounts,
         entered=-float(account.get("seed", 0.0)),
-        cut=sum(part for to, part in given if to in here),
     )
+
+
+def _with_cuts(rows: Sequence[LedgerRow], plan: Plan, accounts: Accounts) -> list[LedgerRow]:
+    """The rows with those of cuts among them: what arrived there has left who added it.
+
+    Of several cuts that a value was computed by, the last one has the amount.
+    """
+    steps = [*walk(plan)]
+    numbers = {step.operation.last: step.number for step, _ in steps if step.cut}
+    lost = [  # by which operation, at which cut, how much
+        (step.number, max(numbers[cut] for cut in step.cuts), float(account["cut"]))
+        for step, _ in steps
+        if step.cuts and "cut" in (account := accounts.get(step.number, {}))
+    ]
+    known = {row.operation.number: row for row in rows}
+    out = []
+    for step, operation in steps:
+        if step.cut:
+            amount = sum(part for _, cut, part in lost if cut == step.number)
+            out.append(LedgerRow(operation, amount, 0.0, 0.0, 0.0, 0.0, cut=amount))
+        elif step.number in known:
+            inside = {inner.number for inner in _inside(step)}
+            given = [(cut, part) for by, cut, part in lost if by == step.number or by in inside]
+            row = known[step.number]
+            left = row.left + sum(part for cut, part in given if cut not in inside)
+            cut_inside = sum(part for cut, part in given if cut in inside)
+            out.append(dataclasses.replace(row, left=left, cut=cut_inside))
+    return out
 
 
 def _inside(step: Step) -> Iterator[Step]:

@@ -114,9 +114,8 @@ class Ways:
 
     def _enter(self, equation: Equation, around: tuple[Equation, ...]) -> None:
         """Follows the bodies of an equation; what a loop carries, until nothing changes."""
-        count = len(equation.outputs)
-        if any(len(body.outputs) != count for body in equation.bodies):
-            # How often a while loop runs is not known; nothing passes it anyway.
+        if not registry.lookup(equation.primitive).differentiable:
+            # Nothing passes a while loop, of which it is not known how often it runs.
             for out in equation.outputs if self._reads(equation) else ():
                 self._mark(out, equation, around)
             return
