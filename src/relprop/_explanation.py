@@ -21,7 +21,7 @@ from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Keep, Record, Request, Tape, backward
 from relprop._core.trace import Trace, trace
 from relprop._errors import InputError
-from relprop._suspicions import OnSuspicion, tell
+from relprop._suspicions import tell
 from relprop.anatomy import anatomy_of
 from relprop.anatomy.streams import TokenFlow, token_flow
 from relprop.composites import Composite
@@ -48,7 +48,7 @@ class Run:
         has_aux: bool,
         scalar: bool = True,
         places: Sequence[Place] = (),
-        on_suspicion: OnSuspicion = "warn",
+        on_suspicion: str = "warn",
     ) -> Run:
         traced = trace(f, args, argument_numbers(argnums, len(args)))
         count = explained_outputs(traced.out_tree, has_aux)

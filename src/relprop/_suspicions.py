@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -26,8 +26,6 @@ from relprop._core.trace import Trace
 from relprop._errors import InputError, SuspicionError, SuspicionWarning
 from relprop.anatomy.suspicion import REMEDIES, suspicions
 from relprop.anatomy.wiring import Wiring
-
-OnSuspicion = Literal["warn", "error", "ignore"]
 
 _LOST = "what is added has its relevance lost here; `relprop.ledger` says how much"
 _SCALES = "it counts as a constant: what it is combined with gets all the relevance"
@@ -53,14 +51,14 @@ def check_policy(on_suspicion: str) -> None:
         raise InputError(f"on_suspicion must be 'warn', 'error' or 'ignore', got {on_suspicion!r}.")
 
 
-def tell(trace: Trace, plan: Plan, outputs: Sequence[bool], on_suspicion: OnSuspicion) -> None:
+def tell(trace: Trace, plan: Plan, outputs: Sequence[bool], on_suspicion: str) -> None:
     """Warns about all that is suspicious in a plan, or refuses it.
 
     Args:
         trace: the function.
         plan: its plan.
         outputs: per output of the graph, whether it is explained.
-        on_suspicion: what to do.
+        on_suspicion: ``"warn"``, ``"error"`` or ``"ignore"``.
 
     Raises:
         SuspicionError: something is suspicious, and that is to be an error.

@@ -20,7 +20,7 @@ from relprop._errors import InputError
 from relprop._explanation import Run, checked_seed, closed
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
-from relprop._suspicions import OnSuspicion, check_policy
+from relprop._suspicions import check_policy
 from relprop.composites import composite_of
 from relprop.places import places_of
 
@@ -33,7 +33,7 @@ def relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Any]:
     r"""A function that computes how much each entry of an input contributes to a score.
 
@@ -114,7 +114,7 @@ def value_and_relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Any]:
     r"""As `relevance`, and the value of the function with it, from one evaluation.
 
@@ -171,7 +171,7 @@ def vrp(
     has_aux: bool = False,
     places: Any = (),
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> tuple[Any, ...]:
     r"""Evaluates a function and returns a second one that takes relevance back through it.
 
@@ -241,7 +241,7 @@ def inspect(
     *,
     places: Any = (),
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Inspection]:
     """The plan of an explanation, without running it.
 
@@ -300,7 +300,7 @@ def ledger(
     *,
     places: Any = (),
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Ledger]:
     r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
 

@@ -26,7 +26,6 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from relprop import _compat
 from relprop._errors import InputError
-from relprop._suspicions import OnSuspicion
 from relprop._transform import relevance
 from relprop.places import Inside, Masked
 
@@ -72,7 +71,7 @@ def relevance_of(
     axis: int = -1,
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Any]:
     r"""The relevance of the input that passes one channel, head or neuron, or each of several.
 
@@ -136,7 +135,7 @@ def channels(
     statistic: Statistic = "sum",
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Float[Array, " channels"]]:
     r"""How much relevance arrives at each channel of a layer: which concepts count.
 
@@ -209,7 +208,7 @@ def references(
     statistic: Statistic = "sum",
     batch_size: int | None = None,
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> References:
     r"""For each channel of a layer the samples in which it is most relevant.
 

@@ -260,6 +260,8 @@ def _constants(step: Step) -> Iterator[tuple[Atom, bool]]:
     operation = step.operation
     kind = operation.propagator
     if not step.bodies:
+        if step.structure is None:
+            return  # Of what nothing is known, not even what an operand is for is known.
         if len(operation.equations) > 1 and not (
             kind.elementwise or kind.linear(operation, step.active)
         ):

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from relprop import _transform
 from relprop._errors import InputError
-from relprop._suspicions import OnSuspicion
 from relprop.places import Place
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def relevance(
     *,
     rules: Any,
     on_missing: Any,
-    on_suspicion: OnSuspicion,
+    on_suspicion: str,
     places: tuple[Place, ...],
     rows_at_once: int,
     per_dimension: bool,

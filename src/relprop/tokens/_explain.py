@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from relprop import presets
 from relprop._coloured_text import visible
 from relprop._errors import InputError, unknown_name
-from relprop._suspicions import OnSuspicion
 from relprop.composites import composite_of
 from relprop.places import places_of
 from relprop.tokens._model import LanguageModel
@@ -42,7 +41,7 @@ def explain(
     places: Any = (),
     rows_at_once: int = 16,
     on_missing: Any = "error",
-    on_suspicion: OnSuspicion = "warn",
+    on_suspicion: str = "warn",
 ) -> TokenRelevance:
     r"""How much each token of a text adds to a logit that a language model gives it.
 
