@@ -26,6 +26,8 @@ from relprop._errors import MissingRuleError as MissingRuleError
 from relprop._errors import NothingMatchedError as NothingMatchedError
 from relprop._errors import RelpropError as RelpropError
 from relprop._errors import RuleError as RuleError
+from relprop._errors import SuspicionError as SuspicionError
+from relprop._errors import SuspicionWarning as SuspicionWarning
 from relprop._errors import UnknownNameError as UnknownNameError
 from relprop._inspect import Inspection as Inspection
 from relprop._inspect import PlannedOperation as PlannedOperation
@@ -60,6 +62,8 @@ __all__ = [
     "PlannedOperation",
     "RelpropError",
     "RuleError",
+    "SuspicionError",
+    "SuspicionWarning",
     "UnknownNameError",
     "Where",
     "baselines",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
+from relprop._core.cuts import Ways, with_cuts
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
@@ -32,6 +33,12 @@ _KERNEL_HINT = (
     "a rule as a whole"
 )
 
+#: What to do about a cut.
+CUT_REMEDY = (
+    "choose a score before it, explain the value after it, or give it a derivative, as "
+    "straight-through estimators have, with a `jax.custom_vjp` function around it"
+)
+
 
 def assign(
     trace: Trace,
@@ -50,7 +57,8 @@ def assign(
         places: where inside relevance is asked for.
 
     Raises:
-        MissingRuleError: operations without a rule can be reached; all are listed.
+        MissingRuleError: operations without a rule can be reached, or every way to the score ends
+            at a cut; all are listed.
         RuleError: rules cannot be applied where the composite puts them; all are listed.
         NothingMatchedError: a selection matches nothing, or a place isn't there.
         InputError: a place has no relevance of its own, a mask does not fit, or what reads a
@@ -70,6 +78,8 @@ def assign(
             # What is looked at may be no step inside of a chain of functions.
             plan, chosen = plan_with(around.keys())
     _check_constants(plan, outputs)
+    if fallback is None and not composite.is_gradient:
+        _check_cuts(trace, plan, outputs)
     used: set[int] = set()
     missing: list[str] = []
     refused: list[str] = []
@@ -153,6 +163,27 @@ def _check_constants(plan: Plan, outputs: list[bool]) -> None:
     )
 
 
+def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
+    """Refuses functions whose score is computed from the explained inputs by way of cuts only."""
+    explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on and o.inexact]
+    if any(out in plan.active for out in explained):
+        return
+    ways = Ways.of(plan, trace.explained_values)
+    cuts = {e: None for out in explained if out in ways.severed for e in ways.severed[out].cuts}
+    if cuts:
+        lines = [f"  {cut.name}{_in_scope(cut.scope)}\n      at {cut.source}" for cut in cuts]
+        raise MissingRuleError(
+            f"Every way from the explained inputs to the score ends at one of {len(cuts)} "
+            "operation(s) that no relevance passes:\n"
+            + "\n".join(lines)
+            + f"\nTo be explained, {CUT_REMEDY}."
+        )
+
+
+def _in_scope(scope: str) -> str:
+    return f" in {scope}" if scope else ""
+
+
 def _rule_aside(step: Step, rule: Rule | None) -> Rule | None:
     """The rule on the way to a parameter; where no other applies, gradient times value."""
     if rule is not None and rule.problem(step.operation, step.active):
@@ -199,6 +230,7 @@ def _plan(
         trace.graph, trace.explained_values, credited=credited, asked=outputs
     )
     plan, _ = reach(plan, outputs)
+    plan = with_cuts(plan, Ways.of(plan, trace.explained_values))
     plan, _ = numbered(plan)
     return plan
 
@@ -251,8 +283,7 @@ def _describe(step: Step) -> str:
         f"{atom!r}" if on else f"({_dtype(atom)}{list(atom.shape)})"
         for atom, on in zip(step.operation.inputs, step.active, strict=True)
     )
-    scope = f" in {step.scope}" if step.scope else ""
-    return f"  {step.primitive}: {shapes}{scope}\n      at {step.source}"
+    return f"  {step.primitive}: {shapes}{_in_scope(step.scope)}\n      at {step.source}"
 
 
 def _dtype(atom: Any) -> str:

@@ -2,7 +2,7 @@
 
 They share one base class, so that ``except relprop.RelpropError`` catches what the library
 refuses and nothing else. Each message says which invariant was broken, what was found and what
-to do about it.
+to do about it. What is only warned about has a category of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ class RuleError(RelpropError, ValueError):
 
 class NothingMatchedError(RelpropError, ValueError):
     """A selection of a composite matched no operation of the function."""
+
+
+class SuspicionError(RelpropError, ValueError):
+    """Places of the function are suspicious, and `on_suspicion="error"`; lists all of them."""
+
+
+class SuspicionWarning(UserWarning):
+    """Places of the function may not mean to relevance what their author meant; lists all."""
 
 
 class UnknownNameError(RelpropError, KeyError, ValueError):
@@ -60,6 +68,8 @@ for _error in (
     MissingRuleError,
     RuleError,
     NothingMatchedError,
+    SuspicionError,
+    SuspicionWarning,
     UnknownNameError,
     ConservationWarning,
     GrowthWarning,

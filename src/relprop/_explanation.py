@@ -22,6 +22,7 @@ from relprop._core.relevance import Relevance, precise
 from relprop._core.run import Keep, Record, Request, Tape, backward
 from relprop._core.trace import Trace, trace
 from relprop._errors import InputError
+from relprop._suspicions import tell
 from relprop.anatomy import anatomy_of
 from relprop.anatomy.streams import TokenFlow, token_flow
 from relprop.composites import Composite
@@ -48,13 +49,17 @@ class Run:
         has_aux: bool,
         scalar: bool = True,
         places: Sequence[Place] = (),
+        on_suspicion: str = "warn",
     ) -> Run:
         traced = trace(f, args, argument_numbers(argnums, len(args)), has_aux)
         count = explained_outputs(traced.out_tree, has_aux)
         if scalar:
             check_score(traced.out_shapes[:count], " beside aux" if has_aux else "")
         mask = [i < count for i in range(len(traced.graph.outputs))]
-        return cls(traced, assign(traced, composite, mask, on_missing, places), composite, places)
+        plan = assign(traced, composite, mask, on_missing, places)
+        if not composite.is_gradient:  # A gradient is what it is, whatever a function means.
+            tell(traced, plan, mask, on_suspicion)
+        return cls(traced, plan, composite, places)
 
     def with_constants(self, arrays: Sequence[Any]) -> Run:
         """The same with other arrays for those that the function closes over, in their order."""

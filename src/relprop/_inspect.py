@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from relprop._core.graph import Atom, Value
-from relprop._core.plan import Plan, Step
+from relprop._core.plan import CUT, Plan, Step
 from relprop._table import Table
 from relprop.anatomy import (
     Activation,
@@ -43,7 +43,8 @@ class PlannedOperation:
         path: path of its weight in the parameters, where they were an argument.
         source: the line of the user's code.
         equations: how many equations of the jaxpr it comprises.
-        note: ``"on_missing"`` where that policy chose the rule.
+        note: ``"on_missing"`` where that policy chose the rule; of a cut, how its result is used:
+            as a ``"summand"``, a ``"factor"``, or for a ``"choice"``, a factor of 0 or 1.
         reads: numbers of the operations whose results it reads; -1 for an explained input. What
             the body of a loop, branch or call is given counts as if it were read from outside, and
             what a loop carries from turn to turn as a result of the loop.
@@ -63,6 +64,13 @@ class PlannedOperation:
     equations: int
     note: str
     reads: tuple[int, ...] = ()
+
+    @property
+    def rule_name(self) -> str:
+        """The name of its rule; ``"inside"`` by those of its body, ``"none"`` where it is a cut."""
+        if self.structure == CUT:
+            return "none"
+        return type(self.rule).__name__ if self.rule is not None else "inside"
 
 
 class Inspection(Table, Sequence[PlannedOperation]):
@@ -117,7 +125,8 @@ class Inspection(Table, Sequence[PlannedOperation]):
                 str(op.number),
                 "  " * op.depth + op.structure + (f" {op.region!r}" if op.region else ""),
                 op.primitive,
-                ("inside" if op.rule is None else str(op.rule)) + (f" ({op.note})" * bool(op.note)),
+                (op.rule_name if op.rule is None else str(op.rule))
+                + (f" ({op.note})" * bool(op.note)),
                 " ".join(map(_shape, op.shapes_in)),
                 " ".join(map(_shape, op.shapes_out)),
                 op.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ class LedgerRow:
             such as the gradient of a softmax; see `relprop.rules.Rule.conserves`.
         size_arrived: the sum of the absolute values of what arrived, entry by entry.
         size_left: likewise of what left.
+        cut: of a cut, what arrived, which is lost; of what has a body, likewise inside.
     """
 
     operation: PlannedOperation
@@ -49,12 +50,13 @@ class LedgerRow:
     not_conserved: float = 0.0
     size_arrived: float = 0.0
     size_left: float = 0.0
+    cut: float = 0.0
 
     @property
     def gap(self) -> float:
         """What is not accounted for: rounding, unless a rule conserves less than it says."""
         given = self.arrived + self.entered - self.not_conserved
-        return given - self.left - self.bias - self.epsilon - self.stopped
+        return given - self.left - self.bias - self.epsilon - self.stopped - self.cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,11 @@ class Ledger(Table, Sequence[LedgerRow]):
         return self._totals["stopped"]
 
     @property
+    def cut(self) -> float:
+        """All that was lost at cuts: rounding, comparisons, `stop_gradient` and the like."""
+        return self._totals["cut"]
+
+    @property
     def entered(self) -> float:
         """All that was handed out at places inside, by `relprop.places.Seeded`."""
         return self._totals["entered"]
@@ -183,12 +190,12 @@ class Ledger(Table, Sequence[LedgerRow]):
     def gap(self) -> float:
         """What is not accounted for, which is rounding."""
         given = float(self.seed) + self.entered - self.not_conserved
-        return given - self.left - self.bias - self.epsilon - self.stopped
+        return given - self.left - self.bias - self.epsilon - self.stopped - self.cut
 
     def columns(self) -> Sequence[str]:
         return (
             "#", "structure", "primitive", "rule", "arrived", "left", "bias", "epsilon", "stopped",
-            "not conserved", "gap", "source",
+            "cut", "not conserved", "gap", "source",
         )  # fmt: skip
 
     def cells(self) -> list[list[str]]:
@@ -197,9 +204,9 @@ class Ledger(Table, Sequence[LedgerRow]):
                 str(row.operation.number),
                 "  " * row.operation.depth + row.operation.structure,
                 row.operation.primitive,
-                type(row.operation.rule).__name__ if row.operation.rule else "inside",
+                row.operation.rule_name,
                 *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped)),
-                *map(_number, (row.not_conserved, row.gap)),
+                *map(_number, (row.cut, row.not_conserved, row.gap)),
                 row.operation.source,
             ]
             for row in self
@@ -214,6 +221,7 @@ class Ledger(Table, Sequence[LedgerRow]):
             "bias": self.bias,
             "epsilon": self.epsilon,
             "stopped": self.stopped,
+            "cut": self.cut,
             "not conserved": self.not_conserved,
             "gap": self.gap,
         }
@@ -236,7 +244,8 @@ def ledger_of(
 ) -> Ledger:
     """A ledger from the accounts of a backward pass; `faulty` is what has made NaN or infinity."""
     rows = [_row(*pair, accounts) for pair in walk(plan) if pair[0].number in accounts]
-    names = ("bias", "epsilon", "stopped")
+    rows = _with_cuts(rows, plan, accounts)
+    names = ("bias", "epsilon", "stopped", "cut")
     totals = {n: sum(float(a.get(n, 0.0)) for a in accounts.values()) for n in names}
     changes = accounts.get(PLACES, {})
     totals["stopped"] += float(changes.get("mask", 0.0))
@@ -276,8 +285,44 @@ def _not_conserved(step: Step, accounts: Accounts) -> float:
         return 0.0
     if step.rule.conserves(step.operation, step.active):
         return 0.0
-    noted = ("left", "bias", "epsilon", "stopped")
+    noted = ("left", "bias", "epsilon", "stopped", "cut")
     return float(account["arrived"]) - sum(float(account.get(name, 0.0)) for name in noted)
+
+
+def _with_cuts(rows: Sequence[LedgerRow], plan: Plan, accounts: Accounts) -> list[LedgerRow]:
+    """The rows with those of cuts among them: what arrived there has left who added it.
+
+    Of several cuts that a value was computed by, the last one has the amount.
+    """
+    steps = [*walk(plan)]
+    numbers = {step.operation.last: step.number for step, _ in steps if step.cut}
+    lost = [  # by which operation, at which cut, how much
+        (step.number, max(numbers[cut] for cut in step.cuts), float(account["cut"]))
+        for step, _ in steps
+        if step.cuts and "cut" in (account := accounts.get(step.number, {}))
+    ]
+    known = {row.operation.number: row for row in rows}
+    out = []
+    for step, operation in steps:
+        if step.cut:
+            amount = sum(part for _, cut, part in lost if cut == step.number)
+            out.append(LedgerRow(operation, amount, 0.0, 0.0, 0.0, 0.0, cut=amount))
+        elif step.number in known:
+            inside = {inner.number for inner in _inside(step)}
+            given = [(cut, part) for by, cut, part in lost if by == step.number or by in inside]
+            row = known[step.number]
+            left = row.left + sum(part for cut, part in given if cut not in inside)
+            cut_inside = sum(part for cut, part in given if cut in inside)
+            out.append(dataclasses.replace(row, left=left, cut=cut_inside))
+    return out
+
+
+def _inside(step: Step) -> Iterator[Step]:
+    """All steps of its bodies, cuts among them."""
+    for body in step.bodies:
+        for inner in body.steps:
+            yield inner
+            yield from _inside(inner)
 
 
 def _growth(rows: Sequence[LedgerRow], seed: float) -> Growth | None:

@@ -20,6 +20,7 @@ from relprop._growth import A_LOT, times_the_score, warn_of_growth
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
 from relprop._programs import Programs
+from relprop._suspicions import check_policy
 from relprop.composites import composite_of
 from relprop.places import places_of
 
@@ -32,6 +33,7 @@ def relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
     growth_limit: float = A_LOT,
 ) -> Callable[..., Any]:
     r"""A function that computes how much each entry of an input contributes to a score.
@@ -41,7 +43,7 @@ def relevance(
 
     .. math:: \sum_i R_i + \text{absorbed} = f(x),
 
-    where biases, stabilisers and rules that stop relevance absorb, and what rules that do not
+    where biases, stabilisers, cuts and rules that stop relevance absorb, and what rules that do not
     conserve relevance make or lose counts as absorbed, too: of attention, where that is the true
 
     Args:
@@ -58,6 +60,9 @@ def relevance(
             `relprop.places.Masked` and `relprop.places.Seeded` change the relevance there.
         on_missing: what to do about operations that have no rule: ``"error"``; ``"gradient"``,
             gradient times input; or a rule.
+        on_suspicion: what to do about places where relevance is lost, because the way from the
+            inputs ends (`round`, comparisons, `stop_gradient`), and about what resembles a known
+            structure and is none: ``"warn"`` once, ``"error"`` or ``"ignore"``.
         growth_limit: how many times the score the relevance of an entry may be, before a
             `GrowthWarning` says so; ``math.inf`` for no such warning. Only where numbers are at
             hand: there is none inside of `jax.jit` and other transformations.
@@ -68,12 +73,14 @@ def relevance(
         half-precision inputs is float32.
 
     Raises:
-        MissingRuleError: operations on the way have no rule. All are listed, with their source.
+        MissingRuleError: operations on the way have no rule, or every way ends at one that lets no
+            relevance through. All are listed, with their source.
         RuleError: a rule cannot be applied where the composite puts it.
         NothingMatchedError: a selection of the composite matches no operation, or a place is not
             there.
         InputError: an explained argument is not real, the score is not a real scalar, a place
             lies inside of what was recognised as one operation, or a mask does not fit its place.
+        SuspicionError: something is suspicious, and `on_suspicion` is ``"error"``.
 
     >>> import jax.numpy as jnp
     >>> from relprop.rules import Epsilon
@@ -85,7 +92,14 @@ def relevance(
     Source: Bach et al. 2015, section 2.2 (layer-wise relevance propagation).
     """
     explain = value_and_relevance(
-        f, rules, argnums, has_aux, places=places, on_missing=on_missing, growth_limit=growth_limit
+        f,
+        rules,
+        argnums,
+        has_aux,
+        places=places,
+        on_missing=on_missing,
+        on_suspicion=on_suspicion,
+        growth_limit=growth_limit,
     )
 
     @functools.wraps(f)
@@ -104,6 +118,7 @@ def value_and_relevance(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
     growth_limit: float = A_LOT,
 ) -> Callable[..., Any]:
     r"""As `relevance`, and the value of the function with it, from one evaluation.
@@ -115,6 +130,7 @@ def value_and_relevance(
         has_aux: as for `relevance`.
         places: as for `relevance`.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
         growth_limit: as for `relevance`.
 
     Returns:
@@ -130,11 +146,19 @@ def value_and_relevance(
     (Array(5., dtype=float32), Array([2., 3.], dtype=float32))
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
 
     @functools.wraps(f)
     def value_and_relevance_of(*args: Any, **kwargs: Any) -> Any:
         run = Run.start(
-            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=wanted
+            closed(f, kwargs),
+            args,
+            argnums,
+            composite,
+            on_missing,
+            has_aux,
+            places=wanted,
+            on_suspicion=on_suspicion,
         )
         outputs, tape = forward(run.plan, run.trace.arrays)
         leaving, record = run.backward(tape, run.seed(outputs[0]))
@@ -155,6 +179,7 @@ def vrp(
     has_aux: bool = False,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
 ) -> tuple[Any, ...]:
     r"""Evaluates a function and returns a second one that takes relevance back through it.
 
@@ -169,6 +194,7 @@ def vrp(
         has_aux: whether f returns a pair of the outputs and anything else.
         places: as for `relevance`.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         ``(outputs, back)``, or ``(outputs, back, aux)``: ``back(R)`` takes relevance of the
@@ -186,11 +212,20 @@ def vrp(
     (Array([1., 0.], dtype=float32),)
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
     if not primals:
         raise InputError("There is nothing to be explained: `vrp` needs at least one argument.")
     argnums = tuple(range(len(primals))) if argnums is None else argnums
     run = Run.start(
-        f, primals, argnums, composite, on_missing, has_aux, scalar=False, places=wanted
+        f,
+        primals,
+        argnums,
+        composite,
+        on_missing,
+        has_aux,
+        scalar=False,
+        places=wanted,
+        on_suspicion=on_suspicion,
     )
     outputs, tape = forward(run.plan, run.trace.arrays)
     out = run.trace.returned(_compat.looked_at(outputs))
@@ -214,6 +249,7 @@ def inspect(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Inspection]:
     """The plan of an explanation, without running it.
 
@@ -225,6 +261,7 @@ def inspect(
         places: as for `relevance`; `Phases` changes the plan, and
             `Parameter` adds rows for what leads to parameters.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
 
     Returns:
         A function with the arguments of f (arrays, or `jax.ShapeDtypeStruct` for the explained
@@ -243,6 +280,7 @@ def inspect(
     [('dense', 'w'), ('activation', ''), ('sum', '')]
     """
     composite, wanted = composite_of(rules), places_of(places)
+    check_policy(on_suspicion)
 
     @functools.wraps(f)
     def inspect_of(*args: Any, **kwargs: Any) -> Inspection:
@@ -255,6 +293,7 @@ def inspect(
             has_aux,
             scalar=False,
             places=wanted,
+            on_suspicion=on_suspicion,
         )
         return inspection(run.plan, composite.name, run.anatomy, run.flow)
 
@@ -269,6 +308,7 @@ def ledger(
     *,
     places: Any = (),
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
     growth_limit: float = A_LOT,
 ) -> Callable[..., Ledger]:
     r"""Where the relevance went: per operation what arrived, what left and what was absorbed.
@@ -276,7 +316,7 @@ def ledger(
     For every operation, and so for the whole,
 
     .. math:: \text{arrived} = \text{left} + \text{bias} + \epsilon + \text{stopped}
-              + \text{not conserved} + \text{gap},
+              + \text{cut} + \text{not conserved} + \text{gap},
 
     where what is not conserved is made or lost by rules that do not conserve relevance, such as the
     gradient of a softmax, and the gap is what nobody accounts for, that is rounding.
@@ -289,6 +329,7 @@ def ledger(
         places: as for `relevance`, of which only masks and seeds make a difference. What a mask
             takes away is stopped; `Ledger.entered` is what seeds bring in.
         on_missing: as for `relevance`.
+        on_suspicion: as for `relevance`.
         growth_limit: as for `relevance`; here the warning names the operation where relevance
             grows most, `Ledger.growth`.
 
@@ -309,11 +350,19 @@ def ledger(
     (10.0, 8.0, 2.0)
     """
     composite, changed, programs = composite_of(rules), places_of(places), Programs()
+    check_policy(on_suspicion)
 
     @functools.wraps(f)
     def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
         run = Run.start(
-            closed(f, kwargs), args, argnums, composite, on_missing, has_aux, places=changed
+            closed(f, kwargs),
+            args,
+            argnums,
+            composite,
+            on_missing,
+            has_aux,
+            places=changed,
+            on_suspicion=on_suspicion,
         )
         constants = list(run.plan.graph.constants.values())
         if any(map(_compat.is_traced, (*constants, *run.trace.arrays))):

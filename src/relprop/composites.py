@@ -231,6 +231,11 @@ class Composite(Table):
         """All structures that selections name."""
         return frozenset(name for entry in self.entries for name in entry.where.structures)
 
+    @property
+    def is_gradient(self) -> bool:
+        """Whether one rule that is no rule of relevance applies to everything, as `jax.grad`."""
+        return any(e.where == Where() and e.rule.everywhere for e in self.entries)
+
     def canonized(self, *names: str) -> Composite:
         """The composite with these canonizers and no others; without names, with none.
 

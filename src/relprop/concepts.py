@@ -92,6 +92,7 @@ def relevance_of(
     axis: int | None = None,
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Any]:
     r"""The relevance of the input that passes one channel, head or neuron, or each of several.
 
@@ -104,6 +105,7 @@ def relevance_of(
             before it says.
         argnums: as for `relprop.relevance`.
         on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
 
     Returns:
         A function with the arguments of f that returns what `relprop.relevance` does; for several
@@ -127,7 +129,14 @@ def relevance_of(
     def explained(*args: Any, **kwargs: Any) -> Any:
         def one(entry: Array) -> Any:
             only = Masked(place, _OneOf(entry, axis, index))
-            explain = relevance(f, rules, argnums, places=only, on_missing=on_missing)
+            explain = relevance(
+                f,
+                rules,
+                argnums,
+                places=only,
+                on_missing=on_missing,
+                on_suspicion=on_suspicion,
+            )
             return explain(*args, **kwargs)[0]
 
         return jax.vmap(one)(indices) if indices.ndim else one(indices)
@@ -144,6 +153,7 @@ def channels(
     statistic: Statistic = "sum",
     argnums: int | Sequence[int] = 0,
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
 ) -> Callable[..., Float[Array, " channels"]]:
     r"""How much relevance arrives at each channel of a layer: which concepts count.
 
@@ -160,6 +170,7 @@ def channels(
         statistic: over all other axes, the sum or the largest entry.
         argnums: the arguments that the layer depends on, as for `relprop.relevance`.
         on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
 
     Returns:
         A function with the arguments of f that returns one number per channel, in the units of the
@@ -179,7 +190,9 @@ def channels(
     """
     if statistic not in ("sum", "max"):
         raise InputError(f"statistic must be 'sum' or 'max', got {statistic!r}.")
-    explain = relevance(f, rules, argnums, places=place, on_missing=on_missing)
+    explain = relevance(
+        f, rules, argnums, places=place, on_missing=on_missing, on_suspicion=on_suspicion
+    )
 
     def arriving(*args: Any, **kwargs: Any) -> Float[Array, " channels"]:
         R = _only(explain(*args, **kwargs)[1]).relevance
@@ -225,6 +238,7 @@ def references(
     statistic: Statistic = "sum",
     batch_size: int | None = None,
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
 ) -> References:
     r"""For each channel of a layer the samples in which it is most relevant.
 
@@ -243,6 +257,7 @@ def references(
         batch_size: how many samples are explained at the same time; one by default. It bounds the
             memory.
         on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
 
     Raises:
         NothingMatchedError: the place is not there.
@@ -266,7 +281,15 @@ def references(
     ((count,),) = counts
     if not 0 < k <= count:
         raise InputError(f"k must be a number from 1 to that of the samples, {count}; got {k}.")
-    one = channels(f, rules, place, axis=axis, statistic=statistic, on_missing=on_missing)
+    one = channels(
+        f,
+        rules,
+        place,
+        axis=axis,
+        statistic=statistic,
+        on_missing=on_missing,
+        on_suspicion=on_suspicion,
+    )
     found = lax.map(one, samples, batch_size=batch_size)
     best, positions = lax.top_k(found.T, k)
     return References(positions, best)

@@ -328,8 +328,8 @@ NOT_MERGED = {
 def test_what_is_no_batch_norm_of_a_layer(name):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
     with jax.numpy_rank_promotion("allow"):
-        plan = relprop.inspect(NOT_MERGED[name], Epsilon())(x)
-    assert not any(op.note for op in plan)
+        plan = relprop.inspect(NOT_MERGED[name], Epsilon(), on_suspicion="ignore")(x)
+    assert not any(op.note for op in plan if op.structure != "cut")
 
 
 def test_before_an_activation_it_is_an_operation_of_its_own():

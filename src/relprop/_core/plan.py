@@ -10,6 +10,9 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Graph, Value, depends_on
 from relprop._core.operation import Operation
 
+#: The structure of a step that tells where the way from the explained inputs ends.
+CUT = "cut"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
@@ -28,6 +31,9 @@ class Step:
             what they contribute.
         aside: nothing here depends on the explained inputs; the step only leads to such parameters,
             and its `active` operands are those computed from them.
+        severed: per operand, whether it is a summand that is computed from the explained inputs by
+            way of cuts only.
+        cuts: the equations where the way to those ends, and to what branches return.
     """
 
     operation: Operation
@@ -39,6 +45,8 @@ class Step:
     note: str = ""
     credited: tuple[bool, ...] = ()
     aside: bool = False
+    severed: tuple[bool, ...] = ()
+    cuts: tuple[Equation, ...] = ()
 
     @property
     def primitive(self) -> str:
@@ -71,7 +79,12 @@ class Step:
     @property
     def detaches(self) -> bool:
         """Whether its results count as constants."""
-        return getattr(self.rule, "detaches", False)
+        return self.cut or getattr(self.rule, "detaches", False)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it only tells where the way from the explained inputs ends."""
+        return self.structure == CUT
 
     @property
     def nested(self) -> Nested:
@@ -86,7 +99,7 @@ class Step:
 
     @property
     def missing(self) -> bool:
-        return self.rule is None and not self.bodies
+        return self.rule is None and not self.bodies and not self.cut
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +115,7 @@ class Plan:
             second reading: it takes nothing from that of active values.
         watched: the values whose relevance is asked for, with the names of their places.
         edits: masks and seeds for values, those of bodies among them; in the outermost plan.
+        severed: outputs that are computed from the explained inputs by way of cuts only.
     """
 
     graph: Graph
@@ -111,6 +125,7 @@ class Plan:
     credited: frozenset[Value] = frozenset()
     watched: Mapping[Value, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     edits: Mapping[Value, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    severed: frozenset[Atom] = frozenset()
 
     @property
     def watches(self) -> bool:
@@ -125,13 +140,13 @@ class Plan:
         return atom in self.active or atom in self.credited
 
     def walk(self, aside: bool = False) -> Iterator[Step]:
-        """All steps, those of bodies after the step that holds them.
+        """All steps but cuts, those of bodies after the step that holds them.
 
         Args:
             aside: also those that only lead to credited parameters.
         """
         for step in self.steps:
-            if step.aside and not aside:
+            if step.cut or (step.aside and not aside):
                 continue
             yield step
             for body in step.bodies:

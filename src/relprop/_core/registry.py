@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from relprop import _compat
@@ -86,6 +86,11 @@ class Propagator:
         """
         del operation, active
         return {}
+
+    def summands(self, operation: Operation, active: Sequence[bool]) -> Collection[int]:
+        """The positions of the constants that are a part of the result, and of its relevance."""
+        roles = self.constants(operation, active)
+        return [position for position, role in roles.items() if role == "bias"]
 
     def factors(self, site: Site) -> Any:
         """How many factors each output entry is a product of; a number or an array."""

@@ -77,7 +77,7 @@ def _kind(step: Step) -> tuple[Any, ...]:
         )
         for equation in operation.equations
     )
-    masks = step.active, step.credited
+    masks = step.active, step.credited, step.severed
     operands = tuple(map(name, operation.inputs))
     return step.rule, operation.propagator, *masks, operands, *equations
 

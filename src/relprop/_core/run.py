@@ -269,7 +269,12 @@ def backward(
             None if seed is None else tape.read(atom)
             for atom, seed in zip(plan.graph.outputs, outside, strict=True)
         ]
-        accounts[CONSTANT] = {"bias": _sum(outside, read)}
+        lost = [
+            seed if atom in plan.severed else None
+            for atom, seed in zip(plan.graph.outputs, outside, strict=True)
+        ]
+        cut = _sum(lost, read)
+        accounts[CONSTANT] = {"bias": _sum(outside, read) - cut, "cut": cut}
 
     for step in reversed(plan.steps):
         operation = step.operation
@@ -314,7 +319,12 @@ def backward(
                         r if own and a not in plan.active else None
                         for (a, r), own in zip(_pairs(step, handed), _handed(step), strict=True)
                     ]
-                    account["bias"] = inner.accounts.pop(CONSTANT)["bias"] + _sum(lost, values)
+                    constant = inner.accounts.pop(CONSTANT)
+                    severed = step.severed or (False,) * len(lost)
+                    cut = [r if on else None for r, on in zip(lost, severed, strict=True)]
+                    account["cut"] = constant["cut"] + _sum(cut, values)
+                    rest = [None if on else r for r, on in zip(lost, severed, strict=True)]
+                    account["bias"] = constant["bias"] + _sum(rest, values)
                     account.update(changes)
                 for kind, amount in changes.items():
                     _count(accounts, kind, amount)
@@ -354,9 +364,29 @@ def _leaf(
     account: Account = {}
     site = _site(step, values, outputs, _note_into(account) if keep else None)
     leaving = checked(step, "propagate", step.active, step.rule.propagate(site, arriving))
+    if keep and any(step.severed):
+        bias = account.get("bias", 0.0)
+        cut = _severed_part(step, values, outputs, arriving, bias)
+        account.update(cut=cut, bias=bias - cut)
     credited = step.rule.credit(site, arriving) if any(step.credited) else ()
     credited = checked(step, "credit", step.credited, credited)
     return _spread(step.active, leaving), _spread(step.credited, credited), account
+
+
+def _severed_part(step: Step, values, outputs, arriving, bias: Any) -> Any:
+    """Of what constants have absorbed, the part of those that were computed by way of cuts."""
+    operation = step.operation
+    positions = operation.propagator.summands(operation, step.active)
+    summands = [i for i in positions if jnp.issubdtype(operation.inputs[i].dtype, jnp.inexact)]
+    if all(step.severed[i] for i in summands):
+        return bias
+    # Only what moves numbers has several such operands: outputs are copies of one or the other.
+    site = Site(operation, step.severed, [*map(value_of, values)], [*map(value_of, outputs)])
+    ones = tuple(jnp.ones_like(x) for x in site.inputs)
+    _, copied = jax.jvp(site.function, site.inputs, ones)
+    pairs = zip(arriving, site.outputs, copied, strict=True)
+    found = (_everywhere(r.total(y) * jnp.real(c)) for r, y, c in pairs if r is not None)
+    return sum(found, 0.0)
 
 
 def _once(relevance: Relevance | None, never: Array | None) -> Relevance | None:

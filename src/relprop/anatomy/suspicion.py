@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relprop._core import registry
+from relprop._core.graph import Atom
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Suspicion, place
 from relprop.anatomy.wiring import Wiring
 
 _ROOTS = ("rsqrt", "sqrt")
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform")
+#: What can be done about each kind.
+REMEDIES = {
+    "softmax or normalisation?": (
+        "write a softmax or a norm as `jax.nn` or your framework does, or give the quotient a rule"
+    ),
+    "normalisation?": "keep the root that divides apart from the one that is read as a value",
+    "gate?": "a product goes in equal parts to its factors; another rule can be given to it",
+    "dropout?": "explain the model as it is when it is evaluated",
+}
 
 
 def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
     """Quotients and products that remind of softmax, normalisation or activation."""
+    chance = _random_values(wiring)
     for step in wiring.steps:
+        if step.aside:
+            continue
         if step.structure == "quotient":
             below = wiring.active(step)[-1]
             if _sums(wiring, below):
@@ -29,7 +42,7 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
                 )
         elif step.structure == "product" and _are_activations(wiring, step):
             yield _suspicion(step, "gate", "a product of two activations: which is the gate?")
-        elif _is_random(wiring, step):
+        elif _is_random(wiring, step, chance):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
 
 
@@ -39,12 +52,20 @@ def _are_activations(wiring: Wiring, step: Step) -> bool:
     return elementwise and all(m is not None and m.structure == "activation" for m in makers)
 
 
-def _is_random(wiring: Wiring, step: Step) -> bool:
+def _random_values(wiring: Wiring) -> set[Atom]:
+    """The constants of a plan that chance has a part in."""
+    found: set[Atom] = set()
+    for equation in wiring.plan.graph.equations:
+        if equation.name in _RANDOM or any(atom in found for atom in equation.inputs):
+            found.update(out for out in equation.outputs if out not in wiring.plan.active)
+    return found
+
+
+def _is_random(wiring: Wiring, step: Step, chance: set[Atom]) -> bool:
     """Whether a value is scaled or selected by chance."""
     if step.structure not in ("scale", "structural") or len(step.operation.inputs) < 2:
         return False
-    behind = (e for constant in wiring.constants(step) for e in wiring.behind(constant))
-    return any(e.name in _RANDOM for e in behind)
+    return any(constant in chance for constant in wiring.constants(step))
 
 
 def _suspicion(step: Step, kind: str, reason: str) -> Suspicion:

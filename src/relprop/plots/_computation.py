@@ -212,7 +212,7 @@ def _texts(operation: PlannedOperation) -> tuple[str, str]:
     path = "/".join(part for part in parts[-2:] if not part.isdecimal())
     head = (operation.region or operation.structure) + (f": {path}" if path else "")
     shape = "x".join(map(str, operation.shapes_out[0])) if operation.shapes_out else ""
-    rule = short(operation.rule) if operation.rule is not None else "inside"
+    rule = short(operation.rule) if operation.rule is not None else operation.rule_name
     return _cut(head, 28), f"{_cut(rule, 22)}   {_cut(shape or 'scalar', 16)}"
 
 
@@ -334,7 +334,7 @@ def _describe(figure: Figure, inspection: Sequence[PlannedOperation], drawn: Dra
             str(n),
             op.structure,
             op.path,
-            str(op.rule) if op.rule is not None else "inside",
+            str(op.rule) if op.rule is not None else op.rule_name,
             ", ".join("input" if s == _INPUT else str(s) for s in drawn.reads[n]),
         ]
         for n, op in drawn.operations.items()

@@ -58,6 +58,9 @@ class Structural(Propagator):
     def structure(self, operation, active):
         return "structural"
 
+    def summands(self, operation, active):
+        return [position for position, on in enumerate(active) if not on]
+
 
 @dataclasses.dataclass(frozen=True)
 class Replication(Structural):

@@ -184,6 +184,9 @@ class ScatteredSum(Propagator):
     def linear(self, operation, active):
         return True
 
+    def summands(self, operation, active):
+        return [position for position in (0, 2) if not active[position]]
+
     def linear_map(self, site):
         target, indices, updates = site.values
         on_target, _, on_updates = site.active

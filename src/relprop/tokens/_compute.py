@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from relprop.tokens._model import LanguageModel
 
 #: Arguments of `relevance` that choose what is compiled.
-SETTINGS = ("rules", "on_missing", "places", "rows_at_once", "per_dimension")
+SETTINGS = ("rules", "on_missing", "on_suspicion", "places", "rows_at_once", "per_dimension")
 
 
 def outputs(
@@ -81,6 +81,7 @@ def relevance(
     *,
     rules: Any,
     on_missing: Any,
+    on_suspicion: str,
     places: tuple[Place, ...],
     rows_at_once: int,
     per_dimension: bool,
@@ -95,7 +96,12 @@ def relevance(
         return logits[target] - (0 if contrast is None else logits[contrast])
 
     explain = _transform.value_and_relevance(
-        score, rules, argnums=1, on_missing=on_missing, places=places
+        score,
+        rules,
+        argnums=1,
+        on_missing=on_missing,
+        on_suspicion=on_suspicion,
+        places=places,
     )
 
     def of_text(ids, mask, *rows):

@@ -42,6 +42,7 @@ def explain(
     places: Any = (),
     rows_at_once: int = 16,
     on_missing: Any = "error",
+    on_suspicion: str = "warn",
     growth_limit: float = A_LOT,
 ) -> TokenRelevance:
     r"""How much each token of a text adds to a logit that a language model gives it.
@@ -76,6 +77,7 @@ def explain(
         rows_at_once: of a continuation, how many tokens are explained at once: more share a
             forward pass and its memory.
         on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
         growth_limit: as for `relprop.relevance`; the relevance of a token is compared with the
             logit.
 
@@ -123,6 +125,7 @@ def explain(
         query.contrast,
         rules=composite,
         on_missing=on_missing,
+        on_suspicion=on_suspicion,
         places=places_of(places),
         rows_at_once=rows_at_once,
         per_dimension=per_dimension,
