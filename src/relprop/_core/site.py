@@ -30,6 +30,8 @@ class LinearMap:
         gate: a factor of each weight on the way back, 1 but for who asks what a weight contributes.
         free: an axis of w, and the axis of y that it becomes, along which w can be taken in parts:
             apply of a part gives that part of y. None where there is no such axis.
+        layout: of a convolution, the axes of x that count the samples and the channels, wherever
+            its dimension numbers put them. None where x has no such axes.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -40,6 +42,7 @@ class LinearMap:
     diagonal: bool = False
     gate: Float[Array, "..."] | None = None
     free: tuple[int, int] | None = None
+    layout: tuple[int, int] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:

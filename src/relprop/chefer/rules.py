@@ -37,7 +37,7 @@ class Dense(LinearRule):
 
 @dataclasses.dataclass(frozen=True)
 class Convolution(LinearRule):
-    """A convolution of images with channels before pixels: `relprop.chefer.layers.conv2d`.
+    """A convolution in any layout: `relprop.chefer.layers.conv2d`.
 
     Args:
         alpha: weight of the contributions that speak for the output; beta is alpha - 1.
@@ -47,7 +47,8 @@ class Convolution(LinearRule):
 
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         R = relevance.total(site.output)
-        return shares(layers.convolution(R, linear.inputs, linear.weight, linear.apply, self.alpha))
+        given = R, linear.inputs, linear.weight, linear.apply, self.alpha
+        return shares(layers.convolution(*given, linear.layout))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,10 @@ class InProportion(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        R, z = relevance.total(site.output), site.output
-        backs = site.vjp([layers.safe_divide(R, z)])
-        return shares([self.part * (x * c) for x, c in zip(site.inputs, backs, strict=True)])
+        R, z = relevance.total(site.output), layers.finite(site.output)
+        xs = [layers.finite(x) for x in site.inputs]
+        backs = site.vjp([layers.safe_divide(R, z)], at=xs)
+        return shares([self.part * (x * c) for x, c in zip(xs, backs, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +95,14 @@ class Add(Rule):
         (relevance,) = arriving
         assert relevance is not None
         R, linear = relevance.total(site.output), site.linear
-        part = layers.safe_divide(R, site.output)
+        part = layers.safe_divide(R, layers.finite(site.output))
         # Both summands with their signs; of a sum with a constant that one has no way to go on.
         if all(site.active):
             terms = [w * x for w, x in zip(linear.weight, site.inputs, strict=True)]
         else:
             (x,) = site.inputs
             terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
-        given = [term * summed_to(term.shape, part) for term in terms]
+        given = [layers.finite(term) * summed_to(term.shape, part) for term in terms]
         if self.variant == "ours":
             given = layers.normalised(R, given[0], given[1])
         return shares(given[: len(site.inputs)])

@@ -314,7 +314,12 @@ class Contraction(Propagator):
     def linear_map(self, site):
         apply, weight = self.split(site.operation, site.active, site.values)
         free = self.free(site.operation, site.active)
-        return LinearMap(site.inputs, site.output, apply, weight, free=free)
+        layout = self.layout(site.operation, site.active)
+        return LinearMap(site.inputs, site.output, apply, weight, free=free, layout=layout)
+
+    def layout(self, operation, active) -> tuple[int, int] | None:
+        """The axes of the active operand that count samples and channels, if it has such axes."""
+        return None
 
     def free(self, operation, active) -> tuple[int, int] | None:
         """The longest axis that the weight alone brings into the result: its own, the result's."""
@@ -407,6 +412,13 @@ class Convolution(Contraction):
     """`conv_general_dilated`, of which it is known which axis is which."""
 
     name: str = "convolution"
+
+    def layout(self, operation, active):
+        params = operation.last.params
+        if not active[0] or params["batch_group_count"] != 1:
+            return None  # What is explained is the kernel, or no images.
+        batch, channels, *_ = params["dimension_numbers"].lhs_spec
+        return batch, channels
 
     def carried(self, equation, position):
         numbers = equation.params["dimension_numbers"]
