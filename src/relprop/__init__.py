@@ -19,6 +19,7 @@ from relprop import propagators as propagators
 from relprop import rules as rules
 from relprop import tokens as tokens
 from relprop._core.region import region as region
+from relprop._errors import ForwardError as ForwardError
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
 from relprop._errors import NothingMatchedError as NothingMatchedError
@@ -47,6 +48,7 @@ __all__ = [
     "DEFAULTS",
     "Composite",
     "Fault",
+    "ForwardError",
     "InputError",
     "Inspection",
     "Ledger",
