@@ -1,6 +1,7 @@
 """What PyTorch can be asked for: modules and functions over a grid of their arguments.
 
-`CASES` maps a name to a function that makes a module in evaluation mode and its arguments.
+`GROUPS` maps a name to a function that yields rows: a name, what makes a module, and its arguments,
+where a shape stands for an array of normal numbers. `made` makes a module and its arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-Case = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+Row = tuple[str, Callable[[], nn.Module], tuple[Any, ...]]
 
 
 class Calls(nn.Module):
@@ -34,21 +35,6 @@ def grid(**choices: list[Any]) -> Iterator[dict[str, Any]]:
 
 def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape)
-
-
-def rows() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Names, what makes a module, and what makes its arguments (or shapes of normal arrays)."""
-    yield from convolutions()
-    yield from poolings()
-    yield from paddings()
-    yield from resizings()
-    yield from norms()
-    yield from activations()
-    yield from recurrences()
-    yield from attentions()
-    yield from layers()
-    yield from functions()
-    yield from signals()
 
 
 def convolutions():
@@ -142,9 +128,11 @@ def poolings():
         ((1, 2, 6, 5),),
     )
     yield "max_pool1d, indices", lambda: nn.MaxPool1d(2, return_indices=True), ((1, 2, 6),)
-    yield "fractional", lambda: nn.FractionalMaxPool2d(
-        2, (2, 2), _random_samples=torch.full((1, 2, 2), 0.3)
-    ), ((1, 2, 6, 5),)
+    yield (
+        "fractional",
+        lambda: nn.FractionalMaxPool2d(2, (2, 2), _random_samples=torch.full((1, 2, 2), 0.3)),
+        ((1, 2, 6, 5),),
+    )
 
 
 def paddings():
@@ -159,12 +147,16 @@ def paddings():
             yield kind, lambda m=module, g=given, e=extra: m(g, *e), ((2, 3, 4, 5, 4)[: rank + 2],)
     for mode in ("reflect", "replicate", "circular"):
         if mode != "circular":
-            yield f"pad {mode}, unbatched", lambda m=mode: Calls(
-                lambda x: F.pad(x, (1, 1), mode=m)
-            ), ((3, 4),)
-        yield f"pad {mode}, negative", lambda m=mode: Calls(
-            lambda x: F.pad(x, (-1, 2), mode=m)
-        ), ((2, 3, 6),)
+            yield (
+                f"pad {mode}, unbatched",
+                lambda m=mode: Calls(lambda x: F.pad(x, (1, 1), mode=m)),
+                ((3, 4),),
+            )
+        yield (
+            f"pad {mode}, negative",
+            lambda m=mode: Calls(lambda x: F.pad(x, (-1, 2), mode=m)),
+            ((2, 3, 6),),
+        )
 
 
 def resizings():
@@ -178,17 +170,27 @@ def resizings():
         sizes.append({"size": (8, 7, 4)[:rank]})
         sizes.append({"scale_factor": 1.7, "recompute_scale_factor": True})
         for size in sizes:
-            yield f"resize {mode}", lambda m=mode, s=size: Calls(
-                lambda x: F.interpolate(x, mode=m, **s)
-            ), (shape,)
+            yield (
+                f"resize {mode}",
+                lambda m=mode, s=size: Calls(lambda x: F.interpolate(x, mode=m, **s)),
+                (shape,),
+            )
             if "linear" in mode or mode == "bicubic":
-                yield f"resize {mode}, corners", lambda m=mode, s=size: Calls(
-                    lambda x: F.interpolate(x, mode=m, align_corners=True, **s)
-                ), (shape,)
+                yield (
+                    f"resize {mode}, corners",
+                    lambda m=mode, s=size: Calls(
+                        lambda x: F.interpolate(x, mode=m, align_corners=True, **s)
+                    ),
+                    (shape,),
+                )
             if mode in ("bilinear", "bicubic"):
-                yield f"resize {mode}, antialias", lambda m=mode, s=size: Calls(
-                    lambda x: F.interpolate(x, mode=m, antialias=True, **s)
-                ), (shape,)
+                yield (
+                    f"resize {mode}, antialias",
+                    lambda m=mode, s=size: Calls(
+                        lambda x: F.interpolate(x, mode=m, antialias=True, **s)
+                    ),
+                    (shape,),
+                )
     yield "Upsample", lambda: nn.Upsample(scale_factor=(2, 3), mode="bilinear"), ((1, 2, 3, 4),)
     yield "UpsamplingNearest2d", lambda: nn.UpsamplingNearest2d(scale_factor=3), ((1, 2, 3, 4),)
     yield "UpsamplingBilinear2d", lambda: nn.UpsamplingBilinear2d((5, 3)), ((1, 2, 3, 4),)
@@ -197,13 +199,17 @@ def resizings():
         padding_mode=["zeros", "border", "reflection"],
         align_corners=[False, True],
     ):
-        yield f"grid_sample {kw}", lambda k=kw: Calls(
-            lambda x, g: F.grid_sample(x, 0.6 * g, **k)
-        ), ((2, 2, 4, 5), (2, 3, 3, 2))
+        yield (
+            f"grid_sample {kw}",
+            lambda k=kw: Calls(lambda x, g: F.grid_sample(x, 0.6 * g, **k)),
+            ((2, 2, 4, 5), (2, 3, 3, 2)),
+        )
     for corners in (False, True):
-        yield "affine_grid", lambda c=corners: Calls(
-            lambda t: F.affine_grid(t, [2, 1, 3, 4], align_corners=c)
-        ), ((2, 2, 3),)
+        yield (
+            "affine_grid",
+            lambda c=corners: Calls(lambda t: F.affine_grid(t, [2, 1, 3, 4], align_corners=c)),
+            ((2, 2, 3),),
+        )
 
 
 def norms():
@@ -218,8 +224,10 @@ def norms():
             yield f"{kind} {kw}", lambda m=module, k=kw: m(4, **k), (shape,)
     for groups in (1, 2, 4):
         for affine in (False, True):
-            yield "GroupNorm", lambda g=groups, a=affine: nn.GroupNorm(g, 4, 1e-3, a), (
-                (2, 4, 3, 2),
+            yield (
+                "GroupNorm",
+                lambda g=groups, a=affine: nn.GroupNorm(g, 4, 1e-3, a),
+                ((2, 4, 3, 2),),
             )
     yield "GroupNorm", lambda: nn.GroupNorm(2, 4), ((3, 4),)
     for kw in ({}, {"elementwise_affine": False}, {"bias": False}, {"eps": 0.1}):
@@ -230,8 +238,10 @@ def norms():
         yield f"RMSNorm {kw}", lambda k=kw: nn.RMSNorm((3, 5), **k), ((2, 3, 5),)
     for size in (2, 3):
         for shape in ((2, 5, 3), (2, 5, 3, 4), (1, 5, 2, 2, 2)):
-            yield "LocalResponseNorm", lambda s=size: nn.LocalResponseNorm(s, 0.5, 0.6, 2.0), (
-                shape,
+            yield (
+                "LocalResponseNorm",
+                lambda s=size: nn.LocalResponseNorm(s, 0.5, 0.6, 2.0),
+                (shape,),
             )
     yield "CrossMapLRN2d", lambda: nn.CrossMapLRN2d(3), ((2, 5, 3, 4),)
     for p, dim in itertools.product((1, 2, 3.5, float("inf")), (0, 1, -1)):
@@ -257,15 +267,12 @@ def activations():
         yield f"{module}", lambda m=module: m, ((2, 4, 4, 6),)
     yield "PReLU", lambda: nn.PReLU(3), ((2, 3),)
     yield "Softmax2d, unbatched", lambda: nn.Softmax2d(), ((3, 2, 2),)
-    yield "AdaptiveLogSoftmax", lambda: Calls(
-        nn.AdaptiveLogSoftmaxWithLoss(5, 12, [3, 6], 2.0).eval().log_prob
-    ), ((4, 5),)
-    for kw in ({}, {"half_to_float": True}):
-        del kw
-    yield "softmax, dtype", lambda: Calls(lambda x: F.softmax(x, 0, dtype=torch.float32)), (
-        (3, 4),
+    yield (
+        "AdaptiveLogSoftmax",
+        lambda: Calls(nn.AdaptiveLogSoftmaxWithLoss(5, 12, [3, 6], 2.0).eval().log_prob),
+        ((4, 5),),
     )
-    yield "gumbel_softmax", lambda: Calls(lambda x: F.gumbel_softmax(x).sum(-1)), ((2, 3),)
+    yield "softmax, dtype", lambda: Calls(lambda x: F.softmax(x, 0, dtype=torch.float32)), ((3, 4),)
 
 
 def recurrences():
@@ -279,11 +286,9 @@ def recurrences():
         yield f"{kind}, unbatched", lambda m=module: m(3, 4), ((4, 3),)
         state = (1, 2, 4)
         if kind == "LSTM":
-            make = lambda: Calls(Stated(nn.LSTM(3, 4)))  # noqa: E731
             yield "LSTM, state", lambda: Stated(nn.LSTM(3, 4)), ((4, 2, 3), state, state)
         else:
             yield f"{kind}, state", lambda m=module: m(3, 4), ((4, 2, 3), state)
-            del state
     yield "RNN, relu", lambda: nn.RNN(3, 4, nonlinearity="relu"), ((4, 2, 3),)
     for kw in ({}, {"bidirectional": True, "num_layers": 2}, {"batch_first": True}):
         yield "LSTM, proj_size", lambda k=kw: nn.LSTM(3, 4, proj_size=2, **k), ((3, 2, 3),)
@@ -343,8 +348,10 @@ def attentions():
         {"attn_mask": causal, "is_causal": True, "need_weights": False},
         {"attn_mask": torch.randn(4, 4, 4)}, {"key_padding_mask": keys, "need_weights": False},
     ):  # fmt: skip
-        yield f"MHA {list(kw)}", lambda k=kw: Attends(heads(8, 2, batch_first=True), **k), (
-            (2, 4, 8),
+        yield (
+            f"MHA {list(kw)}",
+            lambda k=kw: Attends(heads(8, 2, batch_first=True), **k),
+            ((2, 4, 8),),
         )
     yield "MHA, kdim", lambda: heads(8, 2, kdim=4, vdim=6, batch_first=True), (
         (2, 5, 8), (2, 3, 4), (2, 3, 6),
@@ -364,15 +371,32 @@ def attentions():
         def forward(self, *xs):
             return self.module(*xs, **self.kwargs)
 
-    yield "encoder, masked", lambda: Masked(
-        nn.TransformerEncoder(encoder(8, 2, 12, **first), 2), mask=causal, src_key_padding_mask=keys
-    ), ((2, 4, 8),)
-    yield "encoder, padded", lambda: Masked(
-        nn.TransformerEncoder(encoder(8, 2, 12, **first), 2), src_key_padding_mask=keys
-    ), ((2, 4, 8),)
-    yield "decoder, masked", lambda: Masked(
-        decoder(8, 2, 12, **first), tgt_mask=added, memory_key_padding_mask=keys, tgt_is_causal=True
-    ), ((2, 4, 8), (2, 4, 8))
+    yield (
+        "encoder, masked",
+        lambda: Masked(
+            nn.TransformerEncoder(encoder(8, 2, 12, **first), 2),
+            mask=causal,
+            src_key_padding_mask=keys,
+        ),
+        ((2, 4, 8),),
+    )
+    yield (
+        "encoder, padded",
+        lambda: Masked(
+            nn.TransformerEncoder(encoder(8, 2, 12, **first), 2), src_key_padding_mask=keys
+        ),
+        ((2, 4, 8),),
+    )
+    yield (
+        "decoder, masked",
+        lambda: Masked(
+            decoder(8, 2, 12, **first),
+            tgt_mask=added,
+            memory_key_padding_mask=keys,
+            tgt_is_causal=True,
+        ),
+        ((2, 4, 8), (2, 4, 8)),
+    )
     yield "Transformer", lambda: nn.Transformer(8, 2, 1, 1, 12, **first), ((2, 4, 8), (2, 3, 8))
     sdpa = F.scaled_dot_product_attention
     for kw in (
@@ -380,16 +404,22 @@ def attentions():
         {"attn_mask": added}, {"attn_mask": torch.randn(2, 1, 4, 4), "scale": 2.0},
         {"attn_mask": torch.ones(4, 4, dtype=torch.bool).tril(-1)},
     ):  # fmt: skip
-        yield f"sdpa {list(kw)}", lambda k=kw: Calls(lambda q, k_, v: sdpa(q, k_, v, **k)), (
-            (2, 4, 4, 3),
-        ) * 3
-    yield "sdpa, causal, other length", lambda: Calls(
-        lambda q, k, v: sdpa(q, k, v, is_causal=True)
-    ), ((1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 6))
+        yield (
+            f"sdpa {list(kw)}",
+            lambda k=kw: Calls(lambda q, k_, v: sdpa(q, k_, v, **k)),
+            ((2, 4, 4, 3),) * 3,
+        )
+    yield (
+        "sdpa, causal, other length",
+        lambda: Calls(lambda q, k, v: sdpa(q, k, v, is_causal=True)),
+        ((1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 6)),
+    )
     for kw in ({}, {"is_causal": True}, {"attn_mask": causal.logical_not(), "scale": 0.4}):
-        yield f"sdpa, gqa {list(kw)}", lambda k=kw: Calls(
-            lambda q, k_, v: sdpa(q, k_, v, enable_gqa=True, **k)
-        ), ((2, 6, 4, 3), (2, 3, 4, 3), (2, 3, 4, 3))
+        yield (
+            f"sdpa, gqa {list(kw)}",
+            lambda k=kw: Calls(lambda q, k_, v: sdpa(q, k_, v, enable_gqa=True, **k)),
+            ((2, 6, 4, 3), (2, 3, 4, 3), (2, 3, 4, 3)),
+        )
 
 
 def layers():
@@ -410,9 +440,11 @@ def layers():
         yield f"EmbeddingBag, offsets {kw}", lambda k=kw: nn.EmbeddingBag(10, 3, **k), (
             tokens.reshape(-1), torch.tensor([0, 3, 3, 6]),
         )  # fmt: skip
-    yield "EmbeddingBag, last offset", lambda: nn.EmbeddingBag(
-        10, 3, mode="sum", include_last_offset=True
-    ), (tokens.reshape(-1), torch.tensor([0, 3, 8]))
+    yield (
+        "EmbeddingBag, last offset",
+        lambda: nn.EmbeddingBag(10, 3, mode="sum", include_last_offset=True),
+        (tokens.reshape(-1), torch.tensor([0, 3, 8])),
+    )
 
     class Weighted(nn.EmbeddingBag):
         def forward(self, tokens, weights):
@@ -494,7 +526,7 @@ def functions():
         "einsum": lambda x: torch.einsum("bij,bkj->bik", x, x),
         "einsum, three": lambda x: torch.einsum("bij,bkj,bkl->il", x, x, x),
         "einsum, trace": lambda x: torch.einsum("...ii->...", x[..., :3]),
-        "einsum, implicit": lambda x: torch.einsum("ba,cb", x[0], x[1]),
+        "einsum, implicit": lambda x: torch.einsum("ba,bc", x[0], x[1]),
         "einsum, ellipsis": lambda x: torch.einsum("...ij,...kj->...ik", x, x),
         "tensordot": lambda x: torch.tensordot(x, x, ([0, 2], [0, 2])),
         "bmm": lambda x: torch.bmm(x, x.transpose(1, 2)),
@@ -555,29 +587,69 @@ def functions():
             torch.div(x, x + 3),
         ),
         "add": lambda x: (
-            torch.add(x, x, alpha=2), torch.sub(x, x + 1, alpha=0.5), torch.rsub(x, 1, alpha=3)
+            torch.add(x, x, alpha=2),
+            torch.sub(x, x + 1, alpha=0.5),
+            torch.rsub(x, 1, alpha=3),
         ),
         "rsub": lambda x: (1 - x, 2 / x, 2**x, x**2, x.abs() ** 0.5, x.abs().pow(x)),
         "addcmul": lambda x: (
-            torch.addcmul(x, x, x, value=0.5), torch.addcdiv(x, x, x + 3, value=0.5)
+            torch.addcmul(x, x, x, value=0.5),
+            torch.addcdiv(x, x, x + 3, value=0.5),
         ),
         "lerp": lambda x: (torch.lerp(x, 2 * x, 0.3), torch.lerp(x, 2 * x, x)),
         "unary": lambda x: tuple(
             getattr(torch, name)(x)
             for name in (
-                "abs", "sign", "neg", "exp", "expm1", "exp2", "sin", "cos", "tan", "sinh", "cosh",
-                "tanh", "asinh", "atan", "sigmoid", "erf", "erfc", "floor", "ceil", "round",
-                "trunc", "frac", "square", "reciprocal", "sinc", "nan_to_num", "signbit", "relu",
-                "isnan", "isfinite", "rad2deg", "positive", "selu", "sgn",
+                "abs",
+                "sign",
+                "neg",
+                "exp",
+                "expm1",
+                "exp2",
+                "sin",
+                "cos",
+                "tan",
+                "sinh",
+                "cosh",
+                "tanh",
+                "asinh",
+                "atan",
+                "sigmoid",
+                "erf",
+                "erfc",
+                "floor",
+                "ceil",
+                "round",
+                "trunc",
+                "frac",
+                "square",
+                "reciprocal",
+                "sinc",
+                "nan_to_num",
+                "signbit",
+                "relu",
+                "isnan",
+                "isfinite",
+                "rad2deg",
+                "positive",
+                "selu",
+                "sgn",
             )
         ),
         "unary, positive": lambda x: tuple(
             getattr(torch, name)(x.abs() + 1.1)
             for name in (
-                "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "lgamma", "digamma", "acosh",
-                "i0", "logit",
+                "log",
+                "log1p",
+                "log2",
+                "log10",
+                "sqrt",
+                "rsqrt",
+                "lgamma",
+                "digamma",
+                "acosh",
+                "i0",
             )
-            if name != "logit"
         ),
         "unary, bounded": lambda x: tuple(
             getattr(torch, name)(x.tanh() * 0.5 + (name == "logit") * 0.5)
@@ -586,8 +658,17 @@ def functions():
         "binary": lambda x: tuple(
             getattr(torch, name)(x, x.roll(1))
             for name in (
-                "atan2", "hypot", "logaddexp", "logaddexp2", "copysign", "fmax", "heaviside",
-                "gt", "le", "ne", "eq",
+                "atan2",
+                "hypot",
+                "logaddexp",
+                "logaddexp2",
+                "copysign",
+                "fmax",
+                "heaviside",
+                "gt",
+                "le",
+                "ne",
+                "eq",
             )
         ),
         "xlogy": lambda x: torch.xlogy(x.abs(), x.abs() + 1),
@@ -602,12 +683,23 @@ def functions():
         "tensor_split": lambda x: (*x.tensor_split(3, 2), *x.tensor_split((1, 2), 1)),
         "narrow": lambda x: (x.narrow(1, 1, 2), x.select(2, -1)),
         "cat": lambda x: (torch.cat((x, x), -1), torch.hstack((x, x)), torch.dstack((x, x))),
-        "stack": lambda x: (torch.stack((x, x), -1), torch.vstack((x, x)), torch.column_stack((x,))),
+        "stack": lambda x: (
+            torch.stack((x, x), -1),
+            torch.vstack((x, x)),
+            torch.column_stack((x,)),
+        ),
         "movedim": lambda x: (x.movedim(0, 2), x.permute(2, 0, 1), x.swapaxes(0, 1), x.mT),
         "view": lambda x: (x.view(2, -1), x.reshape(-1, 2), x.flatten(1), x.unflatten(2, (2, 2))),
         "squeeze": lambda x: (x[:1].squeeze(), x[:, :1].squeeze(1), x.unsqueeze(-2), x.ravel()),
-        "expand": lambda x: (x[:, :1].expand(2, 3, 4), x[:, :1].expand_as(x), x.expand(5, -1, -1, -1)),
-        "broadcast": lambda x: (*torch.broadcast_tensors(x[:1], x[:, :1]), x[0].broadcast_to(2, 3, 4)),
+        "expand": lambda x: (
+            x[:, :1].expand(2, 3, 4),
+            x[:, :1].expand_as(x),
+            x.expand(5, -1, -1, -1),
+        ),
+        "broadcast": lambda x: (
+            *torch.broadcast_tensors(x[:1], x[:, :1]),
+            x[0].broadcast_to(2, 3, 4),
+        ),
         "meshgrid": lambda x: torch.meshgrid(x[0, 0], x[0, :, 0], indexing="xy"),
         "cartesian": lambda x: torch.cartesian_prod(x[0, 0], x[0, 1]),
         "one_hot": lambda x: F.one_hot(x.argmax(-1), 4),
@@ -633,33 +725,43 @@ def functions():
             (x @ x.mT).tril() + 3 * torch.eye(3), x, upper=False
         ),
         "fake_quantize": lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
-        "quantised by hand": lambda x: torch.clamp(torch.round(x / 0.1), -8, 7).to(torch.int8) * 0.1,
+        "quantised by hand": lambda x: (
+            torch.clamp(torch.round(x / 0.1), -8, 7).to(torch.int8) * 0.1
+        ),
         "casts": lambda x: (x.int(), x.bool(), x.half().float(), x.to(torch.bfloat16).float()),
         "new": lambda x: (x.new_zeros(2) + x.sum(), torch.full_like(x, 3), x.new_full((2,), 4.0)),
-        "make": lambda x: x[0, 0] + torch.linspace(0, 1, 4) + torch.logspace(0, 1, 4) + torch.arange(4),
+        "make": lambda x: (
+            x[0, 0] + torch.linspace(0, 1, 4) + torch.logspace(0, 1, 4) + torch.arange(4)
+        ),
         "inplace": changed,
         "no grad": lambda x: x.detach() + x,
         "norm, detached": lambda x: x / x.detach().norm(),
         "vander": lambda x: torch.vander(x[0, 0], 3),
-        "stft": None,
         "polygamma": lambda x: torch.special.polygamma(1, x.abs() + 1),
         "gammainc": lambda x: torch.special.gammainc(x.abs() + 1, x.abs()),
         "count": lambda x: (torch.count_nonzero(x, 1), x.numel() + x.sum(), x.size(1) * x),
         "complex": lambda x: torch.view_as_real(torch.view_as_complex(x.reshape(2, 3, 2, 2)) ** 2),
         "polar": lambda x: torch.view_as_real(torch.polar(x.abs(), x)),
     }
-    del table["stft"]
     for name, function in table.items():
         yield name, lambda f=function: Calls(f), ((2, 3, 4),)
     for include in (False, True):
         for reduce in ("sum", "prod", "mean", "amax", "amin"):
-            yield f"scatter_reduce {reduce} {include}", lambda r=reduce, i=include: Calls(
-                lambda x: x.scatter_reduce(1, index, x[:, :1] * 2, r, include_self=i)
-            ), ((2, 3, 4),)
+            yield (
+                f"scatter_reduce {reduce} {include}",
+                lambda r=reduce, i=include: Calls(
+                    lambda x: x.scatter_reduce(1, index, x[:, :1] * 2, r, include_self=i)
+                ),
+                ((2, 3, 4),),
+            )
             if reduce != "sum":
-                yield f"index_reduce {reduce} {include}", lambda r=reduce, i=include: Calls(
-                    lambda x: x.index_reduce(1, some, x * 2, r, include_self=i)
-                ), ((2, 3, 4),)
+                yield (
+                    f"index_reduce {reduce} {include}",
+                    lambda r=reduce, i=include: Calls(
+                        lambda x: x.index_reduce(1, some, x * 2, r, include_self=i)
+                    ),
+                    ((2, 3, 4),),
+                )
 
 
 def assigned(x):
@@ -679,7 +781,74 @@ def changed(x):
     y.masked_fill_(y > 2, 0.3)
     y.transpose(0, 1)[0].copy_(x[:, 1])
     y += x
-    return y.sqrt_() if False else y
+    return y
+
+
+def views():
+    """Functions that change tensors through other tensors."""
+
+    def all_of(function):
+        def run(x):
+            y = x.clone()
+            out = function(y)
+            return (y, *out) if isinstance(out, tuple) else (y, out)
+
+        return run
+
+    written: dict[str, Callable[..., Any]] = {
+        "select": lambda y: y.select(1, 2).zero_(),
+        "indexed": lambda y: y[:, :2].mul_(2.0),
+        "view": lambda y: y.view(2, 12)[:, 0].add_(1.0),
+        "transposed": lambda y: y.transpose(0, 1)[0].copy_(y[:, 1].clone()),
+        "permuted": lambda y: y.permute(1, 0, 2)[0].mul_(5.0),
+        "unsqueezed": lambda y: y.unsqueeze(1).add_(3.0),
+        "squeezed": lambda y: y[:1].squeeze(0)[1].zero_(),
+        "unbound": lambda y: y.unbind(1)[0].add_(3.0),
+        "split": lambda y: [y.split([1, 3], -1)[0].mul_(3.0), y.chunk(2, -1)[1].neg_()][1],
+        "reshaped": lambda y: y.reshape(6, 4).mul_(2),
+        "reshaped copy": lambda y: y.transpose(0, 1).reshape(-1).mul_(2),
+        "contiguous": lambda y: y.contiguous().mul_(2),
+        "contiguous copy": lambda y: y.transpose(0, 1).contiguous().mul_(2),
+        "flattened": lambda y: y.flatten(1).mul_(2),
+        "flattened copy": lambda y: y.transpose(0, 1).flatten().mul_(2),
+        "matrices": lambda y: y.mT[:, 0].fill_(2.0),
+        "diagonal": lambda y: y.diagonal(0, 1, 2).fill_(2.0),
+        "narrowed": lambda y: y.narrow(1, 0, 1).zero_(),
+        "expanded": lambda y: y.expand(2, 3, 4)[0].zero_(),
+        "moved": lambda y: y.swapaxes(0, 1)[1].zero_() + y.movedim(0, 2)[0].exp_().sum(),
+        "strided": lambda y: y.as_strided((2, 2), (12, 1)).add_(1.0),
+        "in two steps": lambda y: y[:, 1].view(2, 2, 2)[:, 0].fill_(3.0),
+        "the tensor afterwards": lambda y: [w := y.view(2, 12), v := y[0], y.add_(1.0)] and (w, v),
+        "the tensor made anew": lambda y: [w := y.view(2, 12), z := y + 1, w.add_(1)] and (w, z),
+        "both": lambda y: (
+            [
+                parts := y.unbind(1),
+                parts[0].view(2, 2, 2)[0].fill_(5.0),
+                y.mul_(2),
+                parts[1].copy_(parts[2]),
+            ]
+            and parts
+        ),
+        "expanded before": lambda y: [z := y.expand(3, 2, 3, 4), y.add_(1)][0],
+        "repeated": lambda y: y.repeat(1, 1, 1).add_(2),
+        "shape changed": lambda y: y.unsqueeze_(0).transpose_(1, 2).add_(1),
+        "activations": lambda y: F.relu_(y[0]) + F.hardtanh(y[1], inplace=True),
+        "scattered": lambda y: [
+            y.view(-1).index_fill_(0, torch.tensor([1, 3]), 5.0),
+            y.view(6, 4).scatter_(1, torch.zeros(6, 1, dtype=torch.long), -1.0),
+            y.index_add_(0, torch.tensor([1, 1]), y.clone()),
+        ][2],
+        "assigned": lambda y: [
+            flat := y.view(-1),
+            flat.__setitem__(torch.tensor([0, 2]), 3.0),
+            flat.__setitem__(flat > 1, 1.0),
+        ][0],
+        "in a buffer": lambda y: [b := torch.zeros(2, 3, 4), b[:, 1].add_(y[:, 0])][0] + y,
+        "in a buffer, set": lambda y: [b := torch.empty(2, 4), b.copy_(2 * y[:, 0])][0],
+        "out": lambda y: torch.add(y, 1.0, out=torch.empty_like(y)),
+    }
+    for name, function in written.items():
+        yield name, lambda f=function: Calls(all_of(f)), ((2, 3, 4),)
 
 
 def signals():
@@ -705,23 +874,31 @@ def signals():
         def parts(x, f=function):
             out = f(x)
             return tuple(
-                torch.view_as_real(y) if y.is_complex() else y
+                torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
                 for y in (out if isinstance(out, tuple) else (out,))
             )
 
         yield name, lambda p=parts: Calls(p), ((2, 3, 6),)
     window = torch.hann_window(8)
     for kw in grid(center=[False, True], normalized=[False, True], onesided=[True, False]):
-        yield f"stft {kw}", lambda k=kw: Calls(
-            lambda x: torch.view_as_real(
-                torch.stft(x, 8, 4, window=window, return_complex=True, **k)
-            )
-        ), ((2, 24),)
-    yield "istft", lambda: Calls(
-        lambda x: torch.istft(
-            torch.stft(x, 8, 4, window=window, return_complex=True), 8, 4, window=window
+        yield (
+            f"stft {kw}",
+            lambda k=kw: Calls(
+                lambda x: torch.view_as_real(
+                    torch.stft(x, 8, 4, window=window, return_complex=True, **k)
+                )
+            ),
+            ((2, 24),),
         )
-    ), ((2, 24),)
+    yield (
+        "istft",
+        lambda: Calls(
+            lambda x: torch.istft(
+                torch.stft(x, 8, 4, window=window, return_complex=True), 8, 4, window=window
+            )
+        ),
+        ((2, 24),),
+    )
 
 
 def made(make: Callable[[], nn.Module], arguments: tuple[Any, ...]) -> tuple[nn.Module, tuple]:
@@ -735,7 +912,10 @@ def made(make: Callable[[], nn.Module], arguments: tuple[Any, ...]) -> tuple[nn.
     return module, tuple(given)
 
 
-CASES: dict[str, Case] = {}
-for _name, _make, _arguments in rows():
-    _count = sum(name.split("#")[0] == _name for name in CASES)
-    CASES[f"{_name}#{_count}"] = lambda m=_make, a=_arguments: made(m, a)
+GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
+    function.__name__: function
+    for function in (
+        convolutions, poolings, paddings, resizings, norms, activations, recurrences, attentions,
+        layers, functions, views, signals,
+    )
+}  # fmt: skip

@@ -137,7 +137,17 @@ def _problems(module: torch.nn.Module) -> Iterator[str]:
     yield from _training(module)
     packed = [path for path, m in module.named_modules() if "nn.quantized" in type(m).__module__]
     if packed:
-        yield f"quantised layers: {_listed(packed)}. Load the model without quantisation."
+        yield (
+            f"quantised layers: {_listed(packed)}. Their weights are packed in a form that PyTorch "
+            "alone can read. Load the model without quantisation; fake quantisation, and whole "
+            "numbers with scales in buffers, can be explained."
+        )
+    strange = [n for n, t in _tensors_of(module) if t.is_quantized]
+    if strange:
+        yield (
+            f"quantised tensors: {_listed(strange)}. JAX has no such arrays: keep what "
+            "`dequantize()` gives."
+        )
     for kind, is_so, advice in (
         ("complex", _is_complex, "Relevance is defined for real numbers; split them into parts."),
         ("quantised", _is_quantised, "Load the model in float32 or bfloat16."),

@@ -59,6 +59,12 @@ def linear(input: Any, weight: Any, bias: Any = None):
     return product if bias is None else product + bias
 
 
+@lowers(aten._int_mm)
+def int_mm(left: Any, right: Any):
+    """Products of whole numbers of 8 bits, in 32."""
+    return jnp.matmul(left, right, preferred_element_type=jnp.int32)
+
+
 @lowers(aten.convolution)
 def convolution(
     input: Any,
@@ -383,6 +389,12 @@ def searchsorted(
     return find(sorted_sequence, jnp.asarray(values))
 
 
+@lowers(torch.take_along_dim)
+def take_along_dim(input: Any, indices: Any, dim: int | None = None):
+    """PyTorch refuses whole numbers of 32 bits, which is what JAX has."""
+    return jnp.take_along_axis(input, indices, dim)
+
+
 def _dtype(dtype: Any) -> Any:
     from torchax.ops import mappings
 
@@ -416,3 +428,34 @@ def fake_quantize_channels(
     return fake_quantize(
         input, scale.reshape(shape), zero_point.reshape(shape), quant_min, quant_max
     )
+
+
+@lowers(aten._fused_moving_avg_obs_fq_helper)
+def observed_fake_quantize(
+    input: Any,
+    observer_on: Any,
+    fake_quant_on: Any,
+    running_min: Any,
+    running_max: Any,
+    scale: Any,
+    zero_point: Any,
+    averaging_const: float,
+    quant_min: int,
+    quant_max: int,
+    ch_axis: int,
+    per_row_fake_quant: bool = False,
+    symmetric_quant: bool = False,
+):
+    """Fake quantisation by a scale that is not observed any more; torchax has no lowering of it."""
+    if not isinstance(observer_on, jax.core.Tracer) and int(np.asarray(observer_on).reshape(())):
+        raise NotImplementedError(
+            "The module still observes what it is given to find the scales of its quantisation. "
+            "Call `module.apply(torch.ao.quantization.disable_observer)` first."
+        )
+    args = input, scale, zero_point
+    if per_row_fake_quant:
+        given, kept = fake_quantize_channels(*args, ch_axis, quant_min, quant_max)
+    else:
+        given, kept = fake_quantize(*args, quant_min, quant_max)
+    on = jnp.reshape(fake_quant_on, ()) == 1
+    return jnp.where(on, given, input), kept | ~on
