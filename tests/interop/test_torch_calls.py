@@ -24,7 +24,7 @@ pytestmark = [
 #: What has no lowering: it is refused, and gives no other number.
 LACKING = {
     "CrossMapLRN2d", "GRU, packed", "LSTM, packed", "RReLU(lower=0.125, upper=0.3333333333333333)",
-    "fftfreq", "fractional", "vander",
+    "fftfreq", "fractional",
     *(f"index_reduce {name} {own}" for name in ("prod", "mean", "amax", "amin")
       for own in (False, True)),
 }  # fmt: skip

@@ -848,7 +848,14 @@ def views():
         ][0],
         "in a buffer": lambda y: [b := torch.zeros(2, 3, 4), b[:, 1].add_(y[:, 0])][0] + y,
         "in a buffer, set": lambda y: [b := torch.empty(2, 4), b.copy_(2 * y[:, 0])][0],
+        "broadcast": lambda y: (
+            y.copy_(y[0, 0].clone()) + y.view(-1).copy_(y[0, 0, 0].clone()).sum()
+        ),
         "out": lambda y: torch.add(y, 1.0, out=torch.empty_like(y)),
+        "out, of a view": lambda y: torch.cumprod(y, 1, out=y[:1].expand(1, 3, 4).repeat(2, 1, 1)),
+        "out, a view": lambda y: torch.mul(y[0], 2.0, out=y[1]),
+        "out, in a view": lambda y: torch.exp(y[:, 0], out=y.transpose(0, 1)[2]),
+        "outs": lambda y: torch.sort(y, 1, out=(torch.empty_like(y), y.long())),
     }
     for name, function in written.items():
         yield name, lambda f=function: Calls(all_of(f)), ((2, 3, 4),)

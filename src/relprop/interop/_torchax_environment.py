@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,14 @@ class Environment(torchax.tensor.Environment):
         for operator in (sdpa, torch.ops.aten.scaled_dot_product_attention):
             self.override_op_definition(operator, _with_dead_rows(given, self))
 
+        self.override_op_definition(torch.ops.aten.copy_, self._copy, is_view_op=True)
+
+    def _copy(self, place: Any, value: Any, non_blocking: bool = False) -> Any:
+        """As torchax's own, but a value of fewer entries is broadcast, and not what is left."""
+        known = isinstance(value, (torchax.tensor.Tensor, View))
+        _write(place, value.jax() if known else self.t2j_copy(value))
+        return place
+
     def _register(self, operator: Any, function: Callable[..., Any]) -> None:
         def lifted(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = self.t2j_iso((args, kwargs))
@@ -51,6 +60,9 @@ class Environment(torchax.tensor.Environment):
 
     def _get_op_or_decomp(self, func: Any) -> Any:
         """As torchax's own, and what torch itself takes an operator apart into."""
+        if func not in self._ops and (outs := _outs(func)):
+            # torchax would take the lowering without ``out``, which leaves that as it was.
+            return Operator(func, _into(func, outs), False, False, False, is_view_op=True)
         try:
             return super()._get_op_or_decomp(func)
         except OperatorNotFound:
@@ -127,6 +139,45 @@ def _out_of_place(func: Any) -> Any:
         return None
     packet = getattr(torch.ops.aten, name[:-1], None)
     return getattr(packet, func._overloadname, None)
+
+
+def _outs(func: Any) -> list[str]:
+    """The names of the arguments that an operator writes its results to."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return []
+    given = [a for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None]
+    return [argument.name for argument in given if argument.alias_info.is_write]
+
+
+def _into(func: Any, outs: list[str]) -> Callable[..., Any]:
+    """The operator that makes its results, followed by writing them to where they are to be."""
+    packet = func.overloadpacket
+    overloads = [getattr(packet, name) for name in packet.overloads()]
+    wanted = [a.name for a in func._schema.arguments if a.name not in outs]
+    plain = next((o for o in overloads if [a.name for a in o._schema.arguments] == wanted), None)
+    if plain is None:
+        raise OperatorNotFound(f"Operator with name {func.name()} has no lowering")
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        places = [kwargs.pop(out) for out in outs]
+        results = plain(*args, **kwargs)
+        results = results if isinstance(results, (tuple, list)) else (results,)
+        for place, result in zip(places, results, strict=True):
+            _write(place, result.jax())
+        return places[0] if len(places) == 1 else tuple(places)
+
+    return run
+
+
+def _write(place: Any, array: jax.Array) -> None:
+    """Writes numbers to a tensor; those that have no place there make it one of another shape."""
+    array = array.astype(place.jax().dtype)
+    with contextlib.suppress(ValueError):
+        array = jax.numpy.broadcast_to(array, place.shape)
+    if isinstance(place, View):
+        place.update(array)
+    else:
+        place._elem = array
 
 
 def _is_ordinary(leaf: Any) -> bool:
