@@ -59,7 +59,7 @@ def test_the_forward_pass(group):
     rows = list(torch_calls.GROUPS[group]())
     wrong = [problem for row in rows if (problem := compared(*row)) is not None]
     assert not wrong, "\n".join(wrong)
-    assert len(rows) > 20
+    assert len(rows) >= 20
 
 
 def test_lowerings_are_functions_of_operators_that_torch_has():

@@ -94,10 +94,8 @@ def from_torch(
         if unchecked and is_concrete(own, args, kwargs, outputs):
             others = {name: own[name] for name in names if own[name] is not given_out[name]}
             place = next((t.device for t in module.parameters()), torch.device("cpu"))
-            tensors, *given = jax.tree.map(
-                functools.partial(as_tensor, device=place), (others, args, kwargs)
-            )
-            check_forward(module, tensors, *given, outputs, run_whole)
+            given = jax.tree.map(functools.partial(as_tensor, device=place), (others, args, kwargs))
+            check_forward(module, *given, found=outputs, run=run_whole)
             unchecked, given_out = False, {}
         return outputs
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relprop import _compat
 from relprop._errors import ForwardError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Run = Callable[..., Any]
 
 def is_concrete(*trees: Any) -> bool:
     """Whether there are numbers: nothing is being traced."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return not any(_compat.type_of(leaf) for leaf in jax.tree.leaves(trees))
 
 
 def as_tensor(leaf: Any, device: Any) -> Any:

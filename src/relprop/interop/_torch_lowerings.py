@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
+from relprop import _compat
+
 aten = torch.ops.aten
 LOWERINGS: dict[Any, Callable[..., Any]] = {}
 
@@ -447,7 +449,7 @@ def observed_fake_quantize(
     symmetric_quant: bool = False,
 ):
     """Fake quantisation by a scale that is not observed any more; torchax has no lowering of it."""
-    if not isinstance(observer_on, jax.core.Tracer) and int(np.asarray(observer_on).reshape(())):
+    if not _compat.type_of(observer_on) and int(np.asarray(observer_on).reshape(())):
         raise NotImplementedError(
             "The module still observes what it is given to find the scales of its quantisation. "
             "Call `module.apply(torch.ao.quantization.disable_observer)` first."

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import torch  # pyright: ignore[reportMissingImports]
+import torch.utils._pytree as pytree  # pyright: ignore[reportMissingImports]
 
 from relprop.interop._torchax_names import restore_names
 
@@ -32,14 +33,12 @@ class Environment(torchax.tensor.Environment):
 
     def __init__(self) -> None:
         super().__init__()
-        self._own: set[Any] = set()
         for operator, function in LOWERINGS.items():
             self._register(operator, function)
         sdpa = torch.nn.functional.scaled_dot_product_attention
         given = self._ops[sdpa].func
         for operator in (sdpa, torch.ops.aten.scaled_dot_product_attention):
             self.override_op_definition(operator, _with_dead_rows(given, self))
-
         self.override_op_definition(torch.ops.aten.copy_, self._copy, is_view_op=True)
 
     def _copy(self, place: Any, value: Any, non_blocking: bool = False) -> Any:
@@ -85,7 +84,7 @@ class Environment(torchax.tensor.Environment):
         kwargs = kwargs or {}
         if func in _BLANKS and kwargs.get("device") is None and _is_real(func, args, kwargs):
             kwargs = {**kwargs, "device": "jax"}
-        given = torch.utils._pytree.tree_leaves((args, kwargs))
+        given = pytree.tree_leaves((args, kwargs))
         if not any(isinstance(leaf, (torchax.tensor.Tensor, View)) for leaf in given):
             return super().dispatch(func, types, args, kwargs)
         changed = _changed(func, args)
@@ -119,7 +118,7 @@ class Environment(torchax.tensor.Environment):
 
     def j2t_iso(self, jaxarray: Any) -> Any:
         """As torchax's own, with tensors that have views."""
-        return torch.utils._pytree.tree_map_only(jax.Array, lambda x: Tensor(x, self), jaxarray)
+        return pytree.tree_map_only(jax.Array, lambda x: Tensor(x, self), jaxarray)
 
     def t2j_iso(self, torchtensors: Any) -> Any:
         """As torchax's own, for ordinary tensors too. Those of one number stay numbers."""
@@ -129,7 +128,7 @@ class Environment(torchax.tensor.Environment):
         def constant(leaf: Any) -> Any:
             return self.j2t_iso(self.t2j_copy(leaf)) if _is_ordinary(leaf) and leaf.ndim else leaf
 
-        return torch.utils._pytree.tree_map(constant, tree)
+        return pytree.tree_map(constant, tree)
 
 
 def _out_of_place(func: Any) -> Any:
@@ -145,8 +144,8 @@ def _outs(func: Any) -> list[str]:
     """The names of the arguments that an operator writes its results to."""
     if not isinstance(func, torch._ops.OpOverload):
         return []
-    given = [a for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None]
-    return [argument.name for argument in given if argument.alias_info.is_write]
+    keywords = ((a.name, a.alias_info) for a in func._schema.arguments if a.kwarg_only)
+    return [name for name, alias in keywords if alias is not None and alias.is_write]
 
 
 def _into(func: Any, outs: list[str]) -> Callable[..., Any]:
