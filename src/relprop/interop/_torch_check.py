@@ -24,7 +24,7 @@ Run = Callable[..., Any]
 
 def is_concrete(*trees: Any) -> bool:
     """Whether there are numbers: nothing is being traced."""
-    return not any(_compat.type_of(leaf) for leaf in jax.tree.leaves(trees))
+    return not any(_compat.is_traced(leaf) for leaf in jax.tree.leaves(trees))
 
 
 def as_tensor(leaf: Any, device: Any) -> Any:

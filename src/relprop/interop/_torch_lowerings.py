@@ -449,7 +449,7 @@ def observed_fake_quantize(
     symmetric_quant: bool = False,
 ):
     """Fake quantisation by a scale that is not observed any more; torchax has no lowering of it."""
-    if not _compat.type_of(observer_on) and int(np.asarray(observer_on).reshape(())):
+    if not _compat.is_traced(observer_on) and int(np.asarray(observer_on).reshape(())):
         raise NotImplementedError(
             "The module still observes what it is given to find the scales of its quantisation. "
             "Call `module.apply(torch.ao.quantization.disable_observer)` first."
