@@ -46,7 +46,17 @@ class Shared:
         self.size = array.size
         self._array = array.reshape(-1)
         self._noted: list[tuple[Layout, jax.Array]] = []
-        self.writes = 0
+        self._written: list[Layout] = []
+
+    @property
+    def writes(self) -> int:
+        """How many there have been."""
+        return len(self._written)
+
+    def touched(self, layout: Layout, since: int) -> bool:
+        """Whether one of the writes after the first so many is to entries of a view."""
+        places = layout.places
+        return any(np.isin(written.places, places).any() for written in self._written[since:])
 
     def write(self, layout: Layout, array: jax.Array) -> None:
         if array.size > self.size or len(np.unique(layout.places)) < array.size:
@@ -55,7 +65,7 @@ class Shared:
                 "more than once (unfold, expand). Write to the tensor itself, or to a clone."
             )
         self._noted.append((layout, array))
-        self.writes += 1
+        self._written.append(layout)
 
     def read(self, layout: Layout) -> jax.Array:
         for written, array in self._noted:
@@ -81,7 +91,9 @@ class Tensor(torchax.tensor.Tensor):
         shared = self._shared
         if shared is not None and self._seen < shared.writes:
             assert self._layout is not None
-            self._own, self._seen = shared.read(self._layout), shared.writes
+            if shared.touched(self._layout, self._seen):
+                self._own = shared.read(self._layout)
+            self._seen = shared.writes
         return self._own
 
     @_elem.setter
