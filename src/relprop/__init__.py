@@ -20,6 +20,7 @@ from relprop import rules as rules
 from relprop import tokens as tokens
 from relprop._core.region import region as region
 from relprop._errors import ConservationWarning as ConservationWarning
+from relprop._errors import ForwardError as ForwardError
 from relprop._errors import GrowthWarning as GrowthWarning
 from relprop._errors import InputError as InputError
 from relprop._errors import MissingRuleError as MissingRuleError
@@ -52,6 +53,7 @@ __all__ = [
     "Composite",
     "ConservationWarning",
     "Fault",
+    "ForwardError",
     "GrowthWarning",
     "InputError",
     "Inspection",

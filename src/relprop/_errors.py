@@ -19,6 +19,10 @@ class InputError(RelpropError, TypeError, ValueError):
     """The function, its arguments or the seed cannot be explained as they are."""
 
 
+class ForwardError(RelpropError, ValueError):
+    """A model of another framework computes something else as a JAX function."""
+
+
 class MissingRuleError(RelpropError, NotImplementedError):
     """Operations on the path from the inputs to the score have no rule; lists all of them."""
 
@@ -65,6 +69,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
 for _error in (
     RelpropError,
     InputError,
+    ForwardError,
     MissingRuleError,
     RuleError,
     NothingMatchedError,

@@ -320,7 +320,8 @@ def test_position_that_is_not_there(position):
 
 def test_all_errors_are_one_kind_and_show_their_public_name():
     for name in (
-        "InputError", "MissingRuleError", "NothingMatchedError", "RuleError", "UnknownNameError",
+        "ForwardError", "InputError", "MissingRuleError", "NothingMatchedError", "RuleError",
+        "UnknownNameError",
     ):  # fmt: skip
         error = getattr(relprop, name)
         assert issubclass(error, relprop.RelpropError)

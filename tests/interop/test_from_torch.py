@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -275,6 +277,117 @@ def test_an_interrupted_run_leaves_no_scope_open():
     assert fn(params, jnp.ones((1, 3))).shape == (1, 3)
 
 
+# The comparison with PyTorch.
+
+
+class Off(torch.nn.Module):
+    """What JAX computes is off: a detached tensor is a copy in torchax, and a view in PyTorch."""
+
+    def forward(self, x):
+        y = x.clone()
+        y.detach().add_(1.0)
+        return y
+
+
+def off(*, check=True):
+    """The first and the third layer are right; the fourth sees what is wrong."""
+    module = torch.nn.Sequential(
+        torch.nn.Linear(3, 4),
+        torch.nn.Sequential(torch.nn.ReLU(), Off()),
+        torch.nn.Linear(4, 2),
+    )
+    return relprop.interop.from_torch(module.eval(), check=check)
+
+
+def test_another_function_is_refused_and_the_submodule_named():
+    fn, params = off()
+    x = np.ones((2, 3), np.float32)
+    for _ in range(2):  # It is not forgotten.
+        with pytest.raises(relprop.ForwardError) as caught:
+            fn(params, x)
+        message = str(caught.value)
+        assert "Sequential computes something else" in message
+        assert "'1.1', Off()" in message and "check=False" in message
+        assert re.search(r"0\.\d+ of the largest entry", message)
+
+
+def test_what_differs_may_be_no_submodule():
+    fn, params = relprop.interop.from_torch(Off().eval())
+    with pytest.raises(relprop.ForwardError, match="in its own forward method"):
+        fn(params, np.ones((2, 3), np.float32))
+
+
+def test_the_comparison_is_left_out_where_asked_and_where_there_are_no_numbers():
+    x = np.ones((2, 3), np.float32)
+    fn, params = off(check=False)
+    assert fn(params, x).shape == (2, 2)
+    fn, params = off()
+    assert jax.jit(fn)(params, x).shape == (2, 2)
+    relprop.relevance(lambda x: fn(params, x).sum(), relprop.presets.attn_lrp())(jnp.asarray(x))
+    with pytest.raises(relprop.ForwardError):
+        fn(params, x)
+
+
+def test_the_comparison_is_made_once():
+    class Counts(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Counts.calls += 1
+            return {"out": [x + 1.0, x > 0], "cache": object()}
+
+    fn, params = relprop.interop.from_torch(Counts().eval())
+    for expected in (2, 3, 4):
+        found = fn(params, jnp.ones(3))
+        assert Counts.calls == expected
+    assert found["out"][0].tolist() == [2.0, 2.0, 2.0] and "cache" not in found
+
+
+def test_parameters_of_ones_own_are_those_compared():
+    fn, params = relprop.interop.from_torch(torch.nn.Linear(3, 2).eval())
+    doubled = {name: 2 * value for name, value in params.items()}
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    np.testing.assert_allclose(fn(doubled, x), 2 * fn(params, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_is_no_difference(dtype):
+    module = torch.nn.Sequential(*(torch.nn.Linear(32, 32) for _ in range(4))).to(dtype).eval()
+    fn, params = relprop.interop.from_torch(module)
+    x = jax.random.normal(jax.random.key(0), (8, 32), str(dtype).removeprefix("torch."))
+    assert fn(params, x).shape == (8, 32)
+
+
+def test_what_is_random_is_refused():
+    class Draws(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    fn, params = relprop.interop.from_torch(Draws().eval())
+    with pytest.raises(relprop.ForwardError, match="something else each time"):
+        fn(params, jnp.ones((2, 3)))
+
+
+def test_a_module_put_into_training_mode_later_is_refused():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout()).eval()
+    fn, params = relprop.interop.from_torch(module)
+    module.train()
+    with pytest.raises(relprop.InputError, match="changed since: in training mode"):
+        fn(params, jnp.ones((1, 3)))
+
+
+def test_what_torch_cannot_run_is_told():
+    class Only(torch.nn.Module):
+        def forward(self, x):
+            if x.device.type == "cpu":
+                raise ValueError("not here")
+            return x + 1.0
+
+    fn, params = relprop.interop.from_torch(Only().eval())
+    with pytest.warns(UserWarning, match="(?s)Only could not be compared.*ValueError: not here"):
+        fn(params, jnp.ones(3))
+
+
 # What torchax lacks.
 
 
@@ -371,6 +484,53 @@ def test_parameters_without_values_are_refused():
 def test_quantised_layers_are_refused():
     with pytest.raises(relprop.InputError, match="quantised layers: '0'"):
         relprop.interop.from_torch(torch.nn.Sequential(torch.ao.nn.quantized.Linear(3, 2)).eval())
+
+
+def test_quantised_tensors_are_refused():
+    module = torch.nn.Linear(3, 2).eval()
+    module.register_buffer("table", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    with pytest.raises(relprop.InputError, match="quantised tensors: 'table'.*dequantize"):
+        relprop.interop.from_torch(module)
+
+
+class Whole(torch.nn.Module):
+    """A layer whose weights, and with `dynamic` whose inputs, are whole numbers with scales."""
+
+    def __init__(self, dynamic):
+        super().__init__()
+        weight = torch.randn(4, 8)
+        self.dynamic = dynamic
+        self.register_buffer("scale", weight.abs().amax(1) / 127)
+        self.register_buffer("weight", (weight / self.scale[:, None]).round().to(torch.int8))
+
+    def forward(self, x):
+        if not self.dynamic:
+            return x @ (self.weight.float() * self.scale[:, None]).T
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        steps = (x / scale).round().to(torch.int8)
+        return torch._int_mm(steps, self.weight.T).float() * scale * self.scale
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_whole_numbers_with_scales(dynamic):
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+    _, params = assert_same(Whole(dynamic).eval(), x)
+    assert params["weight"].dtype == jnp.int8
+
+
+def test_fake_quantisation():
+    quantization = torch.ao.quantization
+    module = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).train()
+    module.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+    quantization.prepare_qat(module, inplace=True)
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    module(torch.tensor(x))
+    module.eval()
+    fn, params = relprop.interop.from_torch(module)
+    with pytest.raises(NotImplementedError, match="still observes.*\n?.*disable_observer"):
+        fn(params, x)
+    module.apply(quantization.disable_observer)
+    assert_same(module, x)
 
 
 def test_all_problems_are_told_at_once():

@@ -32,6 +32,8 @@ class LinearMap:
             apply of a part gives that part of y. None where there is no such axis.
         unread: of coefficients of y, where x has none but zeros to come from; a weight that is
             infinite or NaN is no matter there. None where weights are finite, as parameters are.
+        layout: of a convolution, the axes of x that count the samples and the channels, wherever
+            its dimension numbers put them. None where x has no such axes.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -43,6 +45,7 @@ class LinearMap:
     gate: Float[Array, "..."] | None = None
     free: tuple[int, int] | None = None
     unread: Callable[[Array], Array | None] | None = None
+    layout: tuple[int, int] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:

@@ -43,6 +43,7 @@ __all__ = [
     "clone",
     "conv2d",
     "einsum",
+    "finite",
     "index_select",
     "linear",
     "matmul",
@@ -75,6 +76,22 @@ def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[A
     denominator = jnp.maximum(b, 1e-9) + jnp.minimum(b, 1e-9)
     denominator = jnp.where(denominator == 0, jnp.asarray(1e-9, b.dtype), denominator)
     return a / denominator * (b != 0).astype(b.dtype)
+
+
+def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Infinite numbers as the largest that there are.
+
+    A mask adds minus infinity to what is not to be attended to, or the least number, and relevance
+    in proportion to either is nothing times infinity, which is not a number. With the largest
+    number in its place it is the limit of larger and larger masks: what is masked takes no
+    relevance, and the mask what would arrive there. The reference has no masks in its graph.
+
+    >>> import jax.numpy as jnp
+    >>> bool(finite(-jnp.inf) == jnp.finfo("float32").min)
+    True
+    """
+    least, most = jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max
+    return jnp.clip(x, jnp.asarray(least, x.dtype), jnp.asarray(most, x.dtype))
 
 
 def linear(
@@ -161,8 +178,9 @@ def in_proportion(
 
     Source: ``RelPropSimple.relprop`` in ``modules/layers_ours.py``.
     """
+    xs = tuple(finite(x) for x in xs)
     z, pull = jax.vjp(f, *xs)
-    return tuple(x * c for x, c in zip(xs, pull(safe_divide(R, z)), strict=True))
+    return tuple(x * c for x, c in zip(xs, pull(safe_divide(R, finite(z))), strict=True))
 
 
 def max_pool2d(
@@ -282,9 +300,9 @@ def add(
     Source: ``Add.relprop`` in ``modules/layers_ours.py`` and ``layers_lrp.py``; eq. 9 and 10 of
     the paper.
     """
-    part = safe_divide(R, a + b)
+    part = safe_divide(R, finite(a + b))
     # A broadcast operand sums its part first, then multiplies.
-    left, right = (x * summed_to(x.shape, part) for x in (a, b))
+    left, right = (finite(x) * summed_to(x.shape, part) for x in (a, b))
     return normalised(R, left, right) if variant == "ours" else (left, right)
 
 
@@ -356,28 +374,46 @@ def joint_alpha_beta(
     ]
 
 
-def convolution(R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float) -> list[Array]:
-    """The rule of a convolution of images with their channels before their pixels."""
-    if all(x.shape[1] == 3 for x in xs):
-        return box(R, xs, weight, apply)
+def convolution(
+    R: Array,
+    xs: Arrays,
+    weight: Array,
+    apply: Apply,
+    alpha: float,
+    layout: tuple[int, int] | None = (0, 1),
+) -> list[Array]:
+    """The rule of a convolution.
+
+    Args:
+        R: relevance of the output.
+        xs: the images, as a list of one array.
+        weight: the kernel.
+        apply: the convolution as a function of images and kernel.
+        alpha: weight of the contributions that speak for the output.
+        layout: the axes of samples and channels; None where what is convolved has no such axes
+            and is no image.
+    """
+    if layout is not None and all(x.shape[layout[1]] == 3 for x in xs):
+        return box(R, xs, weight, apply, layout[0])
     return alpha_beta(R, xs, weight, apply, alpha, joint=False)
 
 
-def box(R: Array, xs: Arrays, weight: Array, apply: Apply) -> list[Array]:
+def box(R: Array, xs: Arrays, weight: Array, apply: Apply, samples: int = 0) -> list[Array]:
     r"""The z-box rule, in the box that each image itself spans.
 
     .. math:: R_i = \sum_j \frac{x_i w_{ij} - l w_{ij}^+ - h w_{ij}^-}
                      {\sum_k x_k w_{kj} - l w_{kj}^+ - h w_{kj}^- + 10^{-9}} R_j
 
-    with l and h the least and the largest number of an image, over channels and pixels. The zeros
-    of a padding are no part of the box. There is no care for a zero in the denominator: in a
-    constant image it is rounding noise.
+    with l and h the least and the largest number of an image, over channels and pixels: all axes
+    but the one that counts the samples. The zeros of a padding are no part of the box. There is no
+    care for a zero in the denominator: in a constant image it is rounding noise.
 
     Source: ``Conv2d.relprop`` in ``modules/layers_ours.py``; Montavon et al. 2017, eq. 7.
     """
 
     def filled(reduce: Callable[..., Array], x: Array) -> Array:
-        return jnp.broadcast_to(reduce(x, axis=tuple(range(1, x.ndim)), keepdims=True), x.shape)
+        axes = tuple(axis for axis in range(x.ndim) if axis != samples)
+        return jnp.broadcast_to(reduce(x, axis=axes, keepdims=True), x.shape)
 
     w_plus, w_minus = positive(weight), negative(weight)
     lows, highs = [filled(jnp.min, x) for x in xs], [filled(jnp.max, x) for x in xs]

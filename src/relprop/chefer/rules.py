@@ -55,7 +55,7 @@ class Dense(LinearRule):
 @jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Convolution(LinearRule):
-    """A convolution of images with channels before pixels: `relprop.chefer.layers.conv2d`.
+    """A convolution in any layout: `relprop.chefer.layers.conv2d`.
 
     Args:
         alpha: weight of the contributions that speak for the output; beta is alpha - 1.
@@ -71,7 +71,8 @@ class Convolution(LinearRule):
 
     def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
         R, alpha = relevance.total(site.output), number(self.alpha, site.output)
-        return shares(layers.convolution(R, linear.inputs, linear.weight, linear.apply, alpha))
+        given = R, linear.inputs, linear.weight, linear.apply, alpha
+        return shares(layers.convolution(*given, linear.layout))
 
 
 @jtu.register_pytree_with_keys_class
@@ -100,10 +101,11 @@ class InProportion(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        R, z = relevance.total(site.output), site.output
-        backs = site.vjp([layers.safe_divide(R, z)])
+        R, z = relevance.total(site.output), layers.finite(site.output)
+        xs = [layers.finite(x) for x in site.inputs]
+        backs = site.vjp([layers.safe_divide(R, z)], at=xs)
         part = number(self.part, z)
-        return shares([part * scaled(x, c) for x, c in zip(site.inputs, backs, strict=True)])
+        return shares([part * scaled(x, c) for x, c in zip(xs, backs, strict=True)])
 
 
 @jtu.register_pytree_with_keys_class
@@ -132,14 +134,14 @@ class Add(Rule):
         (relevance,) = arriving
         assert relevance is not None
         R, linear = relevance.total(site.output), site.linear
-        part = layers.safe_divide(R, site.output)
+        part = layers.safe_divide(R, layers.finite(site.output))
         # Both summands with their signs; of a sum with a constant that one has no way to go on.
         if all(site.active):
             terms = [w * x for w, x in zip(linear.weight, site.inputs, strict=True)]
         else:
             (x,) = site.inputs
             terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
-        given = [scaled(term, summed_to(term.shape, part)) for term in terms]
+        given = [scaled(layers.finite(term), summed_to(term.shape, part)) for term in terms]
         if self.variant == "ours":
             given = layers.normalised(R, given[0], given[1])
         return shares(given[: len(site.inputs)])

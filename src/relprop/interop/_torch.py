@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from relprop._errors import InputError
+from relprop.interop._torch_check import as_tensor, check_forward, is_concrete, plain
 from relprop.interop._torch_scopes import module_scopes
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
 
 
-def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, Any]]:
+def from_torch(
+    module: torch.nn.Module, *, check: bool = True
+) -> tuple[Callable[..., Any], dict[str, Any]]:
     r"""A PyTorch module as a JAX function and its parameters.
 
     torchax runs the module's own code with JAX underneath; neither the module nor its class is
@@ -26,6 +30,10 @@ def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
 
     Args:
         module: any module that torchax can run, in evaluation mode.
+        check: at the first call of `fn` with numbers - one that is neither traced nor compiled -
+            the module is run in PyTorch as well, once, and what it gives is compared: to half the
+            digits of the coarsest dtype in use, products in full precision. What is random in
+            evaluation mode is found, too.
 
     Returns:
         ``(fn, params)``. `params` maps the names of all parameters and buffers, those of
@@ -36,7 +44,10 @@ def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
 
     Raises:
         InputError: the module or a part of it is in training mode, where dropout is random; or a
-            parameter has a dtype or a form that can't be explained. All reasons are listed.
+            parameter has a dtype or a form that can't be explained. All reasons are listed. `fn`
+            raises it if the module has been put into training mode since.
+        ForwardError: by `fn`, at its first call with numbers: JAX computes something else than
+            PyTorch. It names the first submodule that differs.
         ImportError: torch or torchax is not installed.
 
     >>> import jax, torch, relprop  # doctest: +SKIP
@@ -54,13 +65,13 @@ def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
         raise InputError(f"{type(module).__name__} cannot be explained as it is:\n{found}")
     environment = _environment()
     params = environment.t2j_copy(dict(_tensors_of(module)))
+    given_out = dict(params)
+    unchecked = check
 
-    def fn(params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        missing = sorted(set(names) - set(params))
-        if missing:
-            raise InputError(f"`params` lacks {_listed(missing)} of {type(module).__name__}.")
-        own = {name: params[name] for name in names}
-        given = environment.j2t_iso(jax.tree.map(_array, environment.t2j_copy((own, args, kwargs))))
+    def run(module: torch.nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        given = environment.j2t_iso(
+            jax.tree.map(_array, environment.t2j_copy((dict(tensors), args, kwargs)))
+        )
         # PyTorch broadcasts arrays of different rank and mixes their dtypes, and so do its models.
         with (
             jax.numpy_rank_promotion("allow"),
@@ -68,7 +79,29 @@ def from_torch(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
             module_scopes(module),
             environment,
         ):
-            return environment.t2j_iso(_tensors(torch.func.functional_call(module, *given)))
+            return environment.t2j_iso(plain(torch.func.functional_call(module, *given)))
+
+    def fn(params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        missing = sorted(set(names) - set(params))
+        if missing:
+            raise InputError(f"`params` lacks {_listed(missing)} of {type(module).__name__}.")
+        training = list(_training(module))
+        if training:
+            raise InputError(f"{type(module).__name__} has been changed since: {training[0]}")
+        own = {name: params[name] for name in names}
+        outputs = run(module, own, *args, **kwargs)
+        nonlocal unchecked, given_out
+        if unchecked and is_concrete(own, args, kwargs, outputs):
+            others = {name: own[name] for name in names if own[name] is not given_out[name]}
+            place = next((t.device for t in module.parameters()), torch.device("cpu"))
+            given = jax.tree.map(functools.partial(as_tensor, device=place), (others, args, kwargs))
+            check_forward(module, *given, found=outputs, run=run_whole)
+            unchecked, given_out = False, {}
+        return outputs
+
+    def run_whole(module: torch.nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        """With all tensors that a module needs, of which some are given."""
+        return run(module, {**dict(_tensors_of(module)), **tensors}, *args, **kwargs)
 
     names = tuple(params)
     return fn, params
@@ -99,15 +132,20 @@ def _tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _problems(module: torch.nn.Module) -> Iterator[str]:
     """Why a module can't be explained, and what to do about each reason."""
-    training = [path or "the module itself" for path, m in module.named_modules() if m.training]
-    if training:
-        yield (
-            f"in training mode, where dropout and batch norm depend on chance and on the batch: "
-            f"{_listed(training)}. Call `module.eval()` first."
-        )
+    yield from _training(module)
     packed = [path for path, m in module.named_modules() if "nn.quantized" in type(m).__module__]
     if packed:
-        yield f"quantised layers: {_listed(packed)}. Load the model without quantisation."
+        yield (
+            f"quantised layers: {_listed(packed)}. Their weights are packed in a form that PyTorch "
+            "alone can read. Load the model without quantisation; fake quantisation, and whole "
+            "numbers with scales in buffers, can be explained."
+        )
+    strange = [n for n, t in _tensors_of(module) if t.is_quantized]
+    if strange:
+        yield (
+            f"quantised tensors: {_listed(strange)}. JAX has no such arrays: keep what "
+            "`dequantize()` gives."
+        )
     for kind, is_so, advice in (
         ("complex", _is_complex, "Relevance is defined for real numbers; split them into parts."),
         ("quantised", _is_quantised, "Load the model in float32 or bfloat16."),
@@ -122,6 +160,15 @@ def _problems(module: torch.nn.Module) -> Iterator[str]:
         names = [name for name, parameter in module.named_parameters() if is_so(parameter)]
         if names:
             yield f"{kind} parameters: {_listed(names)}. {advice}"
+
+
+def _training(module: torch.nn.Module) -> Iterator[str]:
+    training = [path or "the module itself" for path, m in module.named_modules() if m.training]
+    if training:
+        yield (
+            f"in training mode, where dropout and batch norm depend on chance and on the batch: "
+            f"{_listed(training)}. Call `module.eval()` first."
+        )
 
 
 def _is_complex(parameter: torch.Tensor) -> bool:
@@ -148,18 +195,3 @@ def _listed(names: list[str], most: int = 5) -> str:
 
 def _array(leaf: Any) -> Any:
     return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf
-
-
-def _tensors(output: Any) -> Any:
-    """The tensors of an output; caches and other objects in it are left out."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, Mapping):
-        parts = {key: _tensors(value) for key, value in output.items()}
-        return {key: value for key, value in parts.items() if value is not None}
-    if isinstance(output, (tuple, list)):
-        parts = [_tensors(value) for value in output]
-        return tuple(value for value in parts if value is not None)
-    return None

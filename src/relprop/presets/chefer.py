@@ -15,16 +15,20 @@ def chefer(variant: Variant = "ours", alpha: float = 1.0) -> Composite:
     layer                       rule
     ==========================  =================================================================
     linear                      alpha-beta; the set ``"orig"`` has one denominator per product
-    convolution                 alpha-beta; with three channels the z-box of the image itself
+    convolution                 alpha-beta; with three channels, wherever its dimension numbers put
+                                them, the z-box of the image itself
     sum                         in proportion; the set ``"ours"`` scales it to conserve relevance
     product                     in proportion, half to each
     pooling, mean               in proportion
     activation, softmax, norm   relevance unchanged
     ==========================  =================================================================
 
-    No bias takes relevance. A copy of a value that several layers read, and the choice of a token,
-    have rules of their own in the reference, which matter where a value is zero or very small:
-    `relprop.region` marks them, as the models of `relprop.chefer` do, with the names ``clone``,
+    No bias takes relevance, and nothing that a mask of minus infinity, or of the least number,
+    hides: infinite numbers count as the largest that there are.
+
+    A copy of a value that several layers read, and the choice of a token, have rules of their own
+    in the reference, which matter where a value is zero or very small: `relprop.region` marks them,
+    as the models of `relprop.chefer` do, with the names ``clone``,
     ``index_select``, ``layer_norm``, ``batch_norm`` and ``adaptive_avg_pool``.
 
     Args:

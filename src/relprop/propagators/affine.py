@@ -103,6 +103,9 @@ class Merged(Propagator):
             apply=lambda xs, w: after.moved(apply([before.moved(xs[0])], w)),
             weight=weight,
             bias=bias,
+            layout=None
+            if any(map(is_move, before.equations))
+            else kind.layout(layer, site.active[:count]),
         )
 
     def evaluate(self, operation, values):

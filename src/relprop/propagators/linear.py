@@ -345,8 +345,20 @@ class Contraction(Propagator):
     def linear_map(self, site):
         apply, weight = self.split(site.operation, site.active, site.values)
         free = self.free(site.operation, site.active)
-        unread = unread_at(site)
-        return LinearMap(site.inputs, site.output, apply, weight, free=free, unread=unread)
+        return LinearMap(
+            site.inputs,
+            site.output,
+            apply,
+            weight,
+            free=free,
+            unread=unread_at(site),
+            layout=self.layout(site.operation, site.active),
+        )
+
+    def layout(self, operation, active) -> tuple[int, int] | None:
+        """The axes of the active operand that count samples and channels, if it has such axes."""
+        del operation, active
+        return None
 
     def unread(self, operation, position, arriving):
         # To look for rows that nothing reads costs reductions at every product of attention.
@@ -444,8 +456,12 @@ class Convolution(Contraction):
 
     name: str = "convolution"
 
-    def unread(self, operation, position, arriving):
-        return None
+    def layout(self, operation, active):
+        params = operation.last.params
+        if not active[0] or params["batch_group_count"] != 1:
+            return None  # What is explained is the kernel, or no images.
+        batch, channels, *_ = params["dimension_numbers"].lhs_spec
+        return batch, channels
 
     def carried(self, equation, position):
         numbers = equation.params["dimension_numbers"]

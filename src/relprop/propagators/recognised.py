@@ -173,6 +173,7 @@ class Biased(_Followed):
             weight=weight,
             bias=self.sign * bias,
             free=first.propagator.free(first, site.active[:-1]) if unmoved else None,
+            layout=first.propagator.layout(first, site.active[:-1]),
         )
 
     def evaluate(self, operation, values):
@@ -210,7 +211,11 @@ class Parted(Propagator):
             return part.propagator.linear_map(site)
         apply, weight = part.propagator.split(part, site.active, site.values)
         return LinearMap(
-            site.inputs, site.output, lambda xs, w: _carried(rest, apply(xs, w)), weight
+            site.inputs,
+            site.output,
+            apply=lambda xs, w: _carried(rest, apply(xs, w)),
+            weight=weight,
+            layout=part.propagator.layout(part, site.active),
         )
 
     def evaluate(self, operation, values):
