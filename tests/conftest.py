@@ -1,3 +1,4 @@
+import ctypes
 import gc
 import itertools
 import os
@@ -33,6 +34,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Accidental broadcasting between arrays of different rank is a classical source of wrong numbers.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+LIBC = ctypes.CDLL(None)
+
 settings.register_profile("relprop", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("relprop")
 
@@ -43,6 +46,8 @@ def _forget_compiled_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    if hasattr(LIBC, "malloc_trim"):  # glibc gives nothing back to the system unless asked
+        LIBC.malloc_trim(0)
 
 
 @pytest.fixture
@@ -58,6 +63,14 @@ def unoptimised():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def optimised(unoptimised):
+    """All that XLA can do: for a test of what it makes of a program, in such a module."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

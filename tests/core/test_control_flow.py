@@ -20,6 +20,8 @@ from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, Zero, ZPlus
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Parameters are far from their defaults, so that a rule that isn't applied shows.
 RULES = {
     "epsilon": Epsilon(0.3),
@@ -710,7 +712,7 @@ def _temporary_bytes(f, x):
     return analysis.temp_size_in_bytes
 
 
-def test_remat_is_not_undone_in_scan():
+def test_remat_is_not_undone_in_scan(optimised):
     depth, width = 64, 64
     weights = draw.dense(width, width, depth)
     x = draw(32, width)

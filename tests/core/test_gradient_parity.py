@@ -23,12 +23,6 @@ pytestmark = pytest.mark.usefixtures("unoptimised")
 GRADIENT = Gradient()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
-    yield
-    jax.clear_caches()
-
-
 def close(got, expected, tolerance=1e-5):
     """Same tree, same shapes, and equal up to a tolerance relative to the largest entry."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
