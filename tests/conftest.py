@@ -3,6 +3,7 @@ import gc
 import itertools
 import os
 import pathlib
+import resource
 
 # In the environment, so that processes which tests start are set likewise. Compiled programs are
 # kept on disk: the workers share them, and the next run finds them. Most are small and many, so
@@ -17,6 +18,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+from . import annotations as annotations  # by its name, below
 
 # Plugins may have imported JAX already; it reads the variables only then.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
@@ -31,23 +35,62 @@ jax.config.update(
 )
 # As many devices as tests/sharding needs; everything else runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
-# Accidental broadcasting between arrays of different rank is a classical source of wrong numbers.
+# Accidental broadcasting between arrays of different rank is a classical source of wrong numbers,
+# and so is a number that becomes another dtype where nobody asked for it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-LIBC = ctypes.CDLL(None)
+# Annotations are checked, with the shapes of arrays in them, where this handles arrays. A check
+# takes a tenth of a millisecond, which would double the time that it takes to read graphs: there
+# are ten thousands of small calls for one test. RELPROP_CHECK=all checks these too, and looks for
+# leaked tracers, for which JAX has to trace everything anew, at four times the time; `make
+# test-newest` and so CI run tests/core in this way.
+THOROUGH = os.environ.get("RELPROP_CHECK") == "all"
+CHECKED = """
+_arguments _transform attribution baselines chefer concepts interop plots presets propagators report
+rules tokens zoo
+"""
+packages = ["relprop"] if THOROUGH else [f"relprop.{name}" for name in CHECKED.split()]
+install_import_hook(packages, "tests.annotations.checked")
+jax.config.update("jax_check_tracer_leaks", THOROUGH)
 
 settings.register_profile("relprop", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("relprop")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
-    """Keeps a worker small: what one module compiled is of no use in memory to the next."""
-    yield
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Around each test and its fixtures."""
+    # Frameworks rely on implicit promotion of dtypes: with them it is as JAX has it by default.
+    own = item.get_closest_marker("frameworks") is None
+    with jax.numpy_dtype_promotion("strict" if own else "standard"):
+        done = yield
+    # What one module compiled is of no use in memory to the next.
+    ends = nextitem is None or nextitem.path != item.path
+    if ends or resident() > after_forgetting + GROWTH:
+        forget()
+    return done
+
+
+GROWTH = 400e6  # bytes
+after_forgetting = 0.0
+
+
+def forget():
+    """Gives memory back; compiled programs will be read from disk again."""
+    global after_forgetting
     jax.clear_caches()
     gc.collect()
-    if hasattr(LIBC, "malloc_trim"):  # glibc gives nothing back to the system unless asked
-        LIBC.malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc gives nothing back to the system unless asked
+        libc.malloc_trim(0)
+    after_forgetting = resident()
+
+
+def resident():
+    """The memory of this process in bytes; 0 where the system does not tell it as Linux does."""
+    statm = pathlib.Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
 
 
 @pytest.fixture

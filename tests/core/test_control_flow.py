@@ -186,7 +186,7 @@ def carry_of_integers_and_flags():
     def wrapped(x):
         def body(carry, _):
             i, even, x = carry
-            x = jnp.where(even, layer(x, W, B), x * (i + 1.0))
+            x = jnp.where(even, layer(x, W, B), x * (i.astype(x.dtype) + 1.0))
             return (i + 1, ~even, x), i
 
         return lax.scan(body, (jnp.int32(0), jnp.array(True), x), None, length=3)[0][2]
@@ -611,7 +611,7 @@ def test_while_loop_off_the_way_is_no_matter():
         unused = lax.while_loop(lambda v: v.sum() > 0.1, lambda v: v * 0.5, x)
         size = lax.while_loop(lambda v: v > 1.0, lambda v: v / 2.0, lax.stop_gradient(x[0]) + 9.0)
         del unused
-        return jnp.sum(x @ W) * n * size
+        return jnp.sum(x @ W) * n.astype(x.dtype) * size
 
     n, size = 6, float(X[0]) + 9.0
     while size > 1.0:

@@ -117,8 +117,8 @@ def _sum_where(real: Array, a: Array) -> Array:
 
 def _summed(dtype: Any) -> Any:
     """The type that sums of numbers of a type are kept in."""
-    floating = jnp.issubdtype(dtype, jnp.floating)
-    return jnp.promote_types(dtype, jnp.float32) if floating else dtype
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if half else dtype
 
 
 class _Bar:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from relprop._core.relevance import precise
 from relprop._errors import InputError
 from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._features import Features
@@ -159,7 +160,7 @@ def lime(
 
 def _solvable(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """In a type that linear systems are solved in, which half precision is not."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return precise(a)
 
 
 def _coalitions(
