@@ -40,19 +40,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Annotations are checked, with the shapes of arrays in them, where this handles arrays. A check
-# takes a tenth of a millisecond, which would double the time that it takes to read graphs: there
-# are ten thousands of small calls for one test. RELPROP_CHECK=all checks these too, and looks for
-# leaked tracers, for which JAX has to trace everything anew, at four times the time; `make
-# test-newest` and so CI run tests/core in this way.
-THOROUGH = os.environ.get("RELPROP_CHECK") == "all"
-CHECKED = """
-_arguments _transform attribution baselines chefer concepts interop plots presets propagators report
-rules tokens zoo
-"""
-packages = ["relprop"] if THOROUGH else [f"relprop.{name}" for name in CHECKED.split()]
+# Annotations are checked, with the shapes of arrays in them, where arrays are handled. A check
+# takes a tenth of a millisecond: of the small functions that read graphs there are ten thousands of
+# calls in one test, which would take twice the time. RELPROP_CHECK=all checks all of the package.
+CHECKED = "_arguments _transform baselines concepts presets propagators rules"
+packages = [f"relprop.{name}" for name in CHECKED.split()]
+if os.environ.get("RELPROP_CHECK") == "all":
+    packages = ["relprop"]
 install_import_hook(packages, "tests.annotations.checked")
-jax.config.update("jax_check_tracer_leaks", THOROUGH)
 
 settings.register_profile("relprop", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("relprop")
@@ -70,6 +65,13 @@ def pytest_runtest_protocol(item, nextitem):
     if ends or resident() > after_forgetting + GROWTH:
         forget()
     return done
+
+
+@pytest.fixture
+def leaks_are_errors():
+    """No tracer may outlive its trace. JAX traces all anew for that, at four times the time."""
+    with jax.checking_leaks():
+        yield
 
 
 GROWTH = 400e6  # bytes

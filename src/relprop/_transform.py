@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import ArrayLike, Float, PyTree
 
 from relprop._arguments import Rest, argument_numbers, without_arrays
 from relprop._core.plan import Plan
@@ -306,7 +306,9 @@ def ledger(
         leaving, record = run.backward(tape, seeds, keep)
         handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
         found = run.result(leaving, tape, argnums)
-        return _Computed(run.plan, outputs[0], handed, found, record.accounts)
+        # Masks hold arrays of this trace, which ends here.
+        plan = dataclasses.replace(run.plan, edits={})
+        return _Computed(plan, outputs[0], handed, found, record.accounts)
 
     @functools.wraps(f)
     def ledger_of_f(*args: Any, **kwargs: Any) -> Ledger:
