@@ -43,7 +43,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Annotations are checked, with the shapes of arrays in them, where arrays are handled. A check
 # takes a tenth of a millisecond: of the small functions that read graphs there are ten thousands of
 # calls in one test, which would take twice the time. RELPROP_CHECK=all checks all of the package.
-CHECKED = "_arguments _transform baselines concepts presets propagators rules"
+CHECKED = "_arguments _transform baselines chefer.functional concepts presets propagators rules"
 packages = [f"relprop.{name}" for name in CHECKED.split()]
 if os.environ.get("RELPROP_CHECK") == "all":
     packages = ["relprop"]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from relprop._errors import InputError
 from relprop.baselines._batches import Batches
@@ -22,8 +22,8 @@ def feature_ablation(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ def occlusion(
     *,
     window: Any,
     strides: Any = 1,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 from relprop._core.relevance import precise
 from relprop._errors import InputError
@@ -28,8 +28,8 @@ def kernel_shap(
     *,
     key: Key[Array, ""] | None = None,
     samples: int | None = None,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -92,8 +92,8 @@ def lime(
     *,
     key: Key[Array, ""],
     samples: int = 1000,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     distance: Literal["features", "cosine", "euclidean"] = "features",
     kernel_width: float = 0.25,
     model: Ridge | Lasso = Ridge(1.0),  # noqa: B008 - a frozen value
