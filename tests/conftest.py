@@ -16,9 +16,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 from . import annotations as annotations  # by its name, below
 
@@ -47,7 +47,7 @@ CHECKED = "_arguments _transform baselines chefer.functional concepts presets pr
 packages = [f"relprop.{name}" for name in CHECKED.split()]
 if os.environ.get("RELPROP_CHECK") == "all":
     packages = ["relprop"]
-install_import_hook(packages, "tests.annotations.checked")
+jaxtyping.install_import_hook(packages, "tests.annotations.checked")
 
 settings.register_profile("relprop", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("relprop")
@@ -65,6 +65,14 @@ def pytest_runtest_protocol(item, nextitem):
     if ends or resident() > after_forgetting + GROWTH:
         forget()
     return done
+
+
+@pytest.fixture
+def unchecked():
+    """For arguments that annotations forbid, and that are refused only when a result is called."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

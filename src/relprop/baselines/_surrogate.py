@@ -78,7 +78,8 @@ def kernel_shap(
         if features.count == 1:
             return features.spread(change[None])
         present, weight = _coalitions(features.count, samples, key)
-        gains = _solvable(batches.map(lambda z: problem.score(features.keep(z)), present)) - empty
+        scores = batches.map(lambda z: problem.score(features.keep(z)), present)
+        gains = _solvable(scores) - _solvable(empty)
         z, weight = present.astype(gains.dtype), weight.astype(gains.dtype)
         return features.spread(constrained(z, gains, weight, change.astype(gains.dtype)))
 
