@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from relprop._core.relevance import Relevance, scaled
 from relprop._core.site import LinearMap, Site, multipliers, shares
@@ -366,8 +366,8 @@ class ZBox(LinearRule):
     Source: Montavon et al. 2017, eq. 7.
     """
 
-    low: float | tuple | Array = 0.0
-    high: float | tuple | Array = 1.0
+    low: tuple | ArrayLike = 0.0
+    high: tuple | ArrayLike = 1.0
     epsilon: float | Stabilizer = 1e-6
 
     def __post_init__(self):
