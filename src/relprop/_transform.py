@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import ArrayLike, Float, PyTree
+from jaxtyping import ArrayLike, PyTree, Shaped
 
 from relprop._arguments import Rest, argument_numbers, without_arrays
 from relprop._core.plan import Plan
@@ -187,7 +187,7 @@ def vrp(
     out = jtu.tree_unflatten(run.trace.out_tree, outputs)
     explained, *aux = out if has_aux else (out,)
 
-    def back(seed: PyTree[Float[ArrayLike, "..."]]) -> tuple[Any, ...]:
+    def back(seed: PyTree[Shaped[ArrayLike, "..."]]) -> tuple[Any, ...]:
         seeds = checked_seed(seed, explained)
         rest = [None] * (len(outputs) - len(seeds))
         leaving, record = run.backward(tape, [*seeds, *rest])
