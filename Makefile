@@ -31,10 +31,10 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/relprop demo --out $(OUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-newest: $(VENV_NEWEST)/.installed-test-core
-	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not frameworks" tests/core $(ARGS)
+	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not frameworks" tests/core $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -84,7 +84,7 @@ $(VENV_NEWEST)/.installed-%: pyproject.toml constraints-newest.txt
 	@touch $@
 
 clean:
-	rm -rf $(OUT) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(OUT) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache
 	find src tests docs scripts benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv:

@@ -1,21 +1,106 @@
+import ctypes
+import gc
 import itertools
 import os
+import pathlib
+import resource
 
+# In the environment, so that processes which tests start are set likewise. Compiled programs are
+# kept on disk: the workers share them, and the next run finds them. Most are small and many, so
+# none is too small to keep.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 
-# Plugins may have imported JAX already; it reads the variable only then.
+from . import annotations as annotations  # by its name, below
+
+# Plugins may have imported JAX already; it reads the variables only then.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs",
+    float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
+)
+jax.config.update(
+    "jax_persistent_cache_min_entry_size_bytes",
+    int(os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"]),
+)
 # As many devices as tests/sharding needs; everything else runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
-# Accidental broadcasting between arrays of different rank is a classical source of wrong numbers.
+# Accidental broadcasting between arrays of different rank is a classical source of wrong numbers,
+# and so is a number that becomes another dtype where nobody asked for it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Annotations are checked, with the shapes of arrays in them, where arrays are handled. A check
+# takes a tenth of a millisecond: of the small functions that read graphs there are ten thousands of
+# calls in one test, which would take twice the time. RELPROP_CHECK=all checks all of the package.
+CHECKED = "_arguments _transform baselines chefer.functional concepts presets propagators rules"
+packages = [f"relprop.{name}" for name in CHECKED.split()]
+if os.environ.get("RELPROP_CHECK") == "all":
+    packages = ["relprop"]
+jaxtyping.install_import_hook(packages, "tests.annotations.checked")
 
 settings.register_profile("relprop", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("relprop")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Around each test and its fixtures."""
+    # Frameworks rely on implicit promotion of dtypes: with them it is as JAX has it by default.
+    own = item.get_closest_marker("frameworks") is None
+    with jax.numpy_dtype_promotion("strict" if own else "standard"):
+        done = yield
+    # What one module compiled is of no use in memory to the next.
+    ends = nextitem is None or nextitem.path != item.path
+    if ends or resident() > after_forgetting + GROWTH:
+        forget()
+    return done
+
+
+@pytest.fixture
+def unchecked():
+    """For arguments that annotations forbid, and that are refused only when a result is called."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def leaks_are_errors():
+    """No tracer may outlive its trace. JAX traces all anew for that, at four times the time."""
+    with jax.checking_leaks():
+        yield
+
+
+GROWTH = 400e6  # bytes
+after_forgetting = 0.0
+
+
+def forget():
+    """Gives memory back; compiled programs will be read from disk again."""
+    global after_forgetting
+    jax.clear_caches()
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc gives nothing back to the system unless asked
+        libc.malloc_trim(0)
+    after_forgetting = resident()
+
+
+def resident():
+    """The memory of this process in bytes; 0 where the system does not tell it as Linux does."""
+    statm = pathlib.Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
 
 
 @pytest.fixture
@@ -31,6 +116,14 @@ def unoptimised():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def optimised(unoptimised):
+    """All that XLA can do: for a test of what it makes of a program, in such a module."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

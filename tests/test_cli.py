@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -22,7 +21,7 @@ from relprop import cli, presets, zoo
 from relprop.cli import job, tables
 from relprop.cli.inputs import load_model, read_images, value_range
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 
 MODELS = """
 import jax
@@ -116,15 +115,6 @@ def integers():
 def channels_first():
     return model, {}, lambda image: np.moveaxis(grey(image), -1, 0)
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.read(flag)
-    jax.config.update(flag, True)
-    yield
-    jax.config.update(flag, before)
 
 
 @pytest.fixture

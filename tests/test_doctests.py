@@ -10,7 +10,7 @@ import pytest
 
 import relprop
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(relprop.__path__, "relprop.")

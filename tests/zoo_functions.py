@@ -7,12 +7,13 @@ a function returns, so that relevance and gradients can be asked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when keras is imported
@@ -99,7 +100,7 @@ def case(
 
         @functools.cache
         def build() -> Any:
-            with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+            with warnings.catch_warnings(), promotion():
                 if framework:
                     # What a framework says about itself while it is imported is its own affair.
                     warnings.simplefilter("ignore")
@@ -114,11 +115,18 @@ def case(
     return add
 
 
+@contextlib.contextmanager
+def promotion() -> Iterator[None]:
+    """As JAX is by default. The tests forbid both kinds of promotion, for the package's sake."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def users_own(f: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that may add a bias to a batch: the tests forbid that, for the package's sake."""
+    """A function that may add a bias to a batch, or a number to a flag."""
 
     def allowed(*args: Any) -> Any:
-        with jax.numpy_rank_promotion("allow"):
+        with promotion():
             return f(*args)
 
     return allowed
@@ -155,7 +163,8 @@ def score(f: Callable[..., Any]) -> Callable[..., jax.Array]:
                 out = jnp.real(out) + 0.7 * jnp.imag(out)
             weights = np.cos(1.0 + number + 1.7 * np.arange(out.size)).reshape(out.shape)
             term = jnp.sum(weights.astype(out.dtype) * out)
-            terms.append(term.astype(jnp.promote_types(term.dtype, jnp.float32)))
+            with promotion():
+                terms.append(term.astype(jnp.promote_types(term.dtype, jnp.float32)))
         return sum(terms[1:], terms[0])
 
     return one_number

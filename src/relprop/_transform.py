@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import ArrayLike, PyTree, Shaped
 
 from relprop import _compat
 from relprop._core.registry import unrepeatable
@@ -231,7 +231,7 @@ def vrp(
     out = run.trace.returned(_compat.looked_at(outputs))
     explained, *aux = out if has_aux else (out,)
 
-    def back(seed: PyTree[Float[Array, "..."]]) -> tuple[Any, ...]:
+    def back(seed: PyTree[Shaped[ArrayLike, "..."]]) -> tuple[Any, ...]:
         seeds = checked_seed(seed, explained)
         rest = [None] * (len(outputs) - len(seeds))
         leaving, record = run.backward(tape, [*seeds, *rest])

@@ -15,7 +15,7 @@ from relprop.baselines._batches import Batches
 
 from .models import GOLDEN, cases, golden, golden_explained, golden_model
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 integrated = functools.partial(baselines.integrated_gradients, batch_size=10)
 METHODS = {
     "Gradient": lambda f, baseline: baselines.gradient(f),

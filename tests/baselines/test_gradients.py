@@ -195,6 +195,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("message", REFUSED)
 def test_refused(message):
     with pytest.raises((relprop.RelpropError, ValueError), match=message):

@@ -114,7 +114,7 @@ def test_drawn_coalitions_are_exact_where_features_add_up(values):
 
 @jax.jit
 def additive(x):
-    f = lambda x: jnp.sum(jnp.sin(x) * jnp.arange(6)) + 2  # noqa: E731
+    f = lambda x: jnp.sum(jnp.sin(x) * jnp.arange(6.0)) + 2  # noqa: E731
     return baselines.kernel_shap(f, key=KEY, samples=20, batch_size=6)(x)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import relprop
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors")
 
 RULES = relprop.presets.attn_lrp()
 X = jnp.array([[0.3, -1.0, 2.0, 0.7]])

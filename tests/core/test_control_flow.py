@@ -21,6 +21,8 @@ from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, Zero, ZPlus
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Parameters are far from their defaults, so that a rule that isn't applied shows.
 RULES = {
     "epsilon": Epsilon(0.3),
@@ -185,7 +187,7 @@ def carry_of_integers_and_flags():
     def wrapped(x):
         def body(carry, _):
             i, even, x = carry
-            x = jnp.where(even, layer(x, W, B), x * (i + 1.0))
+            x = jnp.where(even, layer(x, W, B), x * (i.astype(x.dtype) + 1.0))
             return (i + 1, ~even, x), i
 
         return lax.scan(body, (jnp.int32(0), jnp.array(True), x), None, length=3)[0][2]
@@ -610,7 +612,7 @@ def test_while_loop_off_the_way_is_no_matter():
         unused = lax.while_loop(lambda v: v.sum() > 0.1, lambda v: v * 0.5, x)
         size = lax.while_loop(lambda v: v > 1.0, lambda v: v / 2.0, lax.stop_gradient(x[0]) + 9.0)
         del unused
-        return jnp.sum(x @ W) * n * size
+        return jnp.sum(x @ W) * n.astype(x.dtype) * size
 
     n, size = 6, float(X[0]) + 9.0
     while size > 1.0:
@@ -789,7 +791,7 @@ def _temporary_bytes(f, x):
     return analysis.temp_size_in_bytes
 
 
-def test_remat_is_not_undone_in_scan():
+def test_remat_is_not_undone_in_scan(optimised):
     depth, width = 64, 64
     weights = draw.dense(width, width, depth)
     x = draw(32, width)

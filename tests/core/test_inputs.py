@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import relprop
 from relprop import presets
@@ -141,7 +142,7 @@ def test_the_explained_argument_by_keyword_is_refused_with_a_reason():
         (lambda x: None, "nothing"),
         (lambda x: jnp.argmax(x), "int32[]"),
         (lambda x: x[0] > 0, "bool[]"),
-        (lambda x: x[0] + 1j, "complex64[]"),
+        (lambda x: lax.complex(x[0], 1.0), "complex64[]"),
     ],
 )
 def test_scores_that_are_no_real_scalar(transform, f, found):

@@ -10,7 +10,7 @@ import relprop
 from relprop import Composite
 from relprop.rules import Pass
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors")
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.normal(KEYS[0], (2, 5, 8))

@@ -24,7 +24,7 @@ DERIVED = {
     "scaled": lambda p: p["kernel"] * 0.5,
     "half precision": lambda p: p["kernel"].astype(jnp.bfloat16).astype(jnp.float32),
     "masked": lambda p: jnp.where(p["keep"], p["kernel"], 0.0),
-    "masked by a product": lambda p: p["keep"] * p["kernel"],
+    "masked by a product": lambda p: p["keep"].astype(float) * p["kernel"],
     "weight norm": lambda p: p["kernel"] * (p["gain"] / jnp.linalg.norm(p["kernel"], axis=0))[None],
     "standardised": lambda p: (p["kernel"] - p["kernel"].mean()) / p["kernel"].std(),
     "low rank added": lambda p: p["kernel"] + p["a"] @ p["b"],

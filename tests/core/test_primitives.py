@@ -29,6 +29,8 @@ from relprop.rules import Epsilon, Gradient
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -480,8 +482,10 @@ COLLECTIVES = {
     "psum": lambda x: lax.psum(x, "i"),
     "all_gather": lambda x: lax.all_gather(x, "i"),
     "ppermute": lambda x: lax.ppermute(x, "i", [(0, 1), (1, 0)]),
-    "all_to_all": lambda x: lax.all_to_all(x, "i", 0, 0) * (1.0 + lax.axis_index("i")),
-    "axis_index": lambda x: x * (1.0 + lax.axis_index("i")),
+    "all_to_all": lambda x: (
+        lax.all_to_all(x, "i", 0, 0) * (1.0 + lax.axis_index("i").astype(float))
+    ),
+    "axis_index": lambda x: x * (1.0 + lax.axis_index("i").astype(float)),
 }
 
 OTHER_RELEASE = "another name that some JAX release has for it, or only a Python function"

@@ -14,6 +14,7 @@ import relprop
 
 pytestmark = [
     pytest.mark.frameworks,
+    pytest.mark.usefixtures("unoptimised"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

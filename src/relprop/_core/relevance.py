@@ -19,6 +19,12 @@ def precise(x: Any) -> Any:
     return jnp.asarray(x)
 
 
+def common_dtype(*arrays: Any) -> Any:
+    """The dtype that holds all of them; meant, so also where users forbid implicit promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
+
+
 def safe_divide(a: Array, b: Array) -> Array:
     r"""`a / b` where b is not zero, else 0; its derivatives are finite as well.
 
@@ -75,7 +81,8 @@ class Relevance:
         """Relevance per unit of z, without a stabiliser: the coefficient of LRP-0."""
         if self.share is None:
             return self.multiplier if self.multiplier is not None else jnp.zeros_like(z)
-        divided = safe_divide(self.share.astype(jnp.result_type(z, self.share)), z)
+        dtype = common_dtype(z, self.share)
+        divided = safe_divide(self.share.astype(dtype), z.astype(dtype))
         return divided if self.multiplier is None else self.multiplier + divided
 
     def map(self, function: Callable[[Array], Array]) -> Relevance:

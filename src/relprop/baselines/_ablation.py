@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from relprop._errors import InputError
 from relprop.baselines._batches import Batches
@@ -22,8 +22,8 @@ def feature_ablation(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ def occlusion(
     *,
     window: Any,
     strides: Any = 1,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -135,11 +135,14 @@ def occlusion(
                 inside = _box(leaf.shape, start, size)
                 hidden = [*leaves]
                 hidden[number] = jnp.where(inside, background, leaf)
-                return (value - problem.score(jax.tree.unflatten(tree, hidden))) * inside
+                change = value - problem.score(jax.tree.unflatten(tree, hidden))
+                return change * inside.astype(change.dtype)
 
             starts = _starts(leaf.shape, size, stride)
-            covered = batches.sum(lambda s, n=size, a=leaf: _box(a.shape, s, n) * 1, starts)
-            found.append((batches.sum(lost, starts) / jnp.maximum(covered, 1)).astype(leaf.dtype))
+            covered = batches.sum(lambda s, n=size, a=leaf: _box(a.shape, s, n).astype(int), starts)
+            summed = batches.sum(lost, starts)
+            mean = summed / jnp.maximum(covered, 1).astype(summed.dtype)
+            found.append(mean.astype(leaf.dtype))
         return jax.tree.unflatten(tree, found)
 
     return explaining(f, argnums, has_aux, method)
@@ -159,7 +162,7 @@ def _box(shape: Sequence[int], start: Array, size: Sequence[int]) -> Array:
     """Which entries lie in a window."""
     inside = jnp.ones(shape, bool)
     for axis, (length, width) in enumerate(zip(shape, size, strict=True)):
-        place = jnp.arange(length)
+        place = jnp.arange(length, dtype=start.dtype)
         here = (place >= start[axis]) & (place < start[axis] + width)
         inside &= here.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return inside

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, PyTree, Shaped
 
 from relprop._errors import InputError
 
@@ -49,8 +49,8 @@ class Batches:
             raise ImportError("progress=True needs tqdm: pip install 'relprop[progress]'")
 
     def map(
-        self, g: Callable[[Any], Any], points: PyTree[Shaped[Array, "n ..."]]
-    ) -> PyTree[Shaped[Array, "n ..."]]:
+        self, g: Callable[[Any], Any], points: PyTree[Shaped[ArrayLike, "n ..."]]
+    ) -> PyTree[Shaped[ArrayLike, "n ..."]]:
         """The values of g at all points, stacked."""
         parts, count = self._parts(points)
         size = jax.tree.leaves(parts)[0].shape[1]
@@ -65,7 +65,7 @@ class Batches:
         out = lax.map(batch, (jnp.arange(-(-count // size)), parts))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], out)
 
-    def sum(self, g: Callable[[Any], Any], points: PyTree[Shaped[Array, "n ..."]]) -> PyTree:
+    def sum(self, g: Callable[[Any], Any], points: PyTree[Shaped[ArrayLike, "n ..."]]) -> PyTree:
         """The sum of g over all points, of which no more than a batch is kept.
 
         Half precision is summed in single: a bfloat16 of 256 stays what it is when 1 is added.
@@ -117,8 +117,8 @@ def _sum_where(real: Array, a: Array) -> Array:
 
 def _summed(dtype: Any) -> Any:
     """The type that sums of numbers of a type are kept in."""
-    floating = jnp.issubdtype(dtype, jnp.floating)
-    return jnp.promote_types(dtype, jnp.float32) if floating else dtype
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if half else dtype
 
 
 class _Bar:

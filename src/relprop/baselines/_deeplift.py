@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import ArrayLike, Float, PyTree
 
 from relprop._arguments import argument_numbers
 from relprop._core.compared import amount_of, paired, value_of
@@ -57,7 +57,7 @@ def deeplift(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
     rules: Composite | None = None,
     at: Any = (),
     multiply_by_inputs: bool = True,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from relprop import _compat
 from relprop._errors import InputError
@@ -29,8 +29,8 @@ class Features:
 
     count: int
     numbers: PyTree[Int[np.ndarray, "..."]]
-    x: PyTree[Float[Array, "..."]]
-    reference: PyTree[Float[Array, "..."]]
+    x: PyTree[Float[ArrayLike, "..."]]
+    reference: PyTree[Float[ArrayLike, "..."]]
 
     @classmethod
     def of(cls, problem: Problem, mask: PyTree | None, baseline: PyTree | None) -> Features:
@@ -42,13 +42,13 @@ class Features:
         numbers, count = _numbered(mask, problem.x)
         return cls(count, numbers, problem.x, reference_of(baseline, problem.x))
 
-    def keep(self, present: Bool[Array, " features"]) -> PyTree[Float[Array, "..."]]:
+    def keep(self, present: Bool[Array, " features"]) -> PyTree[Float[ArrayLike, "..."]]:
         """What is explained, with the reference in place of the features that are absent."""
         return jax.tree.map(
             lambda n, a, b: jnp.where(present[n], a, b), self.numbers, self.x, self.reference
         )
 
-    def spread(self, values: Float[Array, " features"]) -> PyTree[Float[Array, "..."]]:
+    def spread(self, values: Float[Array, " features"]) -> PyTree[Float[ArrayLike, "..."]]:
         """To each entry the value of its feature."""
         return jax.tree.map(lambda n, a: values[n].astype(a.dtype), self.numbers, self.x)
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from relprop._errors import InputError, unknown_name
 from relprop.baselines._batches import Batches, check_samples
@@ -31,7 +31,7 @@ def integrated_gradients(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
     steps: int = 50,
     method: str = "gausslegendre",
     multiply_by_inputs: bool = True,
@@ -113,7 +113,7 @@ def expected_gradients(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    baselines: PyTree[Float[Array, "n ..."]],
+    baselines: PyTree[Float[ArrayLike, "n ..."]],
     key: Key[Array, ""],
     samples: int = 200,
     batch_size: int | None = None,
@@ -176,11 +176,11 @@ def expected_gradients(
 
 def mean_gradient(
     score: Callable[[Any], Float[Array, ""]],
-    start: PyTree[Float[Array, "..."]],
-    step: PyTree[Float[Array, "..."]],
+    start: PyTree[Float[ArrayLike, "..."]],
+    step: PyTree[Float[ArrayLike, "..."]],
     rule: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
     batches: Batches,
-) -> PyTree[Float[Array, "..."]]:
+) -> PyTree[Float[ArrayLike, "..."]]:
     """The weighted mean of the gradient at points between `start` and `start + step`."""
 
     def weighted(point):

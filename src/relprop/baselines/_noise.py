@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._problem import Problem, difference, explaining, product, reference_of
@@ -22,7 +22,7 @@ def smooth_grad(
     *,
     key: Key[Array, ""],
     samples: int = 50,
-    stdev: PyTree[Float[Array, "..."]] | None = None,
+    stdev: PyTree[Float[ArrayLike, "..."]] | None = None,
     square: bool = False,
     of: Transform = jax.grad,
     batch_size: int | None = None,
@@ -82,7 +82,7 @@ def var_grad(
     *,
     key: Key[Array, ""],
     samples: int = 50,
-    stdev: PyTree[Float[Array, "..."]] | None = None,
+    stdev: PyTree[Float[ArrayLike, "..."]] | None = None,
     of: Transform = jax.grad,
     batch_size: int | None = None,
     progress: bool = False,

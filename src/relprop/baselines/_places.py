@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from relprop._core.graph import Environment, Value
 from relprop._core.run import forward
@@ -53,13 +53,13 @@ class Inner:
     """
 
     run: Run
-    x: PyTree[Float[Array, "..."]]
+    x: PyTree[Float[ArrayLike, "..."]]
 
     @property
     def places(self) -> Mapping[Value, tuple[str, ...]]:
         return self.run.plan.watched
 
-    def inputs(self, x: PyTree[Float[Array, "..."]]) -> list[Any]:
+    def inputs(self, x: PyTree[Float[ArrayLike, "..."]]) -> list[Any]:
         """All array leaves of the arguments, with others for those that are explained."""
         arrays = list(self.run.trace.arrays)
         positions = [i for group in self.run.trace.explained for i in group]
@@ -67,7 +67,7 @@ class Inner:
             arrays[i] = leaf
         return arrays
 
-    def values(self, x: PyTree[Float[Array, "..."]]) -> dict[str, Array]:
+    def values(self, x: PyTree[Float[ArrayLike, "..."]]) -> dict[str, Array]:
         """The values at the places, by the names of these."""
         _, tape = forward(self.run.plan, self.inputs(x), replay=True)
         return {names[0]: tape[value] for value, names in self.places.items()}

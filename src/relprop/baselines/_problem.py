@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._errors import InputError
@@ -28,11 +28,11 @@ class Problem:
         has_aux: whether it is the pair.
     """
 
-    x: PyTree[Float[Array, "..."]]
+    x: PyTree[Float[ArrayLike, "..."]]
     function: Callable[[Any], Any]
     has_aux: bool
 
-    def score(self, x: PyTree[Float[Array, "..."]]) -> Float[Array, ""]:
+    def score(self, x: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
         out = self.function(x)
         return out[0] if self.has_aux else out
 
@@ -110,8 +110,8 @@ def _real_array(path: Any, leaf: Any) -> Array:
 
 
 def reference_of(
-    baseline: PyTree[Float[Array, "..."]] | None, x: PyTree[Float[Array, "..."]]
-) -> PyTree[Float[Array, "..."]]:
+    baseline: PyTree[Float[ArrayLike, "..."]] | None, x: PyTree[Float[ArrayLike, "..."]]
+) -> PyTree[Float[ArrayLike, "..."]]:
     """The point of comparison, a tree like x.
 
     Args:
@@ -155,25 +155,25 @@ def _fits(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         return False
 
 
-def total(tree: PyTree[Float[Array, "..."]]) -> Float[Array, ""]:
+def total(tree: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
     """The sum of all entries of all leaves."""
     return sum(map(jnp.sum, jax.tree.leaves(tree)), jnp.zeros(()))
 
 
-def difference(a: PyTree[Float[Array, "..."]], b: PyTree[Float[Array, "..."]]) -> PyTree:
+def difference(a: PyTree[Float[ArrayLike, "..."]], b: PyTree[Float[ArrayLike, "..."]]) -> PyTree:
     """The difference, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def product(a: PyTree[Float[Array, "..."]], b: PyTree[Float[Array, "..."]]) -> PyTree:
+def product(a: PyTree[Float[ArrayLike, "..."]], b: PyTree[Float[ArrayLike, "..."]]) -> PyTree:
     """The product, leaf by leaf."""
     return jax.tree.map(jnp.multiply, a, b)
 
 
 def with_delta(
-    attribution: PyTree[Float[Array, "..."]],
+    attribution: PyTree[Float[ArrayLike, "..."]],
     problem: Problem,
-    reference: PyTree[Float[Array, "..."]],
+    reference: PyTree[Float[ArrayLike, "..."]],
 ) -> tuple[Any, Float[Array, ""]]:
     r"""The attribution and how far it is from complete: its sum minus :math:`f(x) - f(x')`."""
     change = problem.score(problem.x) - problem.score(reference)

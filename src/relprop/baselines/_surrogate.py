@@ -9,8 +9,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
+from relprop._core.relevance import precise
 from relprop._errors import InputError
 from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._features import Features
@@ -27,8 +28,8 @@ def kernel_shap(
     *,
     key: Key[Array, ""] | None = None,
     samples: int | None = None,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Callable[..., Any]:
@@ -77,7 +78,8 @@ def kernel_shap(
         if features.count == 1:
             return features.spread(change[None])
         present, weight = _coalitions(features.count, samples, key)
-        gains = _solvable(batches.map(lambda z: problem.score(features.keep(z)), present)) - empty
+        scores = batches.map(lambda z: problem.score(features.keep(z)), present)
+        gains = _solvable(scores) - _solvable(empty)
         z, weight = present.astype(gains.dtype), weight.astype(gains.dtype)
         return features.spread(constrained(z, gains, weight, change.astype(gains.dtype)))
 
@@ -91,8 +93,8 @@ def lime(
     *,
     key: Key[Array, ""],
     samples: int = 1000,
-    baseline: PyTree[Float[Array, "..."]] | None = None,
-    feature_mask: PyTree[Int[Array, "..."]] | None = None,
+    baseline: PyTree[Float[ArrayLike, "..."]] | None = None,
+    feature_mask: PyTree[Int[ArrayLike, "..."]] | None = None,
     distance: Literal["features", "cosine", "euclidean"] = "features",
     kernel_width: float = 0.25,
     model: Ridge | Lasso = Ridge(1.0),  # noqa: B008 - a frozen value
@@ -159,7 +161,7 @@ def lime(
 
 def _solvable(a: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """In a type that linear systems are solved in, which half precision is not."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return precise(a)
 
 
 def _coalitions(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from relprop.chefer.functional import (
     max_pool2d,
 )
 
+_Model = TypeVar("_Model", bound="CNN")
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -152,7 +153,7 @@ class CNN:
     start_layer: ClassVar[int] = 0
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Any], config: Any) -> Self:
+    def from_state_dict(cls: type[_Model], state_dict: Mapping[str, Any], config: Any) -> _Model:
         """A model from arrays or tensors by their names in torchvision.
 
         Args:
@@ -168,13 +169,13 @@ class CNN:
         return cls(params, config)
 
     @classmethod
-    def load(cls, path: str | pathlib.Path, config: Any = None) -> Self:
+    def load(cls: type[_Model], path: str | pathlib.Path, config: Any = None) -> _Model:
         """A model from a file or folder, see `relprop.chefer.weights.read`."""
         config = weights.configuration(path) if config is None else config
         return cls.from_state_dict(weights.read(path), config)
 
     @classmethod
-    def init(cls, config: Any, key: PRNGKeyArray) -> Self:
+    def init(cls: type[_Model], config: Any, key: PRNGKeyArray) -> _Model:
         """A model with random weights, as one to be trained would begin."""
         config = cls._configured(config)
         return cls(weights.random(config.shapes(), key), config)

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from relprop._core.graph import Atom, Constant, Equation
 from relprop._core.registry import Propagator
+from relprop._core.relevance import common_dtype
 from relprop._core.site import LinearMap, Site
 
 #: Per axis of an operand, an axis of another array or None.
@@ -393,7 +394,7 @@ class Contraction(Propagator):
         if operation.last.params.get("preferred_element_type") is None:
             return operation.evaluate(values)
         # The traced result type would round a product that is meant to be in high precision.
-        return operation.evaluate(values, preferred_element_type=jnp.result_type(*values[:2]))
+        return operation.evaluate(values, preferred_element_type=common_dtype(*values[:2]))
 
     def carried(self, equation: Equation, position: int) -> Axes:
         """Per axis of the weight, an operand, the axis of the result that it becomes, or None."""

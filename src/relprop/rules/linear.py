@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from relprop._core.relevance import Relevance, scaled
 from relprop._core.site import LinearMap, Site, multipliers, shares
@@ -442,8 +442,8 @@ class ZBox(LinearRule):
     Source: Montavon et al. 2017, eq. 7.
     """
 
-    low: float | Sequence | Array = 0.0
-    high: float | Sequence | Array = 1.0
+    low: Sequence | ArrayLike = 0.0
+    high: Sequence | ArrayLike = 1.0
     epsilon: float | Stabilizer = 1e-6
 
     def __post_init__(self):

@@ -38,8 +38,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 class DigitsCNN(nnx.Module):
     """Three convolutions with batch norm and ReLU, a max pool, an average pool, a linear head.
 
-    >>> model = DigitsCNN(rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 1))).shape
+    >>> images = jnp.zeros((2, 8, 8, 1))
+    >>> jax.eval_shape(lambda x: DigitsCNN(rngs=nnx.Rngs(0))(x), images).shape
     (2, 10)
     """
 
@@ -70,8 +70,8 @@ class DigitsCNN(nnx.Module):
 class DigitsViT(nnx.Module):
     """A vision transformer: 16 patches of 2x2 and a class token, two pre-norm blocks.
 
-    >>> model = DigitsViT(rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 1))).shape
+    >>> images = jnp.zeros((2, 8, 8, 1))
+    >>> jax.eval_shape(lambda x: DigitsViT(rngs=nnx.Rngs(0))(x), images).shape
     (2, 10)
     """
 

@@ -1,0 +1,28 @@
+"""Annotations of relprop are checked while tests run: what it accepts, not what it refuses."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import relprop
+from relprop.chefer import functional
+
+
+def test_what_is_accepted_must_be_annotated():
+    assert functional.along(jnp.ones(3), 0, np.int64(2)).shape == (3, 1)
+    for wrong in (jnp.arange(3), jnp.ones((3, 1)), np.ones(3, np.float32)):
+        with pytest.raises(jaxtyping.TypeCheckError, match="along"):
+            functional.along(wrong, 0, wrong.ndim + 1)
+
+
+def test_shapes_must_fit_those_of_the_result():
+    with pytest.raises(jaxtyping.TypeCheckError, match="batch_norm|product|linear"):
+        functional.linear(jnp.ones((2, 3)), jnp.ones((4, 3)), jnp.ones(1))
+
+
+def test_what_is_refused_needs_no_annotation():
+    with pytest.raises(ValueError, match="none"):
+        relprop.presets.lstm("none")
