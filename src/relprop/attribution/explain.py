@@ -204,6 +204,16 @@ def _asked(flow: TokenFlow, name: str | None) -> int:
     return first
 
 
+_INSTEAD = (
+    "`relprop.relevance` follows everything: explain the embeddings, and sum the relevance of each."
+)
+
+
+def _mixing(by: Sequence[str]) -> str:
+    lines = "".join(f"  {mixer}\n" for mixer in by)
+    return f"They are mixed by\n{lines}" if by else ""
+
+
 def _check(flow: TokenFlow) -> None:
     """Refuses what the formulas make no sense for."""
     looks = list(flow.looks.values())
@@ -216,16 +226,30 @@ def _check(flow: TokenFlow) -> None:
     if windows:
         raise InputError(
             "There are attention maps of parts of the tokens, such as windows, which say nothing "
-            f"about the others:\n{listed(windows)}\n"
-            f"Methods that look at no maps work all the same: {FULL!r}, and `relprop.relevance`."
+            f"about the others:\n{listed(windows)}\n{_INSTEAD}"
+        )
+    hidden = [look for look in looks if look.obstacle]
+    if hidden:
+        lines = "\n".join(f"  {look}: {look.obstacle}" for look in hidden)
+        raise InputError(
+            f"There is attention of which there is no one map to be had:\n{lines}\n"
+            "No method that looks at maps can be used, 'generic' neither. Write the attention "
+            "without such a loop (softmax(q @ k.T) @ v, with queries in chunks if need be; a "
+            "framework's plain, 'eager' implementation), or: " + _INSTEAD
         )
     mixed = [look for look in looks if look.mixed]
     if mixed:
+        by = sorted({mixer for look in mixed for mixer in look.mixers})
         raise InputError(
             "The tokens of one attention are not those of another: in between they were joined, "
             "taken apart, averaged or moved, so that maps cannot be multiplied, which have to be "
             f"square and of one size within a stream of tokens:\n{listed(looks)}\nIn question is "
-            f"what goes into\n{listed(mixed)}"
+            f"what goes into\n{listed(mixed)}\n{_mixing(by)}{_INSTEAD}"
+        )
+    if flow.mixers:
+        raise InputError(
+            "Tokens are mixed outside of attention, before the first or after the last, so that "
+            f"maps do not tell which of them count:\n{_mixing(flow.mixers)}{_INSTEAD}"
         )
     constant = {n for n, stream in enumerate(flow.streams) if stream.constant}
     within = [look for look in looks if look.queries == look.keys and look.queries in constant]
