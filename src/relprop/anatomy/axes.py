@@ -49,7 +49,8 @@ class Axes:
         self._parents: list[tuple[int, ...]] = []
         self._halves: dict[tuple[int, int], tuple[int, int]] = {}
         self._whole: dict[tuple[int, int], int] = {}
-        self._mixes: dict[int, Equation] = {}
+        self._mixes: set[int] = set()
+        self._made_by: dict[int, Equation] = {}
         self._picks: dict[int, tuple[int, np.ndarray]] = {}
         self._picked: dict[tuple[int, bytes], int] = {}
         self._flat: dict[Dim, int] = {}
@@ -66,8 +67,19 @@ class Axes:
     def mixed(self, size: int, dims: Iterable[int], by: Equation) -> Dim:
         """An axis whose entries depend on several of others each."""
         dim = self.new(size, dims)
-        self._mixes.update((axis, by) for axis in dim)
+        self._mixes.update(dim)
+        self._made_by.update((axis, by) for axis in dim)
         return dim
+
+    @property
+    def count(self) -> int:
+        """How many axes there are."""
+        return len(self._same)
+
+    def made(self, begun: int, by: Equation) -> None:
+        """Notes what has made the axes from a number on, where that is not known yet."""
+        for axis in range(begun, len(self._same)):
+            self._made_by.setdefault(axis, by)
 
     def size(self, dim: Dim) -> int:
         return math.prod(self._sizes[axis] for axis in dim)
@@ -169,18 +181,11 @@ class Axes:
         return self.new(sum(sizes), flat)
 
     def mixer(self, axes: Iterable[int], of: Iterable[int]) -> Equation | None:
-        """What mixed the tokens along some axes, since they were those along others."""
+        """What first mixed or moved the tokens along some axes, since they were along others."""
         of = set(self.find(tuple(of)))
-        queue, seen = [*self.find(tuple(axes))], set(of)
-        while queue:
-            axis = queue.pop(0)
-            if axis in seen or not of & self._ancestors(axis):
-                continue
-            seen.add(axis)
-            if axis in self._mixes:
-                return self._mixes[axis]
-            queue.extend(self.find(self._parents[axis]))
-        return None
+        chain = [a for a in self.ancestry(tuple(axes)) - of if of & self._ancestors(a)]
+        made = [a for a in chain if a in self._mixes] or [a for a in chain if a in self._made_by]
+        return self._made_by.get(min(made)) if made else None
 
     def mixed_evenly(self, axes: Iterable[int], of: Iterable[int]) -> Equation | None:
         """The same, only where there still is one entry for each token."""
@@ -188,7 +193,7 @@ class Axes:
         for axis in sorted(self.ancestry(tuple(axes)) - of, reverse=True):
             if axis in self._mixes and of & self._ancestors(axis):
                 if self._sizes[axis] == self._sizes[self._root(self._parents[axis][0])]:
-                    return self._mixes[axis]
+                    return self._made_by[axis]
         return None
 
     def _is_plain(self, axis: int) -> tuple[bool, int]:
@@ -206,7 +211,7 @@ class Axes:
                 continue
             if axis in self._mixes:
                 if any(self._sizes[s] == size for s in sources & self._ancestors(axis)):
-                    return self._mixes[axis]
+                    return self._made_by[axis]
                 if self._sizes[self._root(self._parents[axis][0])] != size:
                     continue  # Here tokens begin, such as patches of an image.
             queue.extend(parents)
@@ -282,13 +287,14 @@ def through(
         operands: the axes of its operands; None for those that are of no interest.
         numbers: what is known of operands that say where others are taken from.
     """
+    begun = axes.count
     if equation.name in _SEVERAL:
         shapes = _SEVERAL[equation.name](axes, equation, [a and a.shape for a in operands])
     elif equation.name in _RULES and len(equation.outputs) == 1:
         known = [operand and operand.shape for operand in operands]
         shapes = [_RULES[equation.name](axes, equation, known, numbers)]
     elif _is_entrywise(equation):
-        return [entrywise(axes, equation, out, operands) for out in equation.outputs]
+        return [entrywise(axes, equation, out.shape, operands) for out in equation.outputs]
     else:
         shapes = [_any(axes, equation, out, operands) for out in equation.outputs]
     pooled = {p: by for a in operands if a is not None for p, by in a.pooled.items()}
@@ -301,6 +307,7 @@ def through(
     else:
         of_one = [a for dim in operands[0].shape for a in dim if axes.size((a,)) == 1]  # type: ignore[union-attr]
         pooled.update((axis, equation) for axis in of_one)
+    axes.made(begun, equation)
     return [settled(axes, Laid(shape, pooled)) for shape in shapes]
 
 
@@ -323,16 +330,18 @@ def settled(axes: Axes, laid: Laid) -> Laid:
     return Laid(tuple(shape), pooled)
 
 
-def entrywise(axes: Axes, equation: Equation, out: Value, operands: Sequence[Laid | None]) -> Laid:
+def entrywise(
+    axes: Axes, equation: Equation, sizes: Sequence[int], operands: Sequence[Laid | None]
+) -> Laid:
     """What is computed entry by entry: axes that meet are one, or mix what comes from one."""
     alike = [
         a
         for a in operands
-        if a is not None and tuple(axes.size(dim) for dim in a.shape) == out.shape
+        if a is not None and tuple(axes.size(dim) for dim in a.shape) == tuple(sizes)
     ]
     pooled = {p: by for a in operands if a is not None for p, by in a.pooled.items()}
     if not alike:
-        return settled(axes, Laid(axes.of(out.shape), pooled))
+        return settled(axes, Laid(axes.of(sizes), pooled))
     first, *others = alike
     shape, before = list(first.shape), dict(first.pooled)
     for other in others:
@@ -348,7 +357,7 @@ def entrywise(axes: Axes, equation: Equation, out: Value, operands: Sequence[Lai
             if by or axes.related(a, b):
                 known = {**before, **other.pooled}
                 cause = known[by[0]] if by else axes.mixer(b, a) or axes.mixer(a, b) or equation
-                shape[i] = axes.mixed(out.shape[i], (*a, *b, *by), cause)
+                shape[i] = axes.mixed(sizes[i], (*a, *b, *by), cause)
                 for p in by:
                     pooled.pop(p, None)
             else:
@@ -373,7 +382,8 @@ def _lost(axes: Axes, before: Shape, after: Shape) -> set[int]:
             lost.append(axis)
     gone = set()
     for axis in lost:
-        heir = next((b for b in left if axis in axes.ancestry((b,))), None)
+        base = axes.base(axis)
+        heir = next((b for b in left if base in (axes.base(b), *axes.ancestry((b,)))), None)
         if heir is None:
             gone.add(axis)
         elif len(before) == len(after):
@@ -699,19 +709,21 @@ def _scatter(axes, equation, operands, numbers):
     fixed = {*layout.inserted_window_dims, *layout.operand_batching_dims}
     window = [i for i in range(len(out.shape)) if i not in fixed]
     update = dict(zip(window, layout.update_window_dims, strict=True))
+    sizes = equation.inputs[2].shape
+    kept = [j for i, j in update.items() if sizes[j] == out.shape[i]]
+    moved = [axis for j, dim in enumerate(new) if j not in kept for axis in dim]
     result = []
     for i, n in enumerate(out.shape):
         a = old[i] if old is not None else ()
         b = new[update[i]] if i in update else ()
-        whole = i in update and equation.inputs[2].shape[update[i]] == n
+        whole = i in update and update[i] in kept
         if whole and (not a or axes.find(a) == axes.find(b)):
             result.append(b)
         elif whole and not axes.related(a, b):
             axes.unite(a, b)
             result.append(a)
         else:
-            every = [axis for dim in new for axis in dim] if not whole else b
-            result.append(axes.mixed(n, (*a, *every), equation))
+            result.append(axes.mixed(n, (*a, *(b if whole else moved)), equation))
     return tuple(result)
 
 

@@ -221,7 +221,9 @@ class Reader:
                 if values is not None and self._is_explained(values.shape[other]):
                     looked = values.shape[other]
                 if query is None and not self._is_explained(looked):
-                    continue  # Every token mixes what is of itself: experts, for example.
+                    # Every token mixes what is of itself: experts, for example.
+                    (laid,) = through(self.axes, equation, operands, self.numbers)
+                    return dataclasses.replace(_joined(operands).laid(laid), maps=frozenset())
                 shape = product(self.axes, equation, [a and a.shape for a in operands])
                 number = self._look(
                     value, made, operand.shape[summed], looked, (query, key), values, rounds
@@ -259,7 +261,12 @@ class Reader:
             for i in wrong:
                 if moved[i] not in shape and left:
                     places[i] = left.pop(0)
-        sums = [i for i in contracted if i in places]
+        # Not the mixing of heads: keys are tokens, or what the last axis of the map is of.
+        sums = [
+            i
+            for i in contracted
+            if i in places and (self._is_explained(operand.shape[i]) or places[i] == len(shape) - 1)
+        ]
         if not sums:
             return None
         summed = next((i for i in reversed(sums) if self._is_explained(operand.shape[i])), sums[-1])
@@ -479,8 +486,11 @@ def _joined(operands: Sequence[Known | None]) -> Known:
     there = [operand for operand in operands if operand is not None]
     return Known(
         (),
+        {axis: by for operand in there for axis, by in operand.pooled.items()},
         frozenset().union(*(operand.looks for operand in there)),
         frozenset().union(*(operand.origins for operand in there)),
+        frozenset().union(*(operand.at for operand in there)),
+        frozenset().union(*(operand.maps for operand in there)),
     )
 
 
@@ -488,8 +498,8 @@ def _of(known: Mapping[Value, Known], atoms) -> list[Known | None]:
     return [known.get(atom) for atom in atoms]
 
 
-def _placed(body: Plan, given: Sequence[Known | None]) -> dict[Value, Known]:
-    pairs = zip(body.graph.inputs, given, strict=True)
+def _placed(graph: Graph, given: Sequence[Known | None]) -> dict[Value, Known]:
+    pairs = zip(graph.inputs, given, strict=True)
     return {value: known for value, known in pairs if known is not None}
 
 
