@@ -288,6 +288,8 @@ def through(
         numbers: what is known of operands that say where others are taken from.
     """
     begun = axes.count
+    if equation.name == "unstack":
+        return _unstacked(axes, equation, operands[0])
     if equation.name in _SEVERAL:
         shapes = _SEVERAL[equation.name](axes, equation, [a and a.shape for a in operands])
     elif equation.name in _RULES and len(equation.outputs) == 1:
@@ -307,8 +309,56 @@ def through(
     else:
         of_one = [a for dim in operands[0].shape for a in dim if axes.size((a,)) == 1]  # type: ignore[union-attr]
         pooled.update((axis, equation) for axis in of_one)
+    if equation.name in ("stack", "concatenate"):
+        shapes, pooled = _collected(axes, equation, operands, shapes, pooled)
     axes.made(begun, equation)
     return [settled(axes, Laid(shape, pooled)) for shape in shapes]
+
+
+def _unstacked(axes: Axes, equation: Equation, whole: Laid | None) -> list[Laid]:
+    """Each entry along an axis by itself."""
+    along = equation.params["axis"]
+    assert whole is not None
+    rest = tuple(dim for i, dim in enumerate(whole.shape) if i != along)
+    dim = whole.shape[along]
+    picks = [axes.pick(dim, np.arange(n, n + 1)) for n in range(len(equation.outputs))]
+    return [
+        settled(axes, Laid(rest, {**whole.pooled, **dict.fromkeys(pick, equation)}))
+        for pick in picks
+    ]
+
+
+def _collected(
+    axes: Axes,
+    equation: Equation,
+    operands: Sequence[Laid | None],
+    shapes: list[Shape],
+    pooled: Mapping[int, Equation],
+) -> tuple[list[Shape], Mapping[int, Equation]]:
+    """Entries of one axis that were taken one by one, and put together again."""
+    along = equation.params["axis" if equation.name == "stack" else "dimension"]
+    single = [
+        {axes.base(p): p for p in a.pooled if axes.size((p,)) == 1} if a is not None else {}
+        for a in operands
+    ]
+    stacked = equation.name == "stack" or all(
+        a is not None and axes.size(a.shape[along]) == 1 for a in operands
+    )
+    for base in single[0] if stacked and len(operands) > 1 else ():
+        picks = [of.get(base) for of in single]
+        # No part may be of a second entry.
+        if not all(
+            pick is not None and [p for p in a.pooled if axes.depends(base, p)] == [pick]
+            for pick, a in zip(picks, operands, strict=True)
+        ):
+            continue
+        numbers = np.concatenate([axes.numbers(pick) for pick in picks])
+        if len(set(numbers.tolist())) == len(numbers):
+            (shape,) = shapes
+            dim = axes.pick((base,), numbers)
+            kept = {p: by for p, by in pooled.items() if p not in picks}
+            return [(*shape[:along], dim, *shape[along + 1 :])], kept
+    return shapes, pooled
 
 
 def settled(axes: Axes, laid: Laid) -> Laid:
@@ -462,6 +512,21 @@ def _concatenate(axes, equation, operands, numbers):
         [atom.shape[along] for atom in equation.inputs],
     )
     return tuple(result)
+
+
+def _stack(axes, equation, operands, numbers):
+    del numbers
+    along = equation.params["axis"]
+    known = [shape for shape in operands if shape is not None]
+    result = list(known[0])
+    for other in known[1:]:
+        for i, (a, b) in enumerate(zip(result, other, strict=True)):
+            if axes.find(a) != axes.find(b):
+                if axes.related(a, b):
+                    result[i] = axes.mixed(axes.size(a), (*a, *b), equation)
+                else:
+                    axes.unite(a, b)
+    return (*result[:along], axes.new(len(operands)), *result[along:])
 
 
 def _split(axes, equation, operands):
@@ -759,6 +824,7 @@ _RULES: dict[str, Callable[..., Shape]] = {
     "scatter-sub": _scatter,
     "slice": _slice,
     "squeeze": _squeeze,
+    "stack": _stack,
     "transpose": _transpose,
 }
 _SEVERAL: dict[str, Callable[..., list[Shape]]] = {
