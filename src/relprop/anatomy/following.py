@@ -62,6 +62,7 @@ class Seen:
         keys: what is looked at.
         looking: the axis of the tokens that look.
         looked: of those that are looked at.
+        rows: which of those that are looked at look, where it is some of them.
         chunks: loops that are along the queries.
         columns: the keys that are tokens.
         obstacle: why it cannot be told.
@@ -75,6 +76,7 @@ class Seen:
     keys: Known
     looking: Dim
     looked: Dim
+    rows: tuple[int, ...] | None
     chunks: tuple[int, ...]
     columns: tuple[int, ...] | None
     obstacle: str
@@ -315,6 +317,9 @@ class Reader:
             if dim in queries.at and dim not in seen_at and (whole_again or alone):
                 looking = joined
                 chunks.append(i)
+        rows = self.axes.within(looking, looked)
+        if rows is not None and len(rows) == self.axes.size(looked):
+            rows = None
         turns = len(self._parallel)
         number = self._applied[value, rounds] = len(self.seen)
         self.seen.append(
@@ -327,6 +332,7 @@ class Reader:
                 keys=keys if values is None else _joined([values, keys]),
                 looking=looking,
                 looked=looked,
+                rows=rows,
                 chunks=tuple(chunks),
                 columns=columns,
                 obstacle=obstacle,

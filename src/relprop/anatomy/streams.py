@@ -64,6 +64,8 @@ class Look:
             ``"batch"``, ``"head"``, ``"queries"`` for chunks of those, or ``"window"``, for parts
             of a stream. Loops whose steps are parts of the map come first.
         axes: where the axes of queries and keys are among those of the map; None for one query.
+        rows: which tokens look, where it is some of those that are looked at: a chunk of them, or
+            the class token alone; None if all do.
         columns: the keys that are tokens, where there are others (sinks); None if all are.
         obstacle: why the map cannot be told; empty if it can.
     """
@@ -79,6 +81,7 @@ class Look:
     mixers: tuple[str, ...]
     leading: tuple[tuple[str, int], ...]
     axes: tuple[int | None, int]
+    rows: tuple[int, ...] | None = None
     columns: tuple[int, ...] | None = None
     obstacle: str = ""
 
@@ -153,7 +156,8 @@ class _Naming:
         last = frozenset().union(*(out.looks for out in outputs))
         reached = self._reached(last)
         origins: dict[object, frozenset[Value]] = {}
-        queries = {j: self._key(seen[j].queries, seen[j].looking) for j in reached}
+        looking = {j: seen[j].looking if seen[j].rows is None else seen[j].looked for j in reached}
+        queries = {j: self._key(seen[j].queries, looking[j]) for j in reached}
         keys = {j: self._key(seen[j].keys, seen[j].looked) for j in reached}
         for j in reached:
             for key, known in ((queries[j], seen[j].queries), (keys[j], seen[j].keys)):
@@ -178,6 +182,7 @@ class _Naming:
                 mixers=self._described(by),
                 leading=tuple(self._leading(one)),
                 axes=one.axes,
+                rows=one.rows,
                 columns=one.columns,
                 obstacle=one.obstacle,
             )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -74,8 +73,8 @@ def layers_of(
         n, _, q, k = layer.attention.shape
         key = (look.queries, look.keys, look.before, look.keys_before, (n, q, k))
         numbers.setdefault(key, number)
-        together.setdefault(key, []).append(layer)
-    return {numbers[key]: _stacked(heads) for key, heads in together.items()}
+        _put(together.setdefault(key, []), layer)
+    return {numbers[key]: _beside(heads) for key, heads in together.items()}
 
 
 def chosen(
@@ -118,20 +117,35 @@ def _name(look: Look) -> str:
     return f"attention {look.map:03d}"
 
 
-def _stacked(layers: Sequence[Layer]) -> Layer:
+def _put(layers: list[Layer], layer: Layer) -> None:
+    """Adds heads, or rows of those that are there already, where queries came in chunks."""
+    rows = layer.look.rows
+    for i, there in enumerate(layers):
+        others = there.look.rows
+        alike = there.attention.shape == layer.attention.shape
+        if alike and rows is not None and others is not None and not {*rows} & {*others}:
+            look = dataclasses.replace(there.look, rows=(*others, *rows))
+            layers[i] = _combined((there, layer), look, jnp.add)
+            return
+    layers.append(layer)
+
+
+def _beside(layers: Sequence[Layer]) -> Layer:
     """Heads that were computed one by one."""
-    if len(layers) == 1:
-        return layers[0]
 
-    def joined(maps: Sequence[Array | None]) -> Any:
-        found = [a for a in maps if a is not None]
-        return jnp.concatenate(found, axis=1) if found else None
+    def joined(*maps: Array) -> Array:
+        return jnp.concatenate(maps, axis=1)
 
+    return layers[0] if len(layers) == 1 else _combined(layers, layers[0].look, joined)
+
+
+def _combined(layers: Sequence[Layer], look: Look, of: Callable[..., Array]) -> Layer:
+    relevance = [layer.relevance for layer in layers if layer.relevance is not None]
     return Layer(
-        layers[0].look,
-        joined([layer.attention for layer in layers]),
-        joined([layer.gradient for layer in layers]),
-        joined([layer.relevance for layer in layers]),
+        look,
+        of(*(layer.attention for layer in layers)),
+        of(*(layer.gradient for layer in layers)),
+        of(*relevance) if relevance else None,
     )
 
 
@@ -152,4 +166,9 @@ def _arranged(array: Array, look: Look) -> Float[Array, "n heads q k"]:
     heads = [i for i in range(len(kinds)) if i not in (*order[0], *order[1])]
     samples, chunks = (math.prod(sizes[i] for i in of) for of in order)
     array = jnp.transpose(array, (*order[0], *heads, *order[1], len(kinds), len(kinds) + 1))
-    return array.reshape(samples, -1, chunks * q, k)
+    array = array.reshape(samples, -1, chunks * q, k)
+    if look.rows is None:
+        return array
+    # Tokens that do not look stay as they are.
+    rows = jnp.asarray(look.rows)
+    return jnp.zeros((*array.shape[:2], k, k), array.dtype).at[:, :, rows].set(array)
