@@ -300,15 +300,15 @@ def through(
     else:
         shapes = [_any(axes, equation, out, operands) for out in equation.outputs]
     pooled = {p: by for a in operands if a is not None for p, by in a.pooled.items()}
-    if equation.name != "reshape" or len(equation.outputs) > 1:
-        there = [shape for shape in shapes if shape is not None]
+    if equation.name in _LOSING:
         for operand in operands:
-            if operand is not None and there:
-                lost = set.intersection(*(_lost(axes, operand.shape, shape) for shape in there))
+            if operand is not None:
+                lost = _lost(axes, operand.shape, shapes[0])
                 pooled.update((axis, equation) for axis in lost)
-    else:
-        of_one = [a for dim in operands[0].shape for a in dim if axes.size((a,)) == 1]  # type: ignore[union-attr]
-        pooled.update((axis, equation) for axis in of_one)
+    elif equation.name == "reshape":
+        dims = operands[0].shape if operands[0] is not None else ()
+        single = [axis for dim in dims for axis in dim if axes.size((axis,)) == 1]
+        pooled.update((axis, equation) for axis in single)
     if equation.name in ("stack", "concatenate"):
         shapes, pooled = _collected(axes, equation, operands, shapes, pooled)
     axes.made(begun, equation)
@@ -834,6 +834,11 @@ _SEVERAL: dict[str, Callable[..., list[Shape]]] = {
     "split": _split,
     "top_k": _largest,
 }
+# What sums over axes, or leaves out all entries but one.
+_LOSING = (
+    "broadcast_in_dim conv_general_dilated dot_general gather reduce_max reduce_min reduce_prod "
+    "reduce_sum squeeze"
+).split()
 # Entry by entry, though relevance is not passed as by a function of entries.
 _ENTRYWISE = (
     "add add_any add_jaxvals sub mul div neg real imag conj complex stop_gradient sign floor ceil "

@@ -7,6 +7,7 @@ was applied to what, and what looked at what.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -252,8 +253,9 @@ class Reader:
         for i, dim in enumerate(map(find, operand.shape)):
             if len(shape) == len(operand.shape):
                 places[i] = i
-            elif dim in shape:
-                places[i] = next(j for j, of in enumerate(shape) if of == dim)
+            else:
+                free = (j for j, of in enumerate(shape) if of == dim and j not in places.values())
+                places.update((i, j) for j in itertools.islice(free, 1))
         if len(shape) == len(operand.shape) and len(set(shape)) == len(shape):
             # Moved, unless something has become of the axes.
             moved = [find(dim) for dim in operand.shape]
@@ -317,7 +319,7 @@ class Reader:
             if dim in queries.at and dim not in seen_at and (whole_again or alone):
                 looking = joined
                 chunks.append(i)
-        rows = self.axes.within(looking, looked)
+        rows = self.axes.within(looking or self._one_of(queries, looked), looked)
         if rows is not None and len(rows) == self.axes.size(looked):
             rows = None
         turns = len(self._parallel)
@@ -339,6 +341,11 @@ class Reader:
             )
         )
         return number
+
+    def _one_of(self, queries: Known, looked: Dim) -> Dim:
+        """Which of the tokens that are looked at a single query was made from."""
+        of = [p for p in queries.pooled if any(self.axes.depends(a, p) for a in looked)]
+        return (of[0],) if len(of) == 1 and self.axes.size((of[0],)) == 1 else ()
 
     def _compared(self, made: _Map, looking: Dim, looked: Dim) -> tuple[Known, Known]:
         """Queries and keys of a map."""

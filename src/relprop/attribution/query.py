@@ -81,13 +81,14 @@ def answered(
         ]
     )
     everywhere = _any([_reached(layer) for layer in last])
-    nothing = ~reads & (~touched | ~seen)
-    nothing = jnp.any(nothing, axis=1) & jnp.any(everywhere, axis=1)
+    silent = ~reads & (~touched | ~seen) & jnp.any(everywhere, axis=1, keepdims=True)
+    nothing = jnp.any(silent, axis=1)
     if _compat.is_traced(nothing):
         return {of: jnp.where(nothing[:, None], jnp.nan, rows) for of, rows in tokens.items()}
     if np.any(nothing):
         sample = int(np.argmax(nothing))
-        raise _not_read(query, np.flatnonzero(np.asarray(everywhere)[sample]).tolist(), length)
+        there = np.flatnonzero(np.asarray(everywhere)[sample]).tolist()
+        raise _not_read(query[np.asarray(silent)[sample]], there, length)
     return dict(tokens)
 
 
