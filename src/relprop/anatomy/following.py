@@ -198,7 +198,13 @@ class Reader:
                 shape = start.shape
         compared = tuple(known[value] for value in block.compared) or (result,)
         self._made[out] = _Map(shape, compared, result.at)
-        return dataclasses.replace(result, shape=shape, pooled={}, maps=frozenset([out]))
+        axes = [axis for dim in shape for axis in dim]
+        pooled = {
+            p: by
+            for p, by in result.pooled.items()
+            if not any(self.axes.depends(axis, p) for axis in axes)
+        }
+        return dataclasses.replace(result, shape=shape, pooled=pooled, maps=frozenset([out]))
 
     def _application(
         self,
@@ -223,8 +229,9 @@ class Reader:
                 looked = made.shape[key]
                 if values is not None and self._is_explained(values.shape[other]):
                     looked = values.shape[other]
-                if query is None and not self._is_explained(looked):
-                    # Every token mixes what is of itself: experts, for example.
+                looking = () if query is None else made.shape[query]
+                if not (self._is_explained(looked) or self._is_explained(looking)):
+                    # Every token mixes what is of itself: experts, or channels.
                     (laid,) = through(self.axes, equation, operands, self.numbers)
                     return dataclasses.replace(_joined(operands).laid(laid), maps=frozenset())
                 shape = product(self.axes, equation, [a and a.shape for a in operands])

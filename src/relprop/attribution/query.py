@@ -72,14 +72,10 @@ def answered(
         raise _not_read(query, places, length)
     reads = _any([_reached(layer) for layer in last])[:, query]
     touched = _any([_reached(layer) for layer in own.values()])[:, query]
+    others = {of: rows[:, query] != 0 for of, rows in joint.items()}
     name = flow.streams[asked].name
-    itself = jnp.zeros((len(query), length), bool).at[np.arange(len(query)), query].set(True)
-    seen = _any(
-        [
-            jnp.any((rows[:, query] != 0) & ~(itself if of == name else False), axis=-1)
-            for of, rows in joint.items()
-        ]
-    )
+    others[name] = others[name].at[:, np.arange(len(query)), query].set(False)
+    seen = _any([jnp.any(rows, axis=-1) for rows in others.values()])
     everywhere = _any([_reached(layer) for layer in last])
     silent = ~reads & (~touched | ~seen) & jnp.any(everywhere, axis=1, keepdims=True)
     nothing = jnp.any(silent, axis=1)
