@@ -74,7 +74,8 @@ def answered(
     touched = _any([_reached(layer) for layer in own.values()])[:, query]
     others = {of: rows[:, query] != 0 for of, rows in joint.items()}
     name = flow.streams[asked].name
-    others[name] = others[name].at[:, np.arange(len(query)), query].set(False)
+    if name in others:
+        others[name] = others[name].at[:, np.arange(len(query)), query].set(False)
     seen = _any([jnp.any(rows, axis=-1) for rows in others.values()])
     everywhere = _any([_reached(layer) for layer in last])
     silent = ~reads & (~touched | ~seen) & jnp.any(everywhere, axis=1, keepdims=True)
