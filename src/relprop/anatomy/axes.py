@@ -153,6 +153,13 @@ class Axes:
                 return self.joined([*axes[:i], self._whole[pair], *axes[i + 2 :]])
         return tuple(axes)
 
+    def told_apart(self, shape: Shape) -> Shape:
+        """With an axis of its own wherever one comes a second time."""
+        result: list[Dim] = []
+        for dim in map(self.find, shape):
+            result.append(self.new(self.size(dim), dim) if dim and dim in result else dim)
+        return tuple(result)
+
     def pick(self, dim: Dim, numbers: np.ndarray) -> Dim:
         """Some entries along a dim, in some order; all of them in theirs are the dim itself."""
         dim = self.find(dim)

@@ -7,7 +7,6 @@ was applied to what, and what looked at what.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,9 +42,17 @@ class Known(Laid):
 
 @dataclasses.dataclass(frozen=True)
 class _Map:
-    """A map of attention before it is applied."""
+    """A map of attention before it is applied.
+
+    Attributes:
+        shape: its axes, no two of which are one, so that it is known where each goes.
+        tokens: the axes of what it was made from.
+        compared: queries and keys.
+        at: what the steps of loops around it are along.
+    """
 
     shape: Shape
+    tokens: Shape
     compared: tuple[Known, ...]
     at: frozenset[Dim]
 
@@ -197,7 +204,8 @@ class Reader:
             if start is not None and step.operation.inputs[0].shape == out.shape:
                 shape = start.shape
         compared = tuple(known[value] for value in block.compared) or (result,)
-        self._made[out] = _Map(shape, compared, result.at)
+        tokens, shape = shape, self.axes.told_apart(shape)
+        self._made[out] = _Map(shape, tokens, compared, result.at)
         axes = [axis for dim in shape for axis in dim]
         pooled = {
             p: by
@@ -226,15 +234,18 @@ class Reader:
                     continue
                 summed, query, key = where
                 other = contracting[1 - side][contracting[side].index(summed)]
-                looked = made.shape[key]
+                looked = made.tokens[key]
                 if values is not None and self._is_explained(values.shape[other]):
                     looked = values.shape[other]
-                looking = () if query is None else made.shape[query]
-                if not (self._is_explained(looked) or self._is_explained(looking)):
+                looking = () if query is None else made.tokens[query]
+                if not (self._is_of_tokens(looked) or self._is_of_tokens(looking)):
                     # Every token mixes what is of itself: experts, or channels.
                     (laid,) = through(self.axes, equation, operands, self.numbers)
                     return dataclasses.replace(_joined(operands).laid(laid), maps=frozenset())
                 shape = product(self.axes, equation, [a and a.shape for a in operands])
+                if query is not None:
+                    own = self.axes.find(made.shape[query])
+                    shape = tuple(looking if self.axes.find(d) == own else d for d in shape)
                 number = self._look(
                     value, made, operand.shape[summed], looked, (query, key), values, rounds
                 )
@@ -251,27 +262,35 @@ class Reader:
     def _is_explained(self, dim: Dim) -> bool:
         return bool(self.axes.ancestry(dim) & self.sources)
 
+    def _is_of_tokens(self, dim: Dim) -> bool:
+        """Whether it is of what is explained, or of constants that have looked at that before."""
+        known = {self.axes.find(of) for one in self.seen for of in (one.looking, one.looked) if of}
+        return self._is_explained(dim) or self.axes.find(dim) in known
+
+    def _is_wide(self, dim: Dim) -> bool:
+        return self.axes.size(dim) > 1
+
+    def _is_of(self, dim: Dim, other: Dim) -> bool:
+        """Whether entries along a dim are of another, all of them or some."""
+        dim, other = self.axes.find(dim), self.axes.find(other)
+        if dim == other or len(dim) != 1 or len(other) != 1:
+            return dim == other
+        return self.axes.base(dim[0]) == self.axes.base(other[0])
+
     def _where(
         self, made: _Map, operand: Known, contracted: Sequence[int], batch: Sequence[int]
     ) -> tuple[int, int | None, int] | None:
         """Which axis a product sums over, and which of the map are queries and keys."""
-        find, shape = self.axes.find, [self.axes.find(dim) for dim in made.shape]
+        shape, wide = made.shape, [i for i, dim in enumerate(operand.shape) if self._is_wide(dim)]
         places: dict[int, int] = {}
-        for i, dim in enumerate(map(find, operand.shape)):
-            if len(shape) == len(operand.shape):
-                places[i] = i
-            else:
-                free = (j for j, of in enumerate(shape) if of == dim and j not in places.values())
-                places.update((i, j) for j in itertools.islice(free, 1))
-        if len(shape) == len(operand.shape) and len(set(shape)) == len(shape):
-            # Moved, unless something has become of the axes.
-            moved = [find(dim) for dim in operand.shape]
-            places.update((i, shape.index(dim)) for i, dim in enumerate(moved) if dim in shape)
-            left = sorted(set(range(len(shape))) - set(places.values()))
-            wrong = [i for i in places if list(places.values()).count(places[i]) > 1]
-            for i in wrong:
-                if moved[i] not in shape and left:
-                    places[i] = left.pop(0)
+        for i in wide:
+            free = (j for j, dim in enumerate(shape) if j not in places.values())
+            found = next((j for j in free if self._is_of(operand.shape[i], shape[j])), None)
+            if found is not None:
+                places[i] = found
+        left = [j for j, dim in enumerate(shape) if self._is_wide(dim) and j not in places.values()]
+        if len(left) + len(places) == len(wide):
+            places.update(zip((i for i in wide if i not in places), left, strict=True))
         # Not the mixing of heads: keys are tokens, or what the last axis of the map is of.
         sums = [
             i
@@ -307,8 +326,8 @@ class Reader:
             return self._applied[value, rounds]
         query, key = axes
         find, whole = self.axes.find, made.shape[key]
-        looking = () if query is None else made.shape[query]
-        queries, keys = self._compared(made, looking, whole)
+        looking = () if query is None else made.tokens[query]
+        queries, keys = self._compared(made, looking, made.tokens[key])
         seen_at = keys.at | (values.at if values is not None else frozenset())
         columns, obstacle = None, ""
         if find(applied) != find(whole) and self.axes.size(applied) != self.axes.size(whole):
@@ -335,7 +354,7 @@ class Reader:
             Seen(
                 map=self._number[value],
                 rounds=rounds,
-                shape=(*self._parallel, *made.shape),
+                shape=(*self._parallel, *made.tokens),
                 axes=(None if query is None else query + turns, key + turns),
                 queries=queries,
                 keys=keys if values is None else _joined([values, keys]),
