@@ -191,7 +191,33 @@ class Reader:
         if applied is not None:
             return [applied]
         both = _joined(operands)
-        return [both.laid(laid) for laid in through(self.axes, equation, operands, self.numbers)]
+        found = through(self.axes, equation, operands, self.numbers)
+        if equation.name == "dot_general" and None in operands:
+            found = [self._by_constants(equation, operands, laid) for laid in found]
+        return [both.laid(laid) for laid in found]
+
+    def _by_constants(
+        self, equation: Equation, operands: Sequence[Known | None], laid: Laid
+    ) -> Laid:
+        """A matrix of constants on the axis of tokens makes other tokens of them."""
+        (contracting, batch), known = equation.params["dimension_numbers"], operands[0] is None
+        operand = operands[known]
+        assert operand is not None
+        summed = [operand.shape[i] for i in contracting[known]]
+        tokens = {a for one in self.seen for dim in (one.looking, one.looked) for a in dim}
+        if not summed or not all(dim and self.axes.related(dim, (*tokens,)) for dim in summed):
+            return laid
+        free = len(operand.shape) - len(contracting[known]) - len(batch[known])
+        begin = len(batch[known]) + (0 if known else free)
+        end = len(laid.shape) - (free if known else 0)
+        made = [axis for dim in summed for axis in dim]
+        shape = [
+            self.axes.mixed(self.axes.size(dim), made, equation) if begin <= i < end else dim
+            for i, dim in enumerate(laid.shape)
+        ]
+        if not any(shape[begin:end]):
+            return laid
+        return Laid(tuple(shape), {p: by for p, by in laid.pooled.items() if p not in made})
 
     def _mapped(
         self, out: Value, step: Step | None, result: Known, known: Mapping[Value, Known]
@@ -238,7 +264,9 @@ class Reader:
                 if values is not None and self._is_explained(values.shape[other]):
                     looked = values.shape[other]
                 looking = () if query is None else made.tokens[query]
-                if not (self._is_of_tokens(looked) or self._is_of_tokens(looking)):
+                others = [d for i, d in enumerate(values.shape) if i != other] if values else []
+                between = self._is_of_tokens(looked) or self._is_of_tokens(looking)
+                if not between and any(map(self._is_of_tokens, others)):
                     # Every token mixes what is of itself: experts, or channels.
                     (laid,) = through(self.axes, equation, operands, self.numbers)
                     return dataclasses.replace(_joined(operands).laid(laid), maps=frozenset())
