@@ -298,6 +298,9 @@ class Reader:
     def _is_wide(self, dim: Dim) -> bool:
         return self.axes.size(dim) > 1
 
+    def _is_same(self, dim: Dim, other: Dim) -> bool:
+        return self.axes.find(dim) == self.axes.find(other)
+
     def _is_of(self, dim: Dim, other: Dim) -> bool:
         """Whether entries along a dim are of another, all of them or some."""
         dim, other = self.axes.find(dim), self.axes.find(other)
@@ -311,14 +314,19 @@ class Reader:
         """Which axis a product sums over, and which of the map are queries and keys."""
         shape, wide = made.shape, [i for i, dim in enumerate(operand.shape) if self._is_wide(dim)]
         places: dict[int, int] = {}
-        for i in wide:
-            free = (j for j, dim in enumerate(shape) if j not in places.values())
-            found = next((j for j in free if self._is_of(operand.shape[i], shape[j])), None)
-            if found is not None:
-                places[i] = found
+        for same in (self._is_same, self._is_of):
+            for i in (i for i in wide if i not in places):
+                free = [j for j, dim in enumerate(shape) if self._is_wide(dim)]
+                free = [j for j in free if j not in places.values()]
+                found = next((j for j in free if same(operand.shape[i], shape[j])), None)
+                places.update({} if found is None else {i: found})
         left = [j for j, dim in enumerate(shape) if self._is_wide(dim) and j not in places.values()]
         if len(left) + len(places) == len(wide):
             places.update(zip((i for i in wide if i not in places), left, strict=True))
+        narrow = [i for i in range(len(operand.shape)) if i not in wide]
+        ones = [j for j, dim in enumerate(shape) if not self._is_wide(dim)]
+        if len(narrow) == len(ones):
+            places.update(zip(narrow, ones, strict=True))
         # Not the mixing of heads: keys are tokens, or what the last axis of the map is of.
         sums = [
             i
