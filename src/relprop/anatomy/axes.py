@@ -502,6 +502,17 @@ def _broadcast(axes, equation, operands, numbers):
     )
 
 
+def _tile(axes, equation, operands, numbers):
+    """Copies after one another; of a single entry it is as a broadcast."""
+    del numbers
+    (out,) = equation.outputs
+    whole = ((),) * (len(out.shape) - len(operands[0])) + tuple(operands[0])
+    return tuple(
+        dim if axes.size(dim) == n else axes.mixed(n, dim, equation) if dim else axes.new(n)
+        for dim, n in zip(whole, out.shape, strict=True)
+    )
+
+
 def _concatenate(axes, equation, operands, numbers):
     del numbers
     along = equation.params["dimension"]
@@ -832,6 +843,7 @@ _RULES: dict[str, Callable[..., Shape]] = {
     "slice": _slice,
     "squeeze": _squeeze,
     "stack": _stack,
+    "tile": _tile,
     "transpose": _transpose,
 }
 _SEVERAL: dict[str, Callable[..., list[Shape]]] = {
