@@ -3,7 +3,9 @@
 Tokens stay what they are through layers, norms and residual additions: their axis is the same one
 (`Axes`). A map of attention has two axes, of those that look and of those that are looked at; where
 the two are not the same, that is cross-attention between two streams. What mixes values by a map
-belongs to the stream of the queries, with all that was done to those before.
+belongs to the stream of the queries, with all that was done to those before. Whatever else mixes
+tokens (convolutions, recurrences, shifts, means that are added) makes other tokens of them, and is
+told of (`Look.mixers`, `TokenFlow.mixers`).
 """
 
 from __future__ import annotations
@@ -12,12 +14,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from relprop import _compat
 from relprop._core.graph import Equation, Value
-from relprop._core.plan import Plan, Step
-from relprop.anatomy.attention import all_attention
-from relprop.anatomy.axes import Axes, Dim, Shape, through
+from relprop._core.plan import Plan
+from relprop.anatomy.axes import Dim
 from relprop.anatomy.blocks import Attention
+from relprop.anatomy.following import Known, Reader, Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Look:
     Attributes:
         block: the attention.
         map: its number, in the order of `relprop.places.AttentionMaps`.
-        rounds: the steps of the loops around it.
+        rounds: the steps of the loops around it; None for a loop whose steps are parts of one map,
+            such as heads or chunks of the queries.
         queries: number of the stream that looks.
         keys: number of the stream that is looked at.
         before: numbers of the looks that made the queries what they are; not those that made what
@@ -57,19 +59,31 @@ class Look:
         keys_before: the same of the keys.
         mixed: those of them that were of other streams: tokens were joined, taken apart or
             averaged in between.
-        leading: what the axes of the map before the last two are of, and their sizes:
-            ``"batch"``, ``"head"``, or ``"window"``, for parts of a stream.
+        mixers: what did that, in words.
+        leading: what the axes of the map beside those of queries and keys are of, and their sizes:
+            ``"batch"``, ``"head"``, ``"queries"`` for chunks of those, or ``"window"``, for parts
+            of a stream. Loops whose steps are parts of the map come first.
+        axes: where the axes of queries and keys are among those of the map; None for one query.
+        rows: which tokens look, where it is some of those that are looked at: a chunk of them, or
+            the class token alone; None if all do.
+        columns: the keys that are tokens, where there are others (sinks); None if all are.
+        obstacle: why the map cannot be told; empty if it can.
     """
 
     block: Attention = dataclasses.field(repr=False)
     map: int
-    rounds: tuple[int, ...]
+    rounds: tuple[int | None, ...]
     queries: int
     keys: int
     before: frozenset[int]
     keys_before: frozenset[int]
     mixed: frozenset[int]
+    mixers: tuple[str, ...]
     leading: tuple[tuple[str, int], ...]
+    axes: tuple[int | None, int]
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, ...] | None = None
+    obstacle: str = ""
 
     @property
     def crosses(self) -> bool:
@@ -94,36 +108,21 @@ class TokenFlow:
         looks: number -> application of attention; those that do not reach the outputs are left
             out.
         last: the looks that the tokens were made by which the outputs are read from.
+        mixers: what mixes tokens outside of all attention, before the first or after the last, so
+            that a token is not what it is called after: in words.
+        positions: stream -> the tokens that the outputs are read from, as far as that is known.
     """
 
     streams: tuple[Stream, ...] = ()
     looks: Mapping[int, Look] = dataclasses.field(default_factory=dict)
     last: frozenset[int] = frozenset()
+    mixers: tuple[str, ...] = ()
+    positions: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def read(self) -> tuple[int, ...]:
         """The streams that the outputs are read from."""
         return tuple(sorted({self.looks[j].queries for j in self.last}))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """What is known of a value: its axes, the looks that made its tokens, where they come from."""
-
-    shape: Shape
-    looks: frozenset[int] = frozenset()
-    origins: frozenset[Value] = frozenset()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Seen:
-    """A look, before it is known which axes are the same."""
-
-    map: int
-    rounds: tuple[int, ...]
-    shape: Shape
-    queries: _Known
-    keys: _Known
 
 
 def token_flow(plan: Plan, names: Mapping[Value, str]) -> TokenFlow:
@@ -133,134 +132,10 @@ def token_flow(plan: Plan, names: Mapping[Value, str]) -> TokenFlow:
         plan: of the function, as `relprop.anatomy.anatomy_of` makes it.
         names: of the inputs of its graph that are explained.
     """
-    reader = _Reader(plan)
+    reader = Reader(plan)
     known = {value: reader.source(value) for value in plan.graph.inputs if value in plan.active}
-    outputs = reader.read(plan, known, ())
-    last = frozenset().union(*(out.looks for out in outputs if out is not None))
-    return _Naming(reader, known, plan, names).flow(last)
-
-
-class _Reader:
-    """Evaluates a plan with what is known of its values in place of them."""
-
-    def __init__(self, plan: Plan):
-        self.axes = Axes()
-        self.blocks = list(all_attention(plan))
-        self.seen: list[_Seen] = []
-        self._map = {block.value: number for number, block in enumerate(self.blocks)}
-        self._applied = {block.mixed: block.applied for block in self.blocks}
-        self._sources: list[Dim] = []
-
-    def source(self, value: Value) -> _Known:
-        """An explained input."""
-        shape = self.axes.of(value.shape)
-        self._sources.extend(shape)
-        return _Known(shape, origins=frozenset([value]))
-
-    @property
-    def sources(self) -> set[int]:
-        """The axes of the explained inputs."""
-        return {axis for dim in self._sources for axis in self.axes.find(dim)}
-
-    def read(
-        self, plan: Plan, known: dict[Value, _Known], rounds: tuple[int, ...]
-    ) -> list[_Known | None]:
-        """What is known of the outputs, from what is known of the inputs; fills `known`."""
-        nested = {step.operation.last: step for step in plan.steps if step.bodies}
-        for equation in plan.graph.equations:
-            operands = _of(known, equation.inputs)
-            if all(operand is None for operand in operands):
-                continue
-            step = nested.get(equation)
-            found = (
-                self._inside(step, operands, rounds) if step else self._result(equation, operands)
-            )
-            for out, result in zip(equation.outputs, found, strict=True):
-                if result is not None and out.inexact:
-                    known[out] = self._attended(out, result, known, rounds)
-        return _of(known, plan.graph.outputs)
-
-    def _result(self, equation: Equation, operands: Sequence[_Known | None]) -> list[_Known]:
-        shapes = [None if operand is None else operand.shape for operand in operands]
-        both = _joined(operands)
-        results = through(self.axes, equation, shapes)
-        return [dataclasses.replace(both, shape=shape) for shape in results]
-
-    def _attended(
-        self, out: Value, result: _Known, known: Mapping[Value, _Known], rounds: tuple[int, ...]
-    ) -> _Known:
-        """Where attention begins or ends, the tokens are those that look, and no others."""
-        if out in self._map:
-            queries, keys = self._compared(self.blocks[self._map[out]], result, known)
-            number = len(self.seen)
-            self.seen.append(_Seen(self._map[out], rounds, result.shape, queries, keys))
-            result = _Known(result.shape, queries.looks | {number}, queries.origins)
-        applied = self._applied.get(out)
-        if applied is not None:
-            result = dataclasses.replace(known[applied], shape=result.shape)
-        return result
-
-    def _compared(
-        self, block: Attention, result: _Known, known: Mapping[Value, _Known]
-    ) -> tuple[_Known, _Known]:
-        """Queries and keys of a map."""
-        looking = self.axes.find(result.shape[-2])
-        if len(block.compared) == 2:
-            first, second = (known[value] for value in block.compared)
-            dims = [{self.axes.find(dim) for dim in side.shape} for side in (first, second)]
-            swapped = looking and looking in dims[1] and looking not in dims[0]
-            return (second, first) if swapped else (first, second)
-        # Queries that depend on nothing explained have an axis that comes from nowhere.
-        constant = not self.axes.ancestry(looking) & self.sources
-        return (_Known(result.shape) if constant else result), result
-
-    def _inside(
-        self, step: Step, operands: Sequence[_Known | None], rounds: tuple[int, ...]
-    ) -> list[_Known | None]:
-        if step.structure == "scan":
-            return self._loop(step, operands, rounds)
-        branches = []
-        for body in step.bodies:
-            given = operands[len(operands) - len(body.graph.inputs) :]
-            branches.append(self.read(body, _placed(body, given), rounds))
-        return [self._either(found) for found in zip(*branches, strict=True)]
-
-    def _loop(
-        self, step: Step, operands: Sequence[_Known | None], rounds: tuple[int, ...]
-    ) -> list[_Known | None]:
-        """A scan, step by step where there is attention in it."""
-        (body,) = step.bodies
-        params = step.operation.last.params
-        consts, carried = _compat.scan_sizes(params)
-        fixed, carry = list(operands[:consts]), list(operands[consts : consts + carried])
-        stacked = operands[consts + carried :]
-        slices = [a and dataclasses.replace(a, shape=a.shape[1:]) for a in stacked]
-        lengthwise = [a.shape[0] for a in stacked if a is not None and a.shape]
-        along = lengthwise[0] if lengthwise else self.axes.new(params["length"])
-        numbers = range(params["length"])
-        attends = any(value in self._map for value in _values(body))
-        out: list[_Known | None] = [None] * len(body.graph.outputs[carried:])
-        # Without attention a second round is there only for what the first one carries.
-        for i in (reversed(numbers) if params["reverse"] else numbers) if attends else (0, 0):
-            found = self.read(
-                body, _placed(body, [*fixed, *carry, *slices]), (*rounds, i) if attends else rounds
-            )
-            carry = (
-                found[:carried]
-                if attends
-                else [self._either(pair) for pair in zip(carry, found[:carried], strict=True)]
-            )
-            out = [self._either(pair) for pair in zip(out, found[carried:], strict=True)]
-        ends = [a and dataclasses.replace(a, shape=(along, *a.shape)) for a in out]
-        return [*carry, *ends]
-
-    def _either(self, found: Sequence[_Known | None]) -> _Known | None:
-        """What is known of a value that may be one of several."""
-        first, *others = [value for value in found if value is not None] or [None]
-        for other in others:
-            for a, b in zip(first.shape, other.shape, strict=True):  # type: ignore[union-attr]
-                self.axes.unite(a, b)
-        return first and dataclasses.replace(_joined(found), shape=first.shape)
+    outputs = reader.body(plan, known, ())
+    return _Naming(reader, known, plan, names).flow([out for out in outputs if out is not None])
 
 
 class _Naming:
@@ -268,20 +143,22 @@ class _Naming:
 
     def __init__(
         self,
-        reader: _Reader,
-        known: Mapping[Value, _Known],
+        reader: Reader,
+        known: Mapping[Value, Known],
         plan: Plan,
         names: Mapping[Value, str],
     ):
         self.reader, self.known, self.plan, self.names = reader, known, plan, names
         self.axes, self.sources = reader.axes, reader.sources
 
-    def flow(self, last: frozenset[int]) -> TokenFlow:
+    def flow(self, outputs: Sequence[Known]) -> TokenFlow:
         seen = self.reader.seen
+        last = frozenset().union(*(out.looks for out in outputs))
         reached = self._reached(last)
         origins: dict[object, frozenset[Value]] = {}
-        queries = {j: self._key(seen[j].queries, seen[j].shape[-2]) for j in reached}
-        keys = {j: self._key(seen[j].keys, seen[j].shape[-1]) for j in reached}
+        looking = {j: seen[j].looking if seen[j].rows is None else seen[j].looked for j in reached}
+        queries = {j: self._key(seen[j].queries, looking[j]) for j in reached}
+        keys = {j: self._key(seen[j].keys, seen[j].looked) for j in reached}
         for j in reached:
             for key, known in ((queries[j], seen[j].queries), (keys[j], seen[j].keys)):
                 origins[key] = origins.get(key, frozenset()) | known.origins
@@ -289,8 +166,10 @@ class _Naming:
         looks = {}
         for j in reached:
             one = seen[j]
-            mixed = [i for i in one.queries.looks if queries[i] != queries[j]]
-            mixed += [i for i in one.keys.looks if queries[i] != keys[j]]
+            changed = [(i, one.queries, queries[j]) for i in one.queries.looks]
+            changed += [(i, one.keys, keys[j]) for i in one.keys.looks]
+            changed = [(i, known, key) for i, known, key in changed if queries[i] != key]
+            by = [self._mixer(known, key, queries[i]) for i, known, key in changed]
             looks[j] = Look(
                 block=self.reader.blocks[one.map],
                 map=one.map,
@@ -299,13 +178,32 @@ class _Naming:
                 keys=number[keys[j]],
                 before=one.queries.looks,
                 keys_before=one.keys.looks,
-                mixed=frozenset(mixed),
-                leading=tuple(self._leading(one.shape)),
+                mixed=frozenset(i for i, _, _ in changed),
+                mixers=self._described(by),
+                leading=tuple(self._leading(one)),
+                axes=one.axes,
+                rows=one.rows,
+                columns=one.columns,
+                obstacle=one.obstacle,
             )
         batch = {
-            axis for j in reached for dim in seen[j].shape[:-2] for axis in self.axes.find(dim)
+            axis
+            for j in reached
+            for i, dim in enumerate(seen[j].shape)
+            if i not in seen[j].axes
+            for axis in self.axes.find(dim)
         }
-        return TokenFlow(self._streams(origins, batch & self.sources), looks, last)
+        ends = {key for j, key in queries.items() if j in last}
+        by = [e for e in (self._before(j, queries, keys) for j in reached) if e]
+        by += [e for e in (self._after(out, key) for out in outputs for key in ends) if e]
+        places = {number[key]: self._positions(outputs, key) for key in ends}
+        return TokenFlow(
+            self._streams(origins, batch & self.sources),
+            looks,
+            last,
+            self._described(by),
+            {n: found for n, found in places.items() if found is not None},
+        )
 
     def _reached(self, last: frozenset[int]) -> list[int]:
         found: set[int] = set()
@@ -318,15 +216,66 @@ class _Naming:
                 queue += [*one.queries.looks, *one.keys.looks]
         return sorted(found)
 
-    def _key(self, known: _Known, dim: Dim) -> object:
+    def _key(self, known: Known, dim: Dim) -> object:
         """What tells streams apart; a single token has no axis and is told by its origin."""
-        return self.axes.find(dim) or known.origins
+        return known.origins if self.axes.size(dim) == 1 else self.axes.find(dim)
 
-    def _leading(self, shape: Shape) -> Iterator[tuple[str, int]]:
-        tokens = self.axes.ancestry(shape[-1]) | self.axes.ancestry(shape[-2])
-        for axis in (axis for dim in shape[:-2] for axis in self.axes.find(dim)):
-            kind = "window" if self.axes.ancestry((axis,)) & tokens else "head"
-            yield "batch" if axis in self.sources else kind, self.axes.size((axis,))
+    def _described(self, by: Sequence[Equation | None]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.reader.described(e) for e in by if e is not None))
+
+    def _mixer(self, known: Known, after: object, before: object) -> Equation | None:
+        """What made other tokens of those of a look before."""
+        if not isinstance(before, tuple):
+            return None
+        axes = after if isinstance(after, tuple) else ()
+        pooled = [axis for axis in known.pooled if self.axes.related((axis,), before)]
+        found = self.axes.mixer((*axes, *pooled), before)
+        return found or next((known.pooled[axis] for axis in pooled), None)
+
+    def _before(
+        self, j: int, queries: Mapping[int, object], keys: Mapping[int, object]
+    ) -> Equation | None:
+        """What mixes the tokens of an argument, one for one, before anything looks at them."""
+        one = self.reader.seen[j]
+        for known, key in ((one.queries, queries[j]), (one.keys, keys[j])):
+            if not known.looks and isinstance(key, tuple):
+                found = self.axes.mixed_first(key, self.sources)
+                if found is not None:
+                    return found
+        return None
+
+    def _after(self, out: Known, key: object) -> Equation | None:
+        """What mixes the tokens of the last look, one for one, before they are read."""
+        if not isinstance(key, tuple):
+            return None
+        axes = (*out.pooled, *(axis for dim in out.shape for axis in dim))
+        return self.axes.mixed_evenly(axes, key)
+
+    def _positions(self, outputs: Sequence[Known], key: object) -> tuple[int, ...] | None:
+        """The tokens that the outputs are read from, if they are picked by their number."""
+        if not isinstance(key, tuple):
+            return None
+        size, found = self.axes.size(key), set()
+        for out in outputs:
+            for axis in (*out.pooled, *(axis for dim in out.shape for axis in dim)):
+                numbers = self.axes.within((axis,), key)
+                if numbers is not None:
+                    found.update(numbers)
+                elif self.axes.related((axis,), key):
+                    return None
+        return tuple(sorted(found)) if 0 < len(found) < size else None
+
+    def _leading(self, one: Seen) -> Iterator[tuple[str, int]]:
+        tokens = self.axes.ancestry(one.looked) | self.axes.ancestry(one.looking)
+        for i, dim in enumerate(one.shape):
+            if i in one.axes:
+                continue
+            if i in one.chunks:
+                yield "queries", self.axes.size(dim)
+                continue
+            for axis in self.axes.find(dim):
+                kind = "window" if self.axes.ancestry((axis,)) & tokens else "head"
+                yield "batch" if axis in self.sources else kind, self.axes.size((axis,))
 
     def _streams(
         self, origins: Mapping[object, frozenset[Value]], batch: set[int]
@@ -360,26 +309,3 @@ class _Naming:
             if tuple(there) == key or known.origins == key:
                 return value, layout
         return None, ()
-
-
-def _joined(operands: Sequence[_Known | None]) -> _Known:
-    there = [operand for operand in operands if operand is not None]
-    return _Known(
-        (),
-        frozenset().union(*(operand.looks for operand in there)),
-        frozenset().union(*(operand.origins for operand in there)),
-    )
-
-
-def _of(known: Mapping[Value, _Known], atoms) -> list[_Known | None]:
-    return [known.get(atom) for atom in atoms]
-
-
-def _placed(body: Plan, given: Sequence[_Known | None]) -> dict[Value, _Known]:
-    pairs = zip(body.graph.inputs, given, strict=True)
-    return {value: known for value, known in pairs if known is not None}
-
-
-def _values(plan: Plan):
-    for step in plan.walk():
-        yield from step.operation.outputs

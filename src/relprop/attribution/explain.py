@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from relprop import presets
@@ -20,6 +19,7 @@ from relprop.attribution.bimodal import Relevancies
 from relprop.attribution.full import Entries, relevance_of_tokens
 from relprop.attribution.maps import Layer, chosen, layers_of, listed
 from relprop.attribution.methods import FULL, GENERIC, UNIMODAL, methods, methods_by_rules, weighted
+from relprop.attribution.query import answered, positions_of
 from relprop.composites import Composite, composite_of
 from relprop.places import AttentionMaps, Start
 from relprop.rules import Gradient
@@ -54,7 +54,7 @@ def transformer_attribution(
     *,
     method: str = "transformer_attribution",
     rules: Any = None,
-    query: int | str | Sequence[int] = 0,
+    query: int | str | Sequence[int] | None = None,
     stream: str | None = None,
     parameters: str | Sequence[str] = (),
     start_layer: int = 0,
@@ -84,11 +84,12 @@ def transformer_attribution(
             attention alone; ``"attention"``, ``"gradcam"`` and ``"partial_lrp"``, which look at the
             last layer only; ``"full_lrp"``, the relevance of the tokens themselves, for which
             there is no query.
-        rules: rules of the relevance, for `methods_by_rules()`; `relprop.presets.chefer` by
+        rules: rules of the relevance, for `methods_by_rules()` only; `relprop.presets.chefer` by
             default.
         query: the token whose row is taken: that of the class token, or of the position of which
             the score is; several positions, of whose rows the mean is taken, as for the class token
-            and the distillation token of a DeiT; ``"mean"`` for models that average over tokens.
+            and the distillation token of a DeiT; ``"mean"`` for models that average over tokens. By
+            default the first one, 0.
         stream: the stream that the query is one of; by default the one that the score is read from.
         parameters: paths, or globs, of parameters that tokens start from, as the object queries of
             a DETR; the parameters are another argument of f.
@@ -102,13 +103,16 @@ def transformer_attribution(
         A function with the arguments of f. Its result is an array of tokens, ``(t,)``, or
         ``(n, t)`` where the maps are of n > 1 samples. The query itself is one of the tokens. Of
         several streams it is a dict of such arrays, by the names of the arguments (or parameters)
-        that the tokens come from.
+        that the tokens come from. NaN where a query turns out to be none while the function is
+        traced (by `jax.jit` or `jax.vmap`), which is an error otherwise.
 
     Raises:
-        InputError: there is no attention; its maps are of windows; tokens are joined or taken apart
-            between one attention and the next; there are several streams and the method is for
-            one; the score is read from several of them; tokens come from constants; or a layer,
-            head or query is not there.
+        InputError: there is no attention; its maps are of windows, or of chunks of the keys; tokens
+            are joined, taken apart or mixed by anything but attention (a convolution, a recurrence,
+            a shift, a mean that is added), the error says by what; there are several streams and
+            the method is for one; the score is read from several of them, or not from the query;
+            tokens come from constants; a layer, head or query is not there; or an argument is given
+            that the method has no use for.
         UnknownNameError: there is no such method or stream.
         NothingMatchedError: there are no such parameters.
 
@@ -127,6 +131,17 @@ def transformer_attribution(
     """
     if method not in methods():
         raise unknown_name("method", method, methods())
+    if rules is not None and method not in methods_by_rules():
+        raise InputError(
+            f"`rules` are of no use to {method!r}, which goes by attention and gradients. Leave "
+            f"them out, or use one of {', '.join(map(repr, methods_by_rules()))}."
+        )
+    if method == FULL and (query, stream) != (None, None):
+        raise InputError(
+            f"{FULL!r} has no query: it gives the relevance of all tokens. Leave `query` and "
+            "`stream` out."
+        )
+    asking = 0 if query is None else query
     if method == FULL and (start_layer, layers, heads) != (0, None, None):
         raise InputError(f"Layers and heads cannot be chosen for {FULL!r}: it looks at no map.")
     starts = (parameters,) if isinstance(parameters, str) else tuple(parameters)
@@ -149,9 +164,15 @@ def transformer_attribution(
         if method in methods_by_rules():
             by_rules = inside(composite, AttentionMaps())
         plain = inside(_gradient_beside(composite), AttentionMaps())
-        counting = chosen(layers_of(flow, plain, by_rules), start_layer, layers, heads)
-        joint = _joint(method, flow, _asked(flow, stream), counting)
-        tokens = {name: _row(rows, query) for name, rows in joint.items()}
+        every = layers_of(flow, plain, by_rules)
+        counting = chosen(every, start_layer, layers, heads)
+        asked = _asked(flow, stream)
+        joint = _joint(method, flow, asked, counting)
+        length = next(iter(joint.values())).shape[1]
+        asked_for = positions_of(asking, length)
+        tokens = {name: jnp.mean(rows[:, asked_for], axis=1) for name, rows in joint.items()}
+        if asking != "mean":
+            tokens = answered(tokens, joint, flow, asked, every, asked_for)
         found = Attribution(
             _single(tokens),
             _single(joint),
@@ -204,6 +225,16 @@ def _asked(flow: TokenFlow, name: str | None) -> int:
     return first
 
 
+_INSTEAD = (
+    "`relprop.relevance` follows everything: explain the embeddings, and sum the relevance of each."
+)
+
+
+def _mixing(by: Sequence[str]) -> str:
+    lines = "".join(f"  {mixer}\n" for mixer in by)
+    return f"They are mixed by\n{lines}" if by else ""
+
+
 def _check(flow: TokenFlow) -> None:
     """Refuses what the formulas make no sense for."""
     looks = list(flow.looks.values())
@@ -216,16 +247,30 @@ def _check(flow: TokenFlow) -> None:
     if windows:
         raise InputError(
             "There are attention maps of parts of the tokens, such as windows, which say nothing "
-            f"about the others:\n{listed(windows)}\n"
-            f"Methods that look at no maps work all the same: {FULL!r}, and `relprop.relevance`."
+            f"about the others:\n{listed(windows)}\n{_INSTEAD}"
+        )
+    hidden = [look for look in looks if look.obstacle]
+    if hidden:
+        lines = "\n".join(f"  {look}: {look.obstacle}" for look in hidden)
+        raise InputError(
+            f"There is attention of which there is no one map to be had:\n{lines}\n"
+            "No method that looks at maps can be used, 'generic' neither. Write the attention "
+            "without such a loop (softmax(q @ k.T) @ v, with queries in chunks if need be; a "
+            "framework's plain, 'eager' implementation), or: " + _INSTEAD
         )
     mixed = [look for look in looks if look.mixed]
     if mixed:
+        by = sorted({mixer for look in mixed for mixer in look.mixers})
         raise InputError(
             "The tokens of one attention are not those of another: in between they were joined, "
             "taken apart, averaged or moved, so that maps cannot be multiplied, which have to be "
             f"square and of one size within a stream of tokens:\n{listed(looks)}\nIn question is "
-            f"what goes into\n{listed(mixed)}"
+            f"what goes into\n{listed(mixed)}\n{_mixing(by)}{_INSTEAD}"
+        )
+    if flow.mixers:
+        raise InputError(
+            "Tokens are mixed outside of attention, before the first or after the last, so that "
+            f"maps do not tell which of them count:\n{_mixing(flow.mixers)}{_INSTEAD}"
         )
     constant = {n for n, stream in enumerate(flow.streams) if stream.constant}
     within = [look for look in looks if look.queries == look.keys and look.queries in constant]
@@ -247,22 +292,6 @@ def _check_streams(flow: TokenFlow, method: str) -> None:
             f"{between} between them:\n{listed(crossing or list(flow.looks.values()))}\n"
             f"{method!r} gives one map of one stream. Use method={GENERIC!r}, or {FULL!r}."
         )
-
-
-def _row(joint: Float[Array, "n s t"], query: int | str | Sequence[int]) -> Float[Array, "n t"]:
-    length = joint.shape[1]
-    if isinstance(query, str):
-        if query == "mean":
-            return jnp.mean(joint, axis=1)
-        wrong: Sequence[Any] = [query]
-    else:
-        numbers = np.atleast_1d(query).tolist()
-        wrong = [n for n in numbers if type(n) is not int or not -length <= n < length]
-        if numbers and not wrong:
-            return jnp.mean(joint[:, jnp.asarray(numbers)], axis=1)
-    raise InputError(
-        f"query is {query!r}, but there are {length} tokens: give a position, several, or 'mean'."
-    )
 
 
 def _single(named: Mapping[str, Array]) -> Any:

@@ -1,10 +1,10 @@
-"""Attention maps as the formulas want them: one per application, with samples and heads."""
+"""Attention maps as the formulas want them: one per layer, with samples and heads."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,7 +16,7 @@ from relprop.places import Inside
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One application of attention.
+    """One layer of attention: applications that see the same tokens are heads of it.
 
     Attributes:
         look: who looks at whom.
@@ -40,7 +40,7 @@ class Layer:
 def layers_of(
     flow: TokenFlow, plain: Mapping[str, Inside], by_rules: Mapping[str, Inside] | None
 ) -> dict[int, Layer]:
-    """The maps of all applications of attention, in order of evaluation.
+    """The maps of all layers of attention, in order of evaluation, by their first application.
 
     Args:
         flow: the applications.
@@ -59,17 +59,22 @@ def layers_of(
             "The rules take as one operation what has attention in it, so that its map has no "
             "relevance:\n" + listed(hidden)
         )
-    layers = {}
+    together: dict[object, list[Layer]] = {}
+    numbers: dict[object, int] = {}
     for number, look in flow.looks.items():
         inside = plain[_name(look)]
         relevance = None if by_rules is None else by_rules[_name(look)].relevance
-        layers[number] = Layer(
+        layer = Layer(
             look,
             _arranged(inside.value, look),
             _arranged(inside.relevance, look),
             None if relevance is None else _arranged(relevance, look),
         )
-    return layers
+        n, _, q, k = layer.attention.shape
+        key = (look.queries, look.keys, look.before, look.keys_before, (n, q, k))
+        numbers.setdefault(key, number)
+        _put(together.setdefault(key, []), layer)
+    return {numbers[key]: _beside(heads) for key, heads in together.items()}
 
 
 def chosen(
@@ -112,12 +117,58 @@ def _name(look: Look) -> str:
     return f"attention {look.map:03d}"
 
 
+def _put(layers: list[Layer], layer: Layer) -> None:
+    """Adds heads, or rows of those that are there already, where queries came in chunks."""
+    rows = layer.look.rows
+    for i, there in enumerate(layers):
+        others = there.look.rows
+        alike = there.attention.shape == layer.attention.shape
+        if alike and rows is not None and others is not None and not {*rows} & {*others}:
+            look = dataclasses.replace(there.look, rows=(*others, *rows))
+            layers[i] = _combined((there, layer), look, jnp.add)
+            return
+    layers.append(layer)
+
+
+def _beside(layers: Sequence[Layer]) -> Layer:
+    """Heads that were computed one by one."""
+
+    def joined(*maps: Array) -> Array:
+        return jnp.concatenate(maps, axis=1)
+
+    return layers[0] if len(layers) == 1 else _combined(layers, layers[0].look, joined)
+
+
+def _combined(layers: Sequence[Layer], look: Look, of: Callable[..., Array]) -> Layer:
+    relevance = [layer.relevance for layer in layers if layer.relevance is not None]
+    return Layer(
+        look,
+        of(*(layer.attention for layer in layers)),
+        of(*(layer.gradient for layer in layers)),
+        of(*relevance) if relevance else None,
+    )
+
+
 def _arranged(array: Array, look: Look) -> Float[Array, "n heads q k"]:
     """One round of the loops around a map, with an axis for samples and one for heads."""
-    array = array[look.rounds]
-    sizes = [size for _, size in look.leading]
-    array = array.reshape(*sizes, *array.shape[-2:])
-    of_batch = [i for i, (kind, _) in enumerate(look.leading) if kind == "batch"]
-    array = jnp.moveaxis(array, of_batch, range(len(of_batch)))
-    samples = math.prod(sizes[i] for i in of_batch)
-    return array.reshape(samples, -1, *array.shape[-2:])
+    array = array[tuple(slice(None) if i is None else i for i in look.rounds)]
+    query, key = look.axes
+    if query is None:
+        array, query = array[..., None], array.ndim
+    rest = [i for i in range(array.ndim) if i not in (query, key)]
+    array = jnp.transpose(array, (*rest, query, key))
+    if look.columns is not None:
+        array = jnp.take(array, jnp.asarray(look.columns), axis=-1)
+    kinds, sizes = [kind for kind, _ in look.leading], [size for _, size in look.leading]
+    q, k = array.shape[-2:]
+    array = array.reshape(*sizes, q, k)
+    order = [[i for i, kind in enumerate(kinds) if kind == of] for of in ("batch", "queries")]
+    heads = [i for i in range(len(kinds)) if i not in (*order[0], *order[1])]
+    samples, chunks = (math.prod(sizes[i] for i in of) for of in order)
+    array = jnp.transpose(array, (*order[0], *heads, *order[1], len(kinds), len(kinds) + 1))
+    array = array.reshape(samples, -1, chunks * q, k)
+    if look.rows is None:
+        return array
+    # Tokens that do not look stay as they are.
+    rows = jnp.asarray(look.rows)
+    return jnp.zeros((*array.shape[:2], k, k), array.dtype).at[:, :, rows].set(array)

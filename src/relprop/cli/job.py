@@ -165,7 +165,7 @@ class Job:
             argnums=1,
             method=method.name,
             rules=method.rules,
-            query=self.patches.query,
+            query=None if method.name == "full_lrp" else self.patches.query,
         )
         explain = jax.jit(jax.vmap(explain, in_axes=(None, 0, 0)))
         batches = _batches(self.images.pixels, self.targets)
