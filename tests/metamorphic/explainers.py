@@ -1,0 +1,44 @@
+"""What two ways of writing a network must agree under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import relprop
+from relprop import presets
+from relprop.rules import AlphaBeta, Epsilon, Gamma, WSquare, Zero, ZPlus
+
+# The stabilisers are large, so that it shows what they are applied to.
+RULES: dict[str, Any] = {
+    "zero": Zero(),
+    "epsilon": Epsilon(0.1),
+    "gamma": Gamma(0.25, 0.1),
+    "alpha_beta": AlphaBeta(2.0, 1.0),
+    "z_plus": ZPlus(0.1),
+    "w_square": relprop.Composite(name="w_square")
+    .at(structure="layer", position=0, optional=True)
+    .use(WSquare()),
+    "epsilon_plus": presets.epsilon_plus(),
+    "epsilon_plus_flat": presets.epsilon_plus_flat(),
+    "epsilon_gamma_box": presets.epsilon_gamma_box(-3.0, 3.0),
+    "attn_lrp": presets.attn_lrp(),
+    "cp_lrp": presets.cp_lrp(),
+    "relp": presets.relp(),
+    "gamma_vit": presets.gamma_vit(),
+    "chefer": presets.chefer(),
+    "lstm": presets.lstm(epsilon=0.1),
+}
+# Needs attention, and is asked only about pieces that are.
+ATTRIBUTION = "transformer_attribution"
+EXPLAINERS = (*RULES, ATTRIBUTION)
+
+
+def explain(name: str, f: Callable[..., Any], has_aux: bool, x: jax.Array) -> jax.Array:
+    """The relevance of the input under the explainer of a name."""
+    if name == ATTRIBUTION:
+        return relprop.transformer_attribution(lambda x: f(x)[0] if has_aux else f(x))(x)
+    explained = relprop.relevance(f, RULES[name], has_aux=has_aux)(x)
+    return explained[0] if has_aux else explained
