@@ -24,13 +24,20 @@ def own_position(piece: Piece) -> str:
     return places[zlib.crc32(piece.name.encode()) % len(places)]
 
 
-def fixed_sample(pieces: Iterable[Piece] | None = None) -> list[Network]:
-    """Every spelling of every piece, in the position of the piece."""
-    return [
-        Network(piece.name, spelling, (), own_position(piece))
-        for piece in pieces or PIECES.values()
-        for spelling in piece.names[1:]
-    ]
+def fixed_sample(pieces: Iterable[Piece] | None = None, most: int | None = None) -> list[Network]:
+    """The spellings of every piece, in the position of the piece.
+
+    Args:
+        pieces: all by default.
+        most: so many spellings of each piece, the first and others from all over its list.
+    """
+    networks = []
+    for piece in pieces or PIECES.values():
+        names = piece.names[1:]
+        if most is not None and len(names) > most:
+            names = [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+        networks += [Network(piece.name, name, (), own_position(piece)) for name in names]
+    return networks
 
 
 def fits(piece: str, wrapper: str) -> bool:

@@ -36,9 +36,17 @@ ATTRIBUTION = "transformer_attribution"
 EXPLAINERS = (*RULES, ATTRIBUTION)
 
 
-def explain(name: str, f: Callable[..., Any], has_aux: bool, x: jax.Array) -> jax.Array:
-    """The relevance of the input under the explainer of a name."""
+def explain(name: str, f: Callable[..., Any]) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """A function of the input that returns the score and the relevance of the input.
+
+    f returns a pair of the score and what else there is, or None.
+    """
     if name == ATTRIBUTION:
-        return relprop.transformer_attribution(lambda x: f(x)[0] if has_aux else f(x))(x)
-    explained = relprop.relevance(f, RULES[name], has_aux=has_aux)(x)
-    return explained[0] if has_aux else explained
+        attribute = relprop.transformer_attribution(lambda x: f(x)[0])
+        return lambda x: (f(x)[0], attribute(x))
+
+    def explained(x: jax.Array) -> tuple[Any, Any]:
+        (score, _), found = relprop.value_and_relevance(f, RULES[name], has_aux=True)(x)
+        return score, found
+
+    return explained

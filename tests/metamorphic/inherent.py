@@ -31,6 +31,10 @@ class Row:
     explainers: tuple[str, ...]
     reason: str
 
+    @property
+    def id(self) -> str:
+        return f"{self.piece}: {self.spelling}"
+
     def matches(self, network: Network, explainer: str) -> bool:
         """Whether the row is about a network under an explainer."""
         return (

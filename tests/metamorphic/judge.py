@@ -16,6 +16,7 @@ from .explainers import ATTRIBUTION, EXPLAINERS, explain
 from .grammar import PIECES
 from .inherent import DIFFERENCES, REFUSALS, Row
 from .networks import Network
+from .uncompiled import evaluated, has_loops
 
 VALUES, RELEVANCE = 1e-8, 1e-6
 
@@ -81,22 +82,16 @@ class Judge:
             AssertionError: the network has not the value of its reference: not a mistake of
                 relprop but of whoever wrote the spelling.
         """
+        attention = PIECES[network.piece].attention
+        names = [name for name in self.explainers if attention or name != ATTRIBUTION]
         reference = network.reference
         if reference not in self._references:
-            self._references[reference] = (value(reference), {})
-        wanted, outcomes = self._references[reference]
-        got = value(network)
+            self._references[reference] = outcome(reference, names)
+        (wanted, outcomes), (got, found) = self._references[reference], outcome(network, names)
         assert abs(got - wanted) <= VALUES * max(1.0, abs(wanted)), (
             f"{network} has the value {got!r}, not {wanted!r}: it is another function."
         )
-        verdicts = []
-        for name in self.explainers:
-            if name == ATTRIBUTION and not PIECES[network.piece].attention:
-                continue
-            if name not in outcomes:
-                outcomes[name] = outcome(reference, name)
-            verdicts.append(compared(network, name, outcomes[name]))
-        return verdicts
+        return [compared(network, name, found[name], outcomes[name]) for name in names]
 
     def all(self, networks: Iterable[Network]) -> Iterator[Verdict]:
         """The verdicts of all networks."""
@@ -104,29 +99,24 @@ class Judge:
             yield from self(network)
 
 
-def value(network: Network) -> float:
-    """The score."""
+def outcome(network: Network, explainers: Sequence[str]) -> tuple[float, dict[str, Outcome]]:
+    """The score, and under each explainer the relevance or the error in its place."""
     with _quiet():
-        f, has_aux = network.function()
-        out = f(network.x)
-        return float(out[0] if has_aux else out)
+        f, x = network.function(), network.x
+        looping = has_loops(f, x)
+        score, outcomes = float(evaluated(f, x, looping)[0]), {}
+        for name in explainers:
+            try:
+                outcomes[name] = np.asarray(evaluated(explain(name, f), x, looping)[1])
+            except Exception as error:
+                first = next(iter(str(error).strip().splitlines()), "")
+                deliberate = isinstance(error, relprop.RelpropError)
+                outcomes[name] = Refused(type(error).__name__, first, deliberate)
+        return score, outcomes
 
 
-def outcome(network: Network, explainer: str) -> Outcome:
-    """The relevance, or the error in its place."""
-    with _quiet():
-        f, has_aux = network.function()
-        try:
-            return np.asarray(explain(explainer, f, has_aux, network.x))
-        except Exception as error:
-            first = next(iter(str(error).strip().splitlines()), "")
-            deliberate = isinstance(error, relprop.RelpropError)
-            return Refused(type(error).__name__, first, deliberate)
-
-
-def compared(network: Network, explainer: str, wanted: Outcome) -> Verdict:
+def compared(network: Network, explainer: str, got: Outcome, wanted: Outcome) -> Verdict:
     """The verdict about one network under one explainer, given the outcome of its reference."""
-    got = outcome(network, explainer)
     size, refused = 0.0, None
     if isinstance(got, Refused) and isinstance(wanted, Refused):
         alike = got.error == wanted.error and got.deliberate
@@ -153,11 +143,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Double precision, eager and without a word.
-
-    Nothing is compiled as a whole: an explanation is used once, and operations one by one are found
-    in the caches of JAX. With the tracer-leak checker these caches are off.
-    """
+    """Double precision, and not a word; the tracer-leak checker would turn off JAX's caches."""
     with warnings.catch_warnings(), jax.enable_x64(True), jax.check_tracer_leaks(False):
         warnings.simplefilter("ignore")
         yield

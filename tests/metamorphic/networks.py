@@ -71,14 +71,14 @@ class Network:
         order = generator.permutation(T * D) - (T * D - 1) / 2 + 0.3
         return jnp.asarray(order.reshape(T, D) / 8)
 
-    def function(self) -> tuple[Callable[..., Any], bool]:
-        """The score as a function of the input alone, and whether it returns aux beside it."""
+    def function(self) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
+        """A function of the input that returns the score, and beside it what the exposure says."""
         if self.exposure == "parameters as arguments":
-            return lambda x, p=self.parameters: self._score(p, x), False
+            return lambda x: (self._score(self.parameters, x), None)
         score = self._closed_over()
         if self.exposure == "intermediates as aux":
-            return with_intermediates(score, self.x), True
-        return score, False
+            return with_intermediates(score, self.x)
+        return lambda x: (score(x), None)
 
     def _closed_over(self) -> Callable[[jax.Array], jax.Array]:
         # Written outside of the trace, so that what is computed of parameters is a constant.

@@ -191,11 +191,6 @@ def many_heads(wq, wk, wv, wo, bq, bk, bv, bo):
         o = jnp.einsum("hqk,khd->qhd", p, v)
         return x + (jnp.einsum("qhd,hdo->qo", o, wo.reshape(HEADS, size, D)) + bo)
 
-    def of_jax(x):
-        q, k, v = ((x @ w + b).reshape(1, T, HEADS, size)
-                   for w, b in ((wq, bq), (wk, bk), (wv, bv)))  # fmt: skip
-        return x + (jax.nn.dot_product_attention(q, k, v).reshape(T, D) @ wo + bo)
-
     def outputs_summed(x):
         o = maps(heads(x @ wq + bq), heads(x @ wk + bk), heads(x @ wv + bv))
         return x + (jnp.einsum("hqd,hdo->hqo", o, wo.reshape(HEADS, size, D)).sum(0) + bo)
@@ -227,7 +222,6 @@ def many_heads(wq, wk, wv, wo, bq, bk, bv, bo):
         "fused": fused,
         "stacked": stacked,
         "einsums": einsums,
-        "dot_product_attention": of_jax,
         "outputs summed": outputs_summed,
         "scale in weights": scale_in_weights,
         "scaled queries": by(with_scores(lambda q, k: (q * scale) @ k.swapaxes(1, 2))),
