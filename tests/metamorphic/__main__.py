@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--piece", default="*", help="glob: dense, rms_norm, ...")
     parser.add_argument("--spelling", default="*", help="glob")
     parser.add_argument("--preset", default="*", help=f"glob: {', '.join(EXPLAINERS)}")
+    parser.add_argument("--most", type=int, help="so many spellings of each piece")
     parser.add_argument("--limit", type=int, default=100, help="rows to be printed")
     parser.add_argument("--all", action="store_true", help="inherent differences, too")
     options = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> int:
     if options.examples:
         networks = draw(pieces, options.examples, np.random.default_rng(options.seed))
     else:
-        networks = fixed_sample(pieces)
+        networks = fixed_sample(pieces, options.most)
     networks = [n for n in networks if fnmatch.fnmatch(n.spelling, options.spelling)]
 
     judge, verdicts, start = Judge(explainers), [], time.process_time()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 import relprop
 from relprop import presets
 from relprop.rules import AlphaBeta, Epsilon, Gamma, WSquare, Zero, ZPlus
@@ -36,17 +34,17 @@ ATTRIBUTION = "transformer_attribution"
 EXPLAINERS = (*RULES, ATTRIBUTION)
 
 
-def explain(name: str, f: Callable[..., Any]) -> Callable[[jax.Array], tuple[Any, Any]]:
-    """A function of the input that returns the score and the relevance of the input.
+def explain(name: str, f: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """A function of the same arguments that returns the score and the relevance of the first one.
 
     f returns a pair of the score and what else there is, or None.
     """
     if name == ATTRIBUTION:
-        attribute = relprop.transformer_attribution(lambda x: f(x)[0])
-        return lambda x: (f(x)[0], attribute(x))
+        attribute = relprop.transformer_attribution(lambda *args: f(*args)[0])
+        return lambda *args: (f(*args)[0], attribute(*args))
 
-    def explained(x: jax.Array) -> tuple[Any, Any]:
-        (score, _), found = relprop.value_and_relevance(f, RULES[name], has_aux=True)(x)
+    def explained(*args: Any) -> tuple[Any, Any]:
+        (score, _), found = relprop.value_and_relevance(f, RULES[name], has_aux=True)(*args)
         return score, found
 
     return explained

@@ -102,12 +102,12 @@ class Judge:
 def outcome(network: Network, explainers: Sequence[str]) -> tuple[float, dict[str, Outcome]]:
     """The score, and under each explainer the relevance or the error in its place."""
     with _quiet():
-        f, x = network.function(), network.x
-        looping = has_loops(f, x)
-        score, outcomes = float(evaluated(f, x, looping)[0]), {}
+        f, args = network.function(), network.arguments
+        looping = has_loops(f, *args)
+        score, outcomes = float(evaluated(f, args, looping)[0]), {}
         for name in explainers:
             try:
-                outcomes[name] = np.asarray(evaluated(explain(name, f), x, looping)[1])
+                outcomes[name] = np.asarray(evaluated(explain(name, f), args, looping)[1])
             except Exception as error:
                 first = next(iter(str(error).strip().splitlines()), "")
                 deliberate = isinstance(error, relprop.RelpropError)

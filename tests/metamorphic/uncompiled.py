@@ -24,15 +24,15 @@ _BODIES = {
 }  # fmt: skip
 
 
-def evaluated(f: Callable[..., Any], x: jax.Array, looping: bool) -> Any:
+def evaluated(f: Callable[..., Any], args: Sequence[Any], looping: bool) -> Any:
     """What f returns; one operation after the other, and loops by Python if there are any."""
     if not looping:
-        return f(x)
-    jaxpr, shapes = _compat.make_jaxpr(f, x)
-    return jax.tree.unflatten(jax.tree.structure(shapes), _run(jaxpr, [x]))
+        return f(*args)
+    jaxpr, shapes = _compat.make_jaxpr(f, *args)
+    return jax.tree.unflatten(jax.tree.structure(shapes), _run(jaxpr, jax.tree.leaves(args)))
 
 
-def has_loops(f: Callable[..., Any], x: jax.Array) -> bool:
+def has_loops(f: Callable[..., Any], *args: Any) -> bool:
     """Whether there is a loop or a branch in a function, at any depth."""
 
     def inside(jaxpr: Any) -> bool:
@@ -41,7 +41,7 @@ def has_loops(f: Callable[..., Any], x: jax.Array) -> bool:
             for eqn in _compat.open_jaxpr(jaxpr)[0].eqns
         )
 
-    return inside(jax.make_jaxpr(f)(x))
+    return inside(jax.make_jaxpr(f)(*args))
 
 
 def _bodies(params: Any) -> list[Any]:
