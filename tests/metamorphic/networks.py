@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relprop import _compat
-
 from . import spellings as spellings  # fills PIECES
 from .grammar import PIECES, D, T, as_users
 from .positions import DRAWINGS, POSITIONS
+from .rewritten import with_intermediates
 from .wrappers import WRAPPERS
 
 EXPOSURES = ("plain", "parameters as arguments", "intermediates as aux")
@@ -100,24 +99,3 @@ class Network:
             y = POSITIONS[self.position](f, parameters["around"], x)
             weights = np.cos(1.0 + 1.7 * np.arange(y.size)).reshape(y.shape)
             return jnp.sum(y * weights)
-
-
-def with_intermediates(f: Callable[..., jax.Array], *args: Any) -> Callable[..., Any]:
-    """A function that returns every float computed on the way, beside its result."""
-    jaxpr, consts = _compat.open_jaxpr(jax.make_jaxpr(f)(*args))
-
-    def run(*args: Any) -> tuple[jax.Array, list[jax.Array]]:
-        values = dict(zip(jaxpr.constvars, consts, strict=True))
-        values.update(zip(jaxpr.invars, jax.tree.leaves(args), strict=True))
-
-        def read(var: Any) -> Any:
-            return var.val if isinstance(var, _compat.Literal) else values[var]
-
-        seen = []
-        for eqn in jaxpr.eqns:
-            outs = _compat.bind(eqn, [read(var) for var in eqn.invars])
-            values.update(zip(eqn.outvars, outs, strict=True))
-            seen += [out for out in outs if jnp.issubdtype(out.dtype, jnp.inexact)]
-        return read(jaxpr.outvars[0]), seen
-
-    return run
