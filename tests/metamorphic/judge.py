@@ -101,7 +101,7 @@ class Judge:
 
 def outcome(network: Network, explainers: Sequence[str]) -> tuple[float, dict[str, Outcome]]:
     """The score, and under each explainer the relevance or the error in its place."""
-    with _quiet():
+    with quiet():
         f, args = network.function(), network.arguments
         looping = has_loops(f, *args)
         score, outcomes = float(evaluated(f, args, looping)[0]), {}
@@ -142,7 +142,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Double precision, and not a word; the tracer-leak checker would turn off JAX's caches."""
     with warnings.catch_warnings(), jax.enable_x64(True), jax.check_tracer_leaks(False):
         warnings.simplefilter("ignore")
