@@ -45,9 +45,7 @@ def fits(piece: str, wrapper: str) -> bool:
     return PIECES[piece].chains or wrapper != "transposed"
 
 
-def draw(
-    pieces: Sequence[Piece], count: int, generator: np.random.Generator
-) -> list[Network]:
+def draw(pieces: Sequence[Piece], count: int, generator: np.random.Generator) -> list[Network]:
     """Networks with any spelling, wrappers, position, exposure and numbers."""
     networks = []
     for _ in range(count):

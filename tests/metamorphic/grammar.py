@@ -92,23 +92,22 @@ def piece(
         family = module.__name__.rsplit(".", 1)[-1]
         if write.__name__ in PIECES:
             raise ValueError(f"There are two pieces called {write.__name__!r}.")
-        PIECES[write.__name__] = Piece(
-            write.__name__, family, drawings, write, attention, chains
-        )
+        PIECES[write.__name__] = Piece(write.__name__, family, drawings, write, attention, chains)
         return write
 
     return add
 
 
+def each(make: Callable[[Any], Function], ways: Mapping[str, Any]) -> dict[str, Function]:
+    """A spelling for each way of doing one step, under the name of the way."""
+    return {name: make(way) for name, way in ways.items()}
+
+
 def before(prepare: Function, spellings: Mapping[str, Function]) -> dict[str, Function]:
     """Spellings of a function of what another one returns."""
-    return {name: _composed(f, prepare) for name, f in spellings.items()}
+    return each(lambda f: lambda x: f(prepare(x)), spellings)
 
 
 def after(finish: Function, spellings: Mapping[str, Function]) -> dict[str, Function]:
     """Spellings of a function whose result goes on to another one."""
-    return {name: _composed(finish, f) for name, f in spellings.items()}
-
-
-def _composed(outer: Function, inner: Function) -> Function:
-    return lambda x: outer(inner(x))
+    return each(lambda f: lambda x: finish(f(x)), spellings)

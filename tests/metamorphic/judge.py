@@ -159,5 +159,3 @@ def table(verdicts: Iterable[Verdict], limit: int = 40) -> str:
     if len(failing) > limit:
         lines.append(f"... and {len(failing) - limit} more")
     return "\n".join(lines)
-
-

@@ -1,4 +1,4 @@
-"""Any function in another form: its equations replayed one by one, and something done about each."""
+"""Any function in another form: its equations are replayed, and something is done about each."""
 
 from __future__ import annotations
 

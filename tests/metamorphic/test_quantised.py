@@ -23,7 +23,12 @@ def _numbers(*shape, seed):
     return 0.5 * np.random.default_rng(seed).standard_normal(shape)
 
 
-W, B, V, X = _numbers(D, D, seed=1), _numbers(D, seed=2), _numbers(D, seed=3), _numbers(T, D, seed=4)
+W, B, V, X = (
+    _numbers(D, D, seed=1),
+    _numbers(D, seed=2),
+    _numbers(D, seed=3),
+    _numbers(T, D, seed=4),
+)
 SCALE = np.abs(W).max(0) / 127
 Q = np.round(W / SCALE).astype(np.int8)
 

@@ -30,9 +30,7 @@ def test_wrappers(wrapper, judge):
 
 @pytest.mark.parametrize("exposure", EXPOSURES[1:])
 def test_exposures(exposure, judge):
-    networks = [
-        Network(name, PIECES[name].reference, (), "alone", exposure) for name in WRAPPED
-    ]
+    networks = [Network(name, PIECES[name].reference, (), "alone", exposure) for name in WRAPPED]
     verdicts = list(judge.all(networks))
     assert not any(v.fails for v in verdicts), table(verdicts)
 

@@ -18,6 +18,11 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 WRAPPERS: dict[str, Wrapper] = {}
 
 
+def bodies(name: str, *wrappers: str) -> dict[str, Wrapper]:
+    """Some wrappers, for a step that stands in each of them: their names with what is inside."""
+    return {f"{wrapper}({name})": WRAPPERS[wrapper] for wrapper in wrappers}
+
+
 def wrapper(make: Wrapper) -> Wrapper:
     """Adds a wrapper under its own name."""
     WRAPPERS[make.__name__] = make
@@ -63,7 +68,9 @@ def custom_vjp(f):
 
 @wrapper
 def cond(f):
-    return lambda *args: lax.cond(True, f, lambda *args: jax.tree.map(jnp.zeros_like, f(*args)), *args)
+    return lambda *args: lax.cond(
+        True, f, lambda *args: jax.tree.map(jnp.zeros_like, f(*args)), *args
+    )
 
 
 @wrapper

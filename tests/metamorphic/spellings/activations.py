@@ -6,8 +6,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.stats import norm
 
-from ..grammar import D, after, before, normal, piece
-from ..wrappers import WRAPPERS
+from ..grammar import D, after, before, each, normal, piece
+from ..wrappers import bodies
 
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "vmap", "map_over_batch")
 
@@ -15,7 +15,7 @@ BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "vmap", "map_
 def _between_layers(w, b, v, spellings):
     """Each of them between two layers, and the reference in every body."""
     reference = next(iter(spellings.values()))
-    spellings = spellings | {f"{name}(.)": WRAPPERS[name](reference) for name in BODIES}
+    spellings = spellings | each(lambda wrap: wrap(reference), bodies("all", *BODIES))
     return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
 
 
@@ -63,9 +63,9 @@ def silu(w, b, v):
         "z*(.5 + .5*tanh(z/2))": lambda z: z * (0.5 + 0.5 * jnp.tanh(0.5 * z)),
         "z*exp/(1 + exp)": lambda z: z * jnp.exp(z) / (1 + jnp.exp(z)),
         "z*exp(-softplus(-z))": lambda z: z * jnp.exp(-jax.nn.softplus(-z)),
-        "stable where": lambda z: z * jnp.where(
-            z >= 0, 1 / (1 + jnp.exp(-jnp.abs(z))), jnp.exp(-jnp.abs(z)) / (1 + jnp.exp(-jnp.abs(z)))
-        ),
+        "stable where": lambda z: (
+            lambda e: z * jnp.where(z >= 0, 1 / (1 + e), e / (1 + e))
+        )(jnp.exp(-jnp.abs(z))),
         "vmap of numbers": jax.vmap(jax.vmap(lambda t: t * sigmoid(t))),
         "flat": lambda z: (lambda y: (y * sigmoid(y)).reshape(z.shape))(z.reshape(-1)),
         "one side flat": lambda z: z * sigmoid(z.reshape(-1)).reshape(z.shape),

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..grammar import HEADS, D, T, normal, piece
-from ..wrappers import WRAPPERS
+from ..grammar import HEADS, D, T, each, normal, piece
+from ..wrappers import WRAPPERS, bodies
 from .softmax import spellings_of_masked_softmax, spellings_of_softmax
 
 _ONE_HEAD = {name: normal(D, D) for name in ("wq", "wk", "wv", "wo")}
@@ -74,15 +74,15 @@ def mixtures(size):
 
     return {
         "(e @ v)/sum": lambda z, v: (lambda e: e @ v / e.sum(-1, keepdims=True))(exponential(z)),
-        "(e @ v)*(1/sum)": lambda z, v: (
-            lambda e: e @ v * (1 / e.sum(-1, keepdims=True))
-        )(exponential(z)),
-        "(p @ v)/p.sum()": lambda z, v: (
-            lambda p: p @ v / p.sum(-1, keepdims=True)
-        )(jax.nn.softmax(z)),
-        "(e @ v)/(e @ 1)": lambda z, v: (
-            lambda e: (e @ v) / (e @ jnp.ones((size, 1)))
-        )(exponential(z)),
+        "(e @ v)*(1/sum)": lambda z, v: (lambda e: e @ v * (1 / e.sum(-1, keepdims=True)))(
+            exponential(z)
+        ),
+        "(p @ v)/p.sum()": lambda z, v: (lambda p: p @ v / p.sum(-1, keepdims=True))(
+            jax.nn.softmax(z)
+        ),
+        "(e @ v)/(e @ 1)": lambda z, v: (lambda e: (e @ v) / (e @ jnp.ones((size, 1))))(
+            exponential(z)
+        ),
         "a column of ones": ones_column,
         "einsum": lambda z, v: jnp.einsum("qk,kd->qd", jax.nn.softmax(z), v),
         "multiplied and summed": lambda z, v: (jax.nn.softmax(z)[:, :, None] * v[None]).sum(1),
@@ -102,9 +102,11 @@ def mixtures(size):
         "the heaviest of all": lambda z, v: (
             lambda weights, chosen: jnp.einsum("qk,qkd->qd", jax.nn.softmax(weights), v[chosen])
         )(*lax.top_k(z, size)),
-        **{f"{name}(softmax(z) @ v)": WRAPPERS[name](lambda z, v: jax.nn.softmax(z) @ v)
-           for name in BODIES},
-    }  # fmt: skip
+        **each(
+            lambda wrap: wrap(lambda z, v: jax.nn.softmax(z) @ v),
+            bodies("softmax(z) @ v", *BODIES),
+        ),
+    }
 
 
 @piece(attention=True, **_ONE_HEAD)
@@ -118,11 +120,8 @@ def attention(wq, wk, wv, wo):
 
         return f
 
-    spellings = {
-        name: by((lambda s: lambda z, v: s(z) @ v)(s))
-        for name, s in spellings_of_softmax(T).items()
-    }
-    return spellings | {name: by(mix) for name, mix in mixtures(T).items()}
+    maps = each(lambda softmax: by(lambda z, v: softmax(z) @ v), spellings_of_softmax(T))
+    return maps | each(by, mixtures(T))
 
 
 @piece(attention=True, **_ONE_HEAD)
@@ -146,8 +145,10 @@ def causal_attention(wq, wk, wv, wo):
         e = jnp.exp((x @ wq) @ (x @ wk).T / np.sqrt(D)) * mask
         return x + (e @ (x @ wv)) / e.sum(-1, keepdims=True) @ wo
 
-    spellings = {name: by(s) for name, s in spellings_of_masked_softmax(mask).items()}
-    return spellings | {"with a cache": grown, "(e*mask @ v)/sum": delayed}
+    return each(by, spellings_of_masked_softmax(mask)) | {
+        "with a cache": grown,
+        "(e*mask @ v)/sum": delayed,
+    }
 
 
 @piece(
@@ -169,9 +170,9 @@ def many_heads(wq, wk, wv, wo, bq, bk, bv, bo):
         return jax.nn.softmax(q @ k.swapaxes(1, 2) * scale) @ v
 
     def by(attend):
-        return lambda x: x + merged(
-            attend(heads(x @ wq + bq), heads(x @ wk + bk), heads(x @ wv + bv))
-        ) @ wo + bo
+        return lambda x: (
+            x + merged(attend(heads(x @ wq + bq), heads(x @ wk + bk), heads(x @ wv + bv))) @ wo + bo
+        )
 
     def fused(x):
         w, b = jnp.concatenate([wq, wk, wv], 1), jnp.concatenate([bq, bk, bv])
@@ -204,8 +205,8 @@ def many_heads(wq, wk, wv, wo, bq, bk, bv, bo):
         return lambda q, k, v: jax.nn.softmax(scores(q, k)) @ v
 
     return {
-        "heads": lambda x: x + (
-            merged(maps(heads(x @ wq + bq), heads(x @ wk + bk), heads(x @ wv + bv))) @ wo + bo
+        "heads": lambda x: (
+            x + (merged(maps(heads(x @ wq + bq), heads(x @ wk + bk), heads(x @ wv + bv))) @ wo + bo)
         ),
         "x + o @ wo + bo": by(maps),
         "head by head": by(
@@ -233,9 +234,7 @@ def many_heads(wq, wk, wv, wo, bq, bk, bv, bo):
             with_scores(lambda q, k: (q[:, :, None] * k[:, None]).sum(-1) * scale)
         ),
         "keys first": by(
-            lambda q, k, v: (
-                jax.nn.softmax(k @ q.swapaxes(1, 2) * scale, axis=1).swapaxes(1, 2) @ v
-            )
+            lambda q, k, v: jax.nn.softmax(k @ q.swapaxes(1, 2) * scale, axis=1).swapaxes(1, 2) @ v
         ),
         "softmax by hand": by(
             lambda q, k, v: (lambda e: (e / e.sum(-1, keepdims=True)) @ v)(
@@ -288,9 +287,9 @@ def shared_keys(wq, wk, wv, wo):
         ),
         "shared": by(shared),
         "vmap": by(
-            lambda q, k, v: jax.vmap(
-                lambda q: jax.nn.softmax(q @ k.T) @ v, in_axes=1, out_axes=1
-            )(q)
+            lambda q, k, v: jax.vmap(lambda q: jax.nn.softmax(q @ k.T) @ v, in_axes=1, out_axes=1)(
+                q
+            )
         ),
     }
 
@@ -322,9 +321,7 @@ def rotary_attention(angles, wq, wk, wv, wo):
         return f
 
     return {
-        "rotate_half": by(
-            lambda z: z * c2 + jnp.concatenate([-z[:, half:], z[:, :half]], -1) * s2
-        ),
+        "rotate_half": by(lambda z: z * c2 + jnp.concatenate([-z[:, half:], z[:, :half]], -1) * s2),
         "halves": by(halves),
         "stacked": by(stacked),
         "rolled": by(lambda z: z * c2 + jnp.roll(z, half, -1) * signed),

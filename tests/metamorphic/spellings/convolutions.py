@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import D, T, normal, piece, positive
-from ..wrappers import WRAPPERS
+from ..grammar import D, T, each, normal, piece, positive
+from ..wrappers import bodies
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 NCHW = ("NCHW", "OIHW", "NCHW")
@@ -34,9 +34,7 @@ def _layouts(k, b, image):
         return (out + b[None, :, None, None]).transpose(0, 2, 3, 1)
 
     def hwcn(x):
-        out = _convolve(
-            image(x).transpose(1, 2, 3, 0), k, "SAME", ("HWCN", "HWIO", "HWCN")
-        )
+        out = _convolve(image(x).transpose(1, 2, 3, 0), k, "SAME", ("HWCN", "HWIO", "HWCN"))
         return out.transpose(3, 0, 1, 2) + b
 
     def explicit(pad):
@@ -64,32 +62,41 @@ def _layouts(k, b, image):
             lambda z: lax.pad(z, 0.0, ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
         ),
         "zeros, at[].set": explicit(
-            lambda z: jnp.zeros((1, z.shape[1] + 2, z.shape[2] + 2, z.shape[3]), z.dtype)
-            .at[:, 1:-1, 1:-1]
-            .set(z)
+            lambda z: (
+                jnp.zeros((1, z.shape[1] + 2, z.shape[2] + 2, z.shape[3]), z.dtype)
+                .at[:, 1:-1, 1:-1]
+                .set(z)
+            )
         ),
         "zeros, concatenated": explicit(
-            lambda z: (lambda y: jnp.concatenate(
-                [jnp.zeros_like(y[:, :1]), y, jnp.zeros_like(y[:, :1])], 1)
+            lambda z: (
+                lambda y: jnp.concatenate(
+                    [jnp.zeros_like(y[:, :1]), y, jnp.zeros_like(y[:, :1])], 1
+                )
             )(jnp.concatenate([jnp.zeros_like(z[:, :, :1]), z, jnp.zeros_like(z[:, :, :1])], 2))
         ),
-        "vmap over images": lambda x: jax.vmap(
-            lambda z: _convolve(z[None], k, "SAME")[0] + b
-        )(image(x)),
+        "vmap over images": lambda x: jax.vmap(lambda z: _convolve(z[None], k, "SAME")[0] + b)(
+            image(x)
+        ),
         "map over images": lambda x: lax.map(
             lambda z: _convolve(z[None], k, "SAME")[0] + b, image(x)
         ),
-        "kernel flipped twice": lambda x: _convolve(image(x), jnp.flip(jnp.flip(k, 0), 0), "SAME")
-        + b,
+        "kernel flipped twice": lambda x: (
+            _convolve(image(x), jnp.flip(jnp.flip(k, 0), 0), "SAME") + b
+        ),
         "image transposed": lambda x: (
             _convolve(image(x).swapaxes(1, 2), k.swapaxes(0, 1), "SAME").swapaxes(1, 2) + b
         ),
         "one group": lambda x: _convolve(image(x), k, "SAME", groups=1) + b,
-        "outputs apart": lambda x: jnp.concatenate(
-            [_convolve(image(x), k[..., :2], "SAME"), _convolve(image(x), k[..., 2:], "SAME")], -1
-        ) + b,
-        **{f"{name}(conv) + b": inside(WRAPPERS[name]) for name in BODIES},
-    }  # fmt: skip
+        "outputs apart": lambda x: (
+            jnp.concatenate(
+                [_convolve(image(x), k[..., :2], "SAME"), _convolve(image(x), k[..., 2:], "SAME")],
+                -1,
+            )
+            + b
+        ),
+        **each(inside, bodies("convolution", *BODIES)),
+    }
 
 
 @piece(chains=False, k=normal(3, 3, 3, 4), b=normal(4))
@@ -116,13 +123,9 @@ def two_convolutions(k, l, b):  # noqa: E741
         return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     return {
-        "NHWC": lambda x: _convolve(
-            jax.nn.relu(_convolve(image(x), k, "SAME") + b), l, "SAME"
-        ),
+        "NHWC": lambda x: _convolve(jax.nn.relu(_convolve(image(x), k, "SAME") + b), l, "SAME"),
         "NCHW": nchw,
-        "padded": lambda x: _convolve(
-            padded(jax.nn.relu(_convolve(padded(image(x)), k) + b)), l
-        ),
+        "padded": lambda x: _convolve(padded(jax.nn.relu(_convolve(padded(image(x)), k) + b)), l),
         "checkpoint": lambda x: _convolve(
             jax.checkpoint(lambda z: jax.nn.relu(_convolve(z, k, "SAME") + b))(image(x)), l, "SAME"
         ),
@@ -223,8 +226,6 @@ def convolution_and_batch_norm(k, b, m, v, g, c):
             _convolve(image(x), k * scale, "SAME") + ((b - m) * scale + c)
         ),
         "NCHW": nchw,
-        "flattened": behind(
-            lambda h: ((h.reshape(-1, 4) - m) * scale + c).reshape(h.shape)
-        ),
+        "flattened": behind(lambda h: ((h.reshape(-1, 4) - m) * scale + c).reshape(h.shape)),
         "checkpoint": behind(jax.checkpoint(lambda h: (h - m) * scale + c)),
     }

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import D, T, normal, piece
-from ..wrappers import WRAPPERS
+from ..grammar import D, T, each, normal, piece
+from ..wrappers import WRAPPERS, bodies
 
 sigmoid = jax.nn.sigmoid
 _TWO_LAYERS = {"w": normal(D, D), "b": normal(D), "u": normal(D, D), "c": normal(D),
@@ -29,9 +29,11 @@ SIGMOIDS = {
         a >= 0, 1 / (1 + jnp.exp(-jnp.abs(a))), jnp.exp(-jnp.abs(a)) / (1 + jnp.exp(-jnp.abs(a)))
     ),
     "softmax of two": lambda a: jax.nn.softmax(jnp.stack([a, jnp.zeros_like(a)]), axis=0)[0],
-    **{f"{name}(sigmoid)": WRAPPERS[name](sigmoid)
-       for name in ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")},
-}  # fmt: skip
+    **each(
+        lambda wrap: wrap(sigmoid),
+        bodies("sigmoid", "jit", "checkpoint", "custom_jvp", "custom_vjp", "cond"),
+    ),
+}
 
 PRODUCTS = {
     "g*c": lambda g, c: g * c,
@@ -57,20 +59,15 @@ PRODUCTS = {
 
 
 def _all(gates, products, signal):
-    """The first gate by every product, every gate by the first product."""
+    """Every gate by the first product, and the first gate by every product."""
     gate, times = next(iter(gates.values())), next(iter(products.values()))
-    spellings = {}
-    for name, g in gates.items():
-        spellings[f"{name}, signal"] = (lambda g: lambda a, c: times(g(a), signal(c)))(g)
-    for name, by in products.items():
-        spellings.setdefault(name, (lambda by: lambda a, c: by(gate(a), signal(c)))(by))
-    return spellings
+    return each(lambda g: lambda a, c: times(g(a), signal(c)), gates) | each(
+        lambda by: lambda a, c: by(gate(a), signal(c)), products
+    )
 
 
 def _between_layers(spellings, w, b, u, c, v):
-    return {
-        name: (lambda f: lambda x: f(x @ w + b, x @ u + c) @ v)(f) for name, f in spellings.items()
-    }
+    return each(lambda f: lambda x: f(x @ w + b, x @ u + c) @ v, spellings)
 
 
 @piece(**_TWO_LAYERS)
@@ -142,19 +139,15 @@ def swiglu(w, u, v):
 @piece(w=normal(D, D), b=normal(D), s=normal(D), v=normal(D, D))
 def gate_of_a_constant(w, b, s, v):
     """As r * b_hn at the first step of a GRU: the signal is a constant, the gate is not."""
-    names = ("g*c", "c*g", "einsum", "vmap", "checkpoint", "cond", "-(g*-c)", "map")
-    spellings = {}
-    for name in names:
-        by = PRODUCTS[name]
-        spellings[name] = (
-            lambda by: lambda x: by(sigmoid(x @ w + b), jnp.broadcast_to(s, (T, D)))
-        )(by)
-    for name, gate in SIGMOIDS.items():
-        spellings[name] = (lambda gate: lambda x: gate(x @ w + b) * s)(gate)
-    spellings["s/(1 + exp(-a))"] = lambda x: s / (1 + jnp.exp(-(x @ w + b)))
-    return {
-        name: (lambda f: lambda x: (jnp.tanh(x) + f(x)) @ v)(f) for name, f in spellings.items()
+    constant = jnp.broadcast_to(s, (T, D))
+    products = {
+        name: PRODUCTS[name]
+        for name in ("g*c", "c*g", "einsum", "vmap", "checkpoint", "cond", "-(g*-c)", "map")
     }
+    spellings = each(lambda by: lambda x: by(sigmoid(x @ w + b), constant), products)
+    spellings |= each(lambda gate: lambda x: gate(x @ w + b) * s, SIGMOIDS)
+    spellings["s/(1 + exp(-a))"] = lambda x: s / (1 + jnp.exp(-(x @ w + b)))
+    return each(lambda f: lambda x: (jnp.tanh(x) + f(x)) @ v, spellings)
 
 
 @piece(w=normal(D, D), u=normal(D, D), v=normal(D, D))
@@ -208,7 +201,5 @@ def gate_of_a_token(w, u, v):
         "einsum": lambda x: x + jnp.einsum("t,td->d", sigmoid(x @ w), x @ u) @ v,
         "cT @ g": lambda x: x + ((x @ u).T @ sigmoid(x @ w)) @ v,
         "vmap": lambda x: x + jax.vmap(jnp.multiply)(sigmoid(x @ w), x @ u).sum(0) @ v,
-        "ones @ (g*c)": lambda x: (
-            x + (jnp.ones(T) @ (sigmoid(x @ w)[:, None] * (x @ u))) @ v
-        ),
+        "ones @ (g*c)": lambda x: x + (jnp.ones(T) @ (sigmoid(x @ w)[:, None] * (x @ u))) @ v,
     }

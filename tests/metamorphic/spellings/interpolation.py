@@ -21,9 +21,9 @@ def nearest(w):
         "repeat": then(lambda h: jnp.repeat(jnp.repeat(h, 2, 1), 2, 2)),
         "resize": then(lambda h: jax.image.resize(h, (1, 2 * T, 2 * D, 1), "nearest")),
         "broadcast": then(
-            lambda h: jnp.broadcast_to(
-                h[:, :, None, :, None], (1, T, 2, D, 2, 1)
-            ).reshape(1, 2 * T, 2 * D, 1)
+            lambda h: jnp.broadcast_to(h[:, :, None, :, None], (1, T, 2, D, 2, 1)).reshape(
+                1, 2 * T, 2 * D, 1
+            )
         ),
         "gather": then(lambda h: h[:, jnp.arange(2 * T) // 2][:, :, jnp.arange(2 * D) // 2]),
         "one-hot product": then(
@@ -34,9 +34,7 @@ def nearest(w):
                 jax.nn.one_hot(jnp.arange(2 * D) // 2, D),
             )
         ),
-        "kron": then(
-            lambda h: jnp.kron(h[0, :, :, 0], jnp.ones((2, 2)))[None, :, :, None]
-        ),
+        "kron": then(lambda h: jnp.kron(h[0, :, :, 0], jnp.ones((2, 2)))[None, :, :, None]),
     }
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import HEADS, D, T, normal, piece, positive
-from ..wrappers import WRAPPERS
+from ..grammar import HEADS, D, T, each, normal, piece, positive
+from ..wrappers import bodies
 
 # What the product of a layer may be wrapped in while the bias stands outside.
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "switch", "vmap",
@@ -37,9 +37,7 @@ def dense(w, b):
         "x @ w + (b + 0)": lambda x: x @ w + (b + jnp.zeros(D)),
         "zeros + x @ w + b": lambda x: jnp.zeros((T, D)) + x @ w + b,
         "sum([x @ w, b])": lambda x: sum([x @ w, b]),
-        "heads + b": lambda x: (
-            (x @ w).reshape(T, HEADS, -1) + b.reshape(HEADS, -1)
-        ).reshape(T, D),
+        "heads + b": lambda x: ((x @ w).reshape(T, HEADS, -1) + b.reshape(HEADS, -1)).reshape(T, D),
         "heads, transposed + b": lambda x: (
             ((x @ w).reshape(T, HEADS, -1).swapaxes(0, 1) + b.reshape(HEADS, 1, -1))
             .swapaxes(0, 1)
@@ -69,17 +67,9 @@ def dense(w, b):
         "kept by name, + b": lambda x: jax.ad_checkpoint.checkpoint_name(x @ w, "kept") + b,
         "a row of ones": with_ones,
         "stop_gradient(b)": lambda x: x @ w + lax.stop_gradient(b),
-        **{f"{name}(x @ w) + b": _bias_outside(WRAPPERS[name](product), b) for name in BODIES},
-        **{f"{name}(. + b)": _bias_inside(WRAPPERS[name], w, b) for name in BODIES},
+        **each(lambda wrap: lambda x: wrap(product)(x) + b, bodies("product", *BODIES)),
+        **each(lambda wrap: lambda x: wrap(lambda h: h + b)(product(x)), bodies("+ b", *BODIES)),
     }
-
-
-def _bias_outside(product, b):
-    return lambda x: product(x) + b
-
-
-def _bias_inside(wrap, w, b):
-    return lambda x: wrap(lambda h: h + b)(x @ w)
 
 
 @piece(w=normal(D, D), b=normal(D))
@@ -137,9 +127,7 @@ def product(w):
         "vmap": jax.vmap(lambda r: r @ w),
         "vmap over columns": lambda x: jax.vmap(lambda c: x @ c, in_axes=1, out_axes=1)(w),
         "multiplied and summed": lambda x: (x[:, :, None] * w[None]).sum(1),
-        "vmap of vdot": lambda x: jax.vmap(
-            lambda r: jax.vmap(lambda c: jnp.vdot(r, c))(w.T)
-        )(x),
+        "vmap of vdot": lambda x: jax.vmap(lambda r: jax.vmap(lambda c: jnp.vdot(r, c))(w.T))(x),
         "map": lambda x: lax.map(lambda r: r @ w, x),
         "columns apart": lambda x: jnp.concatenate([x @ w[:, :2], x @ w[:, 2:]], 1),
         "out heads": lambda x: jnp.einsum("ti,ihd->thd", x, w.reshape(D, HEADS, -1)).reshape(T, D),
@@ -248,29 +236,21 @@ _STATISTICS = {"m": normal(D), "v": positive(D), "g": positive(D), "c": normal(D
 def batch_norm_behind(w, b, m, v, g, c):
     norms = _batch_norms(m, v, g, c)
     scale = g / jnp.sqrt(v + 1e-5)
-    spellings = {name: _behind(norm, w, b) for name, norm in norms.items()}
+    spellings = each(lambda norm: lambda x: jax.nn.relu(norm(x @ w + b)), norms)
     spellings["merged by hand"] = lambda x: jax.nn.relu(x @ (w * scale) + ((b - m) * scale + c))
     spellings["no bias, m - b"] = lambda x: jax.nn.relu((x @ w - (m - b)) * scale + c)
     return spellings
-
-
-def _behind(norm, w, b):
-    return lambda x: jax.nn.relu(norm(x @ w + b))
 
 
 @piece(w=normal(D, D), b=normal(D), **_STATISTICS)
 def batch_norm_in_front(w, b, m, v, g, c):
     norms = _batch_norms(m, v, g, c)
     scale = g / jnp.sqrt(v + 1e-5)
-    spellings = {name: _in_front(norm, w, b) for name, norm in norms.items()}
+    spellings = each(lambda norm: lambda x: norm(jax.nn.relu(x)) @ w + b, norms)
     spellings["merged by hand"] = lambda x: (
         jax.nn.relu(x) @ (scale[:, None] * w) + ((c - m * scale) @ w + b)
     )
     return spellings
-
-
-def _in_front(norm, w, b):
-    return lambda x: norm(jax.nn.relu(x)) @ w + b
 
 
 @piece(ws=normal(3, D, D), bs=normal(3, D))
@@ -292,7 +272,9 @@ def layers_in_a_row(ws, bs):
         return jax.nn.relu(h)
 
     def bias_next(x):
-        h = lax.scan(lambda h, p: (jax.nn.relu(h + p[1]) @ p[0], None), x @ ws[0], (ws[1:], bs[:-1]))
+        h = lax.scan(
+            lambda h, p: (jax.nn.relu(h + p[1]) @ p[0], None), x @ ws[0], (ws[1:], bs[:-1])
+        )
         return jax.nn.relu(h[0] + bs[-1])
 
     def product_in(wrap):
@@ -303,9 +285,7 @@ def layers_in_a_row(ws, bs):
         "scan": lambda x: lax.scan(step, x, (ws, bs))[0],
         "scan, unroll=3": lambda x: lax.scan(step, x, (ws, bs), unroll=3)[0],
         "scan of checkpoint": lambda x: lax.scan(jax.checkpoint(step), x, (ws, bs))[0],
-        "fori_loop": lambda x: lax.fori_loop(
-            0, 3, lambda i, h: jax.nn.relu(h @ ws[i] + bs[i]), x
-        ),
+        "fori_loop": lambda x: lax.fori_loop(0, 3, lambda i, h: jax.nn.relu(h @ ws[i] + bs[i]), x),
         "a scan, then the last": then_the_last,
         "scan, activated next": activated_next,
         "scan, bias next": bias_next,
@@ -320,9 +300,7 @@ def layers_in_a_row(ws, bs):
         "biases in cond": in_order(
             lambda h, w, b: jax.nn.relu(lax.cond(True, lambda h: h + b, lambda h: h, h @ w))
         ),
-        "products in map": in_order(
-            lambda h, w, b: jax.nn.relu(lax.map(lambda r: r @ w, h) + b)
-        ),
+        "products in map": in_order(lambda h, w, b: jax.nn.relu(lax.map(lambda r: r @ w, h) + b)),
         "a jit per layer": in_order(
             lambda h, w, b: jax.jit(lambda h, w, b: jax.nn.relu(h @ w + b))(h, w, b)
         ),

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..grammar import HEADS, D, T, after, before, normal, piece, positive
-from ..wrappers import WRAPPERS
+from ..grammar import HEADS, D, T, after, before, each, normal, piece, positive
+from ..wrappers import bodies
 
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")
 
@@ -43,19 +43,15 @@ MEANS_OF_SQUARES = {
     "fori_loop": lambda z: (
         lax.fori_loop(0, D, lambda i, a: a + z[:, i] ** 2, jnp.zeros(T))[:, None] / D
     ),
-    "scan": lambda z: (
-        lax.scan(lambda a, c: (a + c * c, None), jnp.zeros(T), z.T)[0][:, None] / D
-    ),
+    "scan": lambda z: lax.scan(lambda a, c: (a + c * c, None), jnp.zeros(T), z.T)[0][:, None] / D,
     "cumsum[-1]": lambda z: jnp.cumsum(z * z, -1)[:, -1:] / D,
     "transposed": lambda z: (z.T * z.T).mean(0)[:, None],
     "two halves": lambda z: (
-        (z[:, :3] ** 2).sum(-1, keepdims=True) + (z[:, 3:] ** 2).sum(-1, keepdims=True)
-    ) / D,
-    **{f"{name}(mean)": (lambda wrap: lambda z: wrap(_mean)(z * z))(WRAPPERS[name])
-       for name in BODIES},
-    **{f"{name}(mean of squares)": (lambda wrap: wrap(lambda z: _mean(z * z)))(WRAPPERS[name])
-       for name in BODIES},
-}  # fmt: skip
+        ((z[:, :3] ** 2).sum(-1, keepdims=True) + (z[:, 3:] ** 2).sum(-1, keepdims=True)) / D
+    ),
+    **each(lambda wrap: lambda z: wrap(_mean)(z * z), bodies("mean", *BODIES)),
+    **each(lambda wrap: wrap(lambda z: _mean(z * z)), bodies("mean of squares", *BODIES)),
+}
 
 # The inverse root, of a value q > 0, and its product with the signal.
 DIVISIONS = {
@@ -72,9 +68,7 @@ DIVISIONS = {
     "z/exp(.5 log q)": lambda z, q: z / jnp.exp(0.5 * jnp.log(q)),
     "z/maximum(sqrt, eps)": lambda z, q: z / jnp.maximum(jnp.sqrt(q), 1e-12),
     "z*rsqrt(maximum(q, 0))": lambda z, q: z * lax.rsqrt(jnp.maximum(q, 0.0)),
-    "where(q > 0)": lambda z, q: (
-        z * jnp.where(q > 0, lax.rsqrt(jnp.where(q > 0, q, 1.0)), 0.0)
-    ),
+    "where(q > 0)": lambda z, q: z * jnp.where(q > 0, lax.rsqrt(jnp.where(q > 0, q, 1.0)), 0.0),
     "z/where(q == 0, 1, sqrt)": lambda z, q: z / jnp.where(q == 0, 1.0, jnp.sqrt(q)),
     "where(q > 0, z/sqrt, 0)": lambda z, q: jnp.where(
         q > 0, z / jnp.sqrt(jnp.where(q > 0, q, 1.0)), 0.0
@@ -82,11 +76,10 @@ DIVISIONS = {
     "broadcast root": lambda z, q: z * jnp.broadcast_to(lax.rsqrt(q), z.shape),
     "einsum": lambda z, q: jnp.einsum("ti,t->ti", z, lax.rsqrt(q)[:, 0]),
     "-(-z)/sqrt": lambda z, q: -(-z / jnp.sqrt(q)),
-    **{f"{name}(rsqrt)": (lambda wrap: lambda z, q: z * wrap(lax.rsqrt)(q))(WRAPPERS[name])
-       for name in BODIES},
+    **each(lambda wrap: lambda z, q: z * wrap(lax.rsqrt)(q), bodies("rsqrt", *BODIES)),
     "checkpoint(z/sqrt)": jax.checkpoint(lambda z, q: z / jnp.sqrt(q)),
     "jit(z*rsqrt)": jax.jit(lambda z, q: z * lax.rsqrt(q)),
-}  # fmt: skip
+}
 
 
 @piece(w=normal(D, D), b=normal(D), g=positive(D), v=normal(D, D))
@@ -94,17 +87,15 @@ def rms_norm(w, b, g, v):
     eps = 1e-6
     square, divide = MEANS_OF_SQUARES["mean(z*z)"], DIVISIONS["z*rsqrt"]
     spellings = {"reference": lambda z: z * lax.rsqrt(_mean(z * z) + eps) * g}
-    for name, of in MEANS_OF_SQUARES.items():
-        spellings[name] = (lambda of: lambda z: divide(z, of(z) + eps) * g)(of)
-    for name, by in DIVISIONS.items():
-        spellings[name] = (lambda by: lambda z: by(z, square(z) + eps) * g)(by)
+    spellings |= each(lambda of: lambda z: divide(z, of(z) + eps) * g, MEANS_OF_SQUARES)
+    spellings |= each(lambda by: lambda z: by(z, square(z) + eps) * g, DIVISIONS)
     spellings |= {
         "g*(.)": lambda z: g * (z * lax.rsqrt(_mean(z * z) + eps)),
         "z*(rsqrt*g)": lambda z: z * (lax.rsqrt(_mean(z * z) + eps) * g),
         "(z*g)*rsqrt": lambda z: (z * g) * lax.rsqrt(_mean(z * z) + eps),
         "1 + (g - 1)": lambda z: z * lax.rsqrt(_mean(z * z) + eps) * (1 + (g - 1)),
-        "sqrt(n)*g/sqrt(sum)": lambda z: z * (np.sqrt(D) * g) / jnp.sqrt(
-            (z * z).sum(-1, keepdims=True) + eps * D
+        "sqrt(n)*g/sqrt(sum)": lambda z: (
+            z * (np.sqrt(D) * g) / jnp.sqrt((z * z).sum(-1, keepdims=True) + eps * D)
         ),
         "vmap": jax.vmap(lambda r: r * lax.rsqrt((r * r).mean() + eps) * g),
         "vmap of r @ r": jax.vmap(lambda r: r / jnp.sqrt(r @ r / D + eps) * g),
@@ -127,8 +118,8 @@ def l2_norm(w, b, v):
         "z/norm": lambda z: z / jnp.linalg.norm(z, axis=-1, keepdims=True),
         "z*rsqrt(sum)": lambda z: z * lax.rsqrt(total(z)),
         "z/(norm/1)": lambda z: z / (jnp.linalg.norm(z, axis=-1, keepdims=True) / 1.0),
-        "z/maximum(norm, 1e-12)": lambda z: z / jnp.maximum(
-            jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12
+        "z/maximum(norm, 1e-12)": lambda z: (
+            z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
         ),
         "z/(norm + 1e-12)": lambda z: z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-12),
         "vmap r/sqrt(r @ r)": jax.vmap(lambda r: r / jnp.sqrt(r @ r)),
@@ -139,9 +130,9 @@ def l2_norm(w, b, v):
         "mean*n": lambda z: z / jnp.sqrt(_mean(z * z) * D),
         "rms/sqrt(n)": lambda z: z / jnp.sqrt(_mean(z * z)) / np.sqrt(D),
         "matmul": lambda z: z * lax.rsqrt((z * z) @ jnp.ones((D, 1))),
-        "checkpoint(norm)": lambda z: z / jax.checkpoint(
-            lambda z: jnp.linalg.norm(z, axis=-1, keepdims=True)
-        )(z),
+        "checkpoint(norm)": lambda z: (
+            z / jax.checkpoint(lambda z: jnp.linalg.norm(z, axis=-1, keepdims=True))(z)
+        ),
         "map": lambda z: lax.map(lambda r: r / jnp.linalg.norm(r), z),
     }
     return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
@@ -176,36 +167,30 @@ def layer_norm(w, b, g, c, v):
     def whole(z):
         return finish(_centred(z) / jnp.sqrt(z.var(-1, keepdims=True) + eps))
 
-    squares = {
-        f"centred {name}": root((lambda of: lambda z: of(_centred(z)))(of))
-        for name, of in MEANS_OF_SQUARES.items()
-    }
-    divisions = {
-        name: (lambda by: lambda z: finish(by(_centred(z), _mean(_centred(z) ** 2) + eps)))(by)
-        for name, by in DIVISIONS.items()
-    }
+    squares = each(lambda of: root(lambda z: of(_centred(z))), MEANS_OF_SQUARES)
+    divisions = each(
+        lambda by: lambda z: finish(by(_centred(z), _mean(_centred(z) ** 2) + eps)), DIVISIONS
+    )
     spellings = {
         "(z - m)/sqrt(var)": whole,
         **squares,
         **divisions,
         "var()": root(lambda z: z.var(-1, keepdims=True)),
         "E[z2] - E[z]2": root(lambda z: _mean(z * z) - _mean(z) ** 2),
-        "maximum(0, E[z2] - E[z]2)": root(
-            lambda z: jnp.maximum(0.0, _mean(z * z) - _mean(z) ** 2)
-        ),
+        "maximum(0, E[z2] - E[z]2)": root(lambda z: jnp.maximum(0.0, _mean(z * z) - _mean(z) ** 2)),
         "|E[z2] - E[z]2|": root(lambda z: jnp.abs(_mean(z * z) - _mean(z) ** 2)),
         "E[zz by einsum] - E[z]2": root(
             lambda z: jnp.einsum("ti,ti->t", z, z)[:, None] / D - jnp.square(_mean(z))
         ),
-        "mean by einsum": lambda z: (
-            lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps))
-        )(z - jnp.einsum("ti->t", z)[:, None] / D),
-        "mean by matmul": lambda z: (
-            lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps))
-        )(z - z @ jnp.full((D, 1), 1 / D)),
-        "centring matrix": lambda z: (
-            lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps))
-        )(z @ (jnp.eye(D) - 1 / D)),
+        "mean by einsum": lambda z: (lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps)))(
+            z - jnp.einsum("ti->t", z)[:, None] / D
+        ),
+        "mean by matmul": lambda z: (lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps)))(
+            z - z @ jnp.full((D, 1), 1 / D)
+        ),
+        "centring matrix": lambda z: (lambda y: finish(y * lax.rsqrt(_mean(y * y) + eps)))(
+            z @ (jnp.eye(D) - 1 / D)
+        ),
         "std**2": root(lambda z: jnp.std(z, axis=-1, keepdims=True) ** 2),
         "ddof": root(lambda z: z.var(-1, keepdims=True, ddof=1) * ((D - 1) / D)),
         "jax.nn.standardize": lambda z: finish(jax.nn.standardize(z, epsilon=eps)),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import D, T, after, before, normal, piece
-from ..wrappers import WRAPPERS
+from ..grammar import D, T, after, before, each, normal, piece
+from ..wrappers import bodies
 
 
 @piece(chains=False, w=normal(D, D), b=normal(D), v=normal(D, D))
@@ -165,7 +165,7 @@ def nothing(w, b, v):
         "h + 0": lambda h: h + 0,
         "h*1": lambda h: h * 1,
         "h/1": lambda h: h / 1.0,
-        "-(-h)": lambda h: -(-h),
+        "-(-h)": lambda h: -1 * (-h),
         "0 - (0 - h)": lambda h: 0.0 - (0.0 - h),
         "h + zeros": lambda h: h + jnp.zeros_like(h),
         "h*ones": lambda h: h * jnp.ones_like(h),
@@ -218,9 +218,11 @@ def nothing(w, b, v):
         ),
         "einsum": lambda h: jnp.einsum("td->td", h),
         "switch": lambda h: lax.switch(1, [lambda h: -h, lambda h: h], h),
-        **{f"{name}(h)": WRAPPERS[name](lambda h: h)
-           for name in ("jit", "checkpoint", "custom_jvp", "cond", "vmap")},
-    }  # fmt: skip
+        **each(
+            lambda wrap: wrap(lambda h: h),
+            bodies("h", "jit", "checkpoint", "custom_jvp", "cond", "vmap"),
+        ),
+    }
     return before(lambda x: jax.nn.relu(x @ w + b), after(lambda h: h @ v, spellings))
 
 
@@ -240,9 +242,7 @@ def guarded(w, v):
             jnp.where(mask, jnp.where(mask, x, jnp.nan), 0.0) @ w
         ),
         "where(mask, x/mask, 0)": lambda x: jnp.where(mask, x / mask, 0.0) @ w,
-        "double where": lambda x: (
-            jnp.where(mask, jnp.where(mask, x, 1.0), 0.0) @ w
-        ),
+        "double where": lambda x: jnp.where(mask, jnp.where(mask, x, 1.0), 0.0) @ w,
     }
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import D, T, normal, piece, positive
-from ..wrappers import WRAPPERS
+from ..grammar import D, T, each, normal, piece, positive
+from ..wrappers import WRAPPERS, bodies
 
 BODIES = ("jit", "checkpoint", "checkpoint_of_jit", "custom_jvp", "custom_vjp", "cond",
           "cond_of_array", "switch", "vmap", "map_over_batch", "scan_of_length_one",
@@ -43,13 +43,12 @@ def length_beside_a_layer(w):
         )(jnp.sum(x**2, -1, keepdims=True)),
         "vmap of rows": lambda x: jax.vmap(_length)(x) + x @ w,
         "map of rows": lambda x: lax.map(_length, x) + x @ w,
-        **{name: (lambda wrap: lambda x: wrap(_length)(x) + x @ w)(WRAPPERS[name])
-           for name in BODIES},
+        **each(lambda wrap: lambda x: wrap(_length)(x) + x @ w, bodies("length", *BODIES)),
         "root outside of checkpoint": lambda x: (
             jnp.sqrt(jax.checkpoint(lambda x: jnp.sum(x**2, -1, keepdims=True))(x)) + x @ w
         ),
         "all in a checkpoint": jax.checkpoint(lambda x: _length(x) + x @ w),
-    }  # fmt: skip
+    }
 
 
 @piece(p=normal(3, D), a=normal(3, D))
@@ -64,12 +63,12 @@ def prototypes(p, a):
         "norm": lambda x: jnp.linalg.norm(x[:, None] - p, axis=-1) @ a,
         "vmap over tokens": lambda x: jax.vmap(distance)(x) @ a,
         "map over tokens": lambda x: lax.map(distance, x) @ a,
-        "map over prototypes": lambda x: lax.map(
-            lambda c: jnp.linalg.norm(x - c, axis=-1), p
-        ).T @ a,
-        "vmap over prototypes": lambda x: jax.vmap(
-            lambda c: jnp.linalg.norm(x - c, axis=-1)
-        )(p).T @ a,
+        "map over prototypes": lambda x: (
+            lax.map(lambda c: jnp.linalg.norm(x - c, axis=-1), p).T @ a
+        ),
+        "vmap over prototypes": lambda x: (
+            jax.vmap(lambda c: jnp.linalg.norm(x - c, axis=-1))(p).T @ a
+        ),
         "checkpoint": lambda x: jax.checkpoint(jax.vmap(distance))(x) @ a,
         "cond": lambda x: lax.cond(True, jax.vmap(distance), lambda x: x @ p.T, x) @ a,
     }
@@ -137,13 +136,11 @@ def weighted_mean(w):
         "a/sum": lambda x: (lambda a: a / a.sum(-1, keepdims=True))(weights(x)) @ w,
         "a*(1/sum)": lambda x: (lambda a: a * (1 / a.sum(-1, keepdims=True)))(weights(x)) @ w,
         "(a @ w)/sum": lambda x: (lambda a: (a @ w) / a.sum(-1, keepdims=True))(weights(x)),
-        "checkpoint": lambda x: jax.checkpoint(
-            lambda a: a / a.sum(-1, keepdims=True)
-        )(weights(x)) @ w,
+        "checkpoint": lambda x: (
+            jax.checkpoint(lambda a: a / a.sum(-1, keepdims=True))(weights(x)) @ w
+        ),
         "computed twice": lambda x: weights(x) / weights(x).sum(-1, keepdims=True) @ w,
-        "einsum": lambda x: (
-            lambda a: a / jnp.einsum("tj->t", a)[:, None]
-        )(weights(x)) @ w,
+        "einsum": lambda x: (lambda a: a / jnp.einsum("tj->t", a)[:, None])(weights(x)) @ w,
     }
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..grammar import D, T, after, before, normal, piece
-from ..wrappers import WRAPPERS
+from ..grammar import D, T, after, before, each, normal, piece
+from ..wrappers import bodies
 
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")
 
@@ -82,13 +82,9 @@ def spellings_of_softmax(size):
         "axis 0": lambda z: jax.nn.softmax(z.T, axis=0).T,
         "nested jits": lambda z: jax.jit(_over_sum)(jax.jit(jnp.exp)(jax.jit(_shifted)(z))),
         "where=": lambda z: jax.nn.softmax(z, where=jnp.ones(z.shape, bool)),
-        **{f"{name}(exp)": _exp_in(WRAPPERS[name]) for name in BODIES},
-        **{f"{name}(sum)": _sum_in(WRAPPERS[name]) for name in BODIES},
+        **each(lambda wrap: lambda z: _over_sum(wrap(jnp.exp)(_shifted(z))), bodies("e", *BODIES)),
+        **each(_sum_in, bodies("sum", *BODIES)),
     }
-
-
-def _exp_in(wrap):
-    return lambda z: _over_sum(wrap(jnp.exp)(_shifted(z)))
 
 
 def _sum_in(wrap):
@@ -171,8 +167,8 @@ def log_softmax(w):
             z - lax.stop_gradient(z.max(-1, keepdims=True))
         ),
         "constant shift": lambda z: (lambda y: y - jnp.log(_sum(jnp.exp(y))))(z - 1.5),
-        "z - m - (log sum)": lambda z: z - (
-            z.max(-1, keepdims=True) + jnp.log(_sum(jnp.exp(_shifted(z))))
+        "z - m - (log sum)": lambda z: (
+            z - (z.max(-1, keepdims=True) + jnp.log(_sum(jnp.exp(_shifted(z)))))
         ),
         "vmap": jax.vmap(jax.nn.log_softmax),
         "checkpoint": jax.checkpoint(jax.nn.log_softmax),
