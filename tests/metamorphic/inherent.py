@@ -53,5 +53,47 @@ def _glob(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
-DIFFERENCES: tuple[Row, ...] = ()
-REFUSALS: tuple[Row, ...] = ()
+# Rules under which a sum of layers shares relevance as one layer of all of their weights would.
+_LINEAR = ("zero", "attn_lrp", "cp_lrp", "relp")
+# All the others: they look at the signs of contributions, at their sizes, or at outputs.
+_SHARP = ("epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
+          "epsilon_plus_flat", "epsilon_gamma_box", "gamma_vit", "chefer", "lstm")  # fmt: skip
+_BY_POSITION = ("w_square", "epsilon_plus_flat")
+_CONVOLUTIONS_APART = ("epsilon_plus", "epsilon_gamma_box", "gamma_vit", "chefer")
+_UNMERGED = ("gamma_vit", "chefer", "lstm")
+_ALL = (*_LINEAR, *_SHARP)
+
+DIFFERENCES: tuple[Row, ...] = (
+    # Layers.
+    Row("product", "rows apart", _SHARP,
+        "a layer split by rows: signs and stabilisers are those of each part"),
+    Row("product", "low rank", _SHARP,
+        "W = U V is two layers, with contributions of either sign between them"),
+    Row("product", "convolution of width 1", _CONVOLUTIONS_APART,
+        "the preset has a rule for convolutions and another one for dense layers"),
+    Row("two_layers_one_bias", "concatenated", _SHARP,
+        "a layer split by rows"),
+    Row("two_layers_one_bias", "x @ w + h @ u + b", _SHARP,
+        "nothing says which of the two layers the bias belongs to"),
+    Row("two_layers_one_bias", "h @ u + (x @ w + b)", _BY_POSITION,
+        "another one of the two is the first in the order of evaluation"),
+    Row("scaled_layer", "(x*s) @ w + b", ("w_square",),
+        "squares of unscaled weights stand beside the square of the bias"),
+    Row("scaled_channels", "(x @ w)*g + b | (x @ w)/(1/g) + b | vmap | (x @ w) @ diag(g) + b",
+        _UNMERGED, "a batch norm behind a layer, which the preset declines to merge"),
+    Row("scaled_channels", "g*(x @ w + b/g) | ((x @ w) + b/g)*g + 0", ("lstm",),
+        "the stabiliser is in units of what the layer returns, before it is scaled"),
+    Row("batch_norm_behind", "merged by hand | no bias, m - b", _UNMERGED,
+        "the preset declines to merge batch norms: the layer is another one"),
+    Row("batch_norm_in_front", "merged by hand", _UNMERGED,
+        "the preset declines to merge batch norms: the layer is another one"),
+    Row("layers_in_a_row", "scan | scan, unroll=3 | scan of checkpoint | scan, product in jit"
+        " | fori_loop | a scan, then the last", _BY_POSITION,
+        "the first layer is in a loop: its rule is that of all rounds"),
+    Row("layers_in_a_row", "scan, bias next", _SHARP,
+        "the bias is added in another round of the loop than the product"),
+)  # fmt: skip
+REFUSALS: tuple[Row, ...] = (
+    Row("product", "linear_call", _ALL,
+        "a function with a transpose of the user's own has no rule, and says so"),
+)  # fmt: skip

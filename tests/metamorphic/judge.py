@@ -73,7 +73,7 @@ class Judge:
 
     def __init__(self, explainers: Sequence[str] = EXPLAINERS):
         self.explainers = tuple(explainers)
-        self._references: dict[Network, tuple[float, dict[str, Outcome]]] = {}
+        self.references: dict[Network, tuple[float, dict[str, Outcome]]] = {}
 
     def __call__(self, network: Network) -> list[Verdict]:
         """A verdict for each explainer.
@@ -85,9 +85,9 @@ class Judge:
         attention = PIECES[network.piece].attention
         names = [name for name in self.explainers if attention or name != ATTRIBUTION]
         reference = network.reference
-        if reference not in self._references:
-            self._references[reference] = outcome(reference, names)
-        (wanted, outcomes), (got, found) = self._references[reference], outcome(network, names)
+        if reference not in self.references:
+            self.references[reference] = outcome(reference, names)
+        (wanted, outcomes), (got, found) = self.references[reference], outcome(network, names)
         assert abs(got - wanted) <= VALUES * max(1.0, abs(wanted)), (
             f"{network} has the value {got!r}, not {wanted!r}: it is another function."
         )
