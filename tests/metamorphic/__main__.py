@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--family", default="*", help="glob: layers, softmax, norms, ...")
     parser.add_argument("--piece", default="*", help="glob: dense, rms_norm, ...")
     parser.add_argument("--spelling", default="*", help="glob")
-    parser.add_argument("--preset", default="*", help=f"glob: {', '.join(EXPLAINERS)}")
+    parser.add_argument("--preset", default="*", help=f"globs: {', '.join(EXPLAINERS)}")
     parser.add_argument("--most", type=int, help="so many spellings of each piece")
     parser.add_argument("--limit", type=int, default=100, help="rows to be printed")
     parser.add_argument("--all", action="store_true", help="inherent differences, too")
@@ -40,7 +40,8 @@ def main() -> int:
         p for p in PIECES.values()
         if fnmatch.fnmatch(p.family, options.family) and fnmatch.fnmatch(p.name, options.piece)
     ]  # fmt: skip
-    explainers = fnmatch.filter(EXPLAINERS, options.preset)
+    globs = options.preset.split(",")
+    explainers = [name for name in EXPLAINERS if any(fnmatch.fnmatch(name, g) for g in globs)]
     if not pieces or not explainers:
         parser.error("nothing has that name.")
     if options.examples:

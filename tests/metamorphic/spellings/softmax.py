@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..grammar import D, T, after, before, each, normal, piece
+from ..grammar import D, T, before, each, normal, piece
 from ..wrappers import bodies
 
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")
@@ -97,8 +97,8 @@ def _sum_in(wrap):
 
 @piece(w=normal(D, D), v=normal(D, D))
 def softmax(w, v):
-    spellings = before(lambda x: x @ w, spellings_of_softmax(D))
-    return after(lambda p: p @ v, spellings)
+    """Beside its input, so that something is left where attention maps are constants."""
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings_of_softmax(D))
 
 
 def _mask():
@@ -147,8 +147,8 @@ def spellings_of_masked_softmax(mask):
 
 @piece(w=normal(D, T), v=normal(T, D))
 def masked_softmax(w, v):
-    spellings = before(lambda x: x @ w, spellings_of_masked_softmax(_mask()))
-    return after(lambda p: p @ v, spellings)
+    spellings = spellings_of_masked_softmax(_mask())
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings)
 
 
 @piece(w=normal(D, D))
