@@ -59,8 +59,18 @@ _LINEAR = ("zero", "attn_lrp", "cp_lrp", "relp")
 _SHARP = ("epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
           "epsilon_plus_flat", "epsilon_gamma_box", "gamma_vit", "chefer", "lstm")  # fmt: skip
 _BY_POSITION = ("w_square", "epsilon_plus_flat")
-_CONVOLUTIONS_APART = ("epsilon_plus", "epsilon_gamma_box", "gamma_vit", "chefer")
+_CONVOLUTIONS_APART = (
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "epsilon_gamma_box",
+    "gamma_vit",
+    "chefer",
+)
 _UNMERGED = ("gamma_vit", "chefer", "lstm")
+# Rules under which both factors of a gate get relevance: all but those of signals.
+_HALVED = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
+           "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit",
+           "chefer")  # fmt: skip
 _ALL = (*_LINEAR, *_SHARP)
 
 DIFFERENCES: tuple[Row, ...] = (
@@ -85,13 +95,47 @@ DIFFERENCES: tuple[Row, ...] = (
         "the stabiliser is in units of what the layer returns, before it is scaled"),
     Row("batch_norm_behind", "merged by hand | no bias, m - b", _UNMERGED,
         "the preset declines to merge batch norms: the layer is another one"),
-    Row("batch_norm_in_front", "merged by hand", _UNMERGED,
+    Row("batch_norm_in_front", "merged by hand", ("gamma_vit", "chefer"),
         "the preset declines to merge batch norms: the layer is another one"),
     Row("layers_in_a_row", "scan | scan, unroll=3 | scan of checkpoint | scan, product in jit"
         " | fori_loop | a scan, then the last", _BY_POSITION,
         "the first layer is in a loop: its rule is that of all rounds"),
     Row("layers_in_a_row", "scan, bias next", _SHARP,
         "the bias is added in another round of the loop than the product"),
+    # Gates.
+    Row("swiglu", "a*(sigmoid(a)*c) | (a*c)*sigmoid(a) | a*c/(1 + exp(-a))", _HALVED,
+        "nested halves: a factor of a product of products gets a half or a quarter"),
+    Row("glu | gated_tanh", "c - c*(1 - g)", _HALVED,
+        "the halves are those of c and of 1 - g, and c is read once more"),
+    Row("glu", "c*exp(a)/(1 + exp(a))", _HALVED,
+        "nested halves: c*exp(a) is a product of its own"),
+    Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
+        "the halves are those of z and of h - n, and n is read once more"),
+    # Convolutions.
+    Row("patches", "convolution | convolution, NCHW", _CONVOLUTIONS_APART,
+        "the preset has a rule for convolutions and another one for dense layers"),
+    Row("convolution_and_batch_norm", "merged by hand", _UNMERGED,
+        "the preset declines to merge batch norms: the layer is another one"),
+    # Sums.
+    Row("sum_of_three", "x + (f + g) | (f + g) + x | (x + g) + f | x - (-f) - (-g)", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries"),
+    Row("sum_of_three | residual_block", "sum of stack", ("chefer",),
+        "the reference has a rule of its own for the sum of two values"),
+    # Recurrences.
+    Row("lstm", "scan, x @ w + h @ u + b", _SHARP,
+        "nothing says which of the two layers the bias belongs to"),
+    Row("lstm", "scan, x @ w + (h @ u + b)", _SHARP,
+        "the bias belongs to the other layer"),
+    Row("lstm", "scan, concatenated", _SHARP,
+        "a layer split by rows"),
+    Row("gru", "scan, n + z*(h - n)", _HALVED,
+        "the halves are those of z and of h - n, and n is read once more"),
+    Row("lstm | gru | simple_recurrence", "scan | scan, unroll=2 | all states, the last"
+        " | scan of checkpoint | fori_loop | in reverse, twice | scan of scans | fused | scan, *"
+        " | sigmoid by *", _BY_POSITION,
+        "the first layer is in a loop: its rule is that of all rounds"),
+    Row("state_space", "(delta*x)*b", _ALL,
+        "nested halves: a factor of a product of products gets a half or a quarter"),
 )  # fmt: skip
 REFUSALS: tuple[Row, ...] = (
     Row("product", "linear_call", _ALL,

@@ -39,9 +39,9 @@ def test_every_row_is_needed(row):
     judge = Judge(row.explainers)
     networks = [n for n in fixed_sample() if row.matches(n, row.explainers[0])]
     assert networks, "the row names no spelling"
-    alone = (dataclasses.replace(n, position="alone") for n in networks)
     needed = set()
-    for network in itertools.chain(networks, alone):
+    for place, network in itertools.product(("alone", "behind_a_layer"), networks):
+        network = dataclasses.replace(network, position=place)
         needed |= {v.explainer for v in judge(network) if not v.equal and v.row == row}
         if needed == set(row.explainers):
             break

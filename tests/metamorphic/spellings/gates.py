@@ -162,9 +162,6 @@ def interpolating_gate(w, u, v):
         "z*h + (1 - z)*n": mixed(lambda z, n, h: z * h + (1 - z) * n),
         "h*z + n*(1 - z)": mixed(lambda z, n, h: h * z + n * (1 - z)),
         "h*z - n*(z - 1)": mixed(lambda z, n, h: h * z - n * (z - 1)),
-        "sigmoid(-a)*n + z*h": lambda x: (
-            (sigmoid(-(x @ w)) * jnp.tanh(x @ u) + sigmoid(x @ w) * x) @ v
-        ),
         "n + z*(h - n)": mixed(lambda z, n, h: n + z * (h - n)),
         "n - z*n + z*h": mixed(lambda z, n, h: n - z * n + z * h),
         "checkpoint": mixed(jax.checkpoint(lambda z, n, h: (1 - z) * n + z * h)),
