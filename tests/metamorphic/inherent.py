@@ -111,6 +111,17 @@ DIFFERENCES: tuple[Row, ...] = (
         "nested halves: c*exp(a) is a product of its own"),
     Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
         "the halves are those of z and of h - n, and n is read once more"),
+    Row("swiglu", "fused, *", _BY_POSITION,
+        "the first layer is both layers in one"),
+    # Attention.
+    Row("many_heads", "fused | stacked", _BY_POSITION,
+        "the first layer is all three layers in one"),
+    Row("many_heads", "scale in weights", ("epsilon", "lstm"),
+        "the stabiliser is in units of what the layer returns, which is scaled here"),
+    Row("rotary_attention", "halves | stacked", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries"),
+    Row("linear_interpolation", "resize | resize, transposed | by a matrix of places",
+        ("chefer",), "the reference has a rule of its own for the sum of two values"),
     # Convolutions.
     Row("patches", "convolution | convolution, NCHW", _CONVOLUTIONS_APART,
         "the preset has a rule for convolutions and another one for dense layers"),
