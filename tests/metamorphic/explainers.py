@@ -9,7 +9,8 @@ import relprop
 from relprop import presets
 from relprop.rules import AlphaBeta, Epsilon, Gamma, WSquare, Zero, ZPlus
 
-# The stabilisers are large, so that it shows what they are applied to.
+# The stabilisers of rules are large, so that it shows what they are applied to; those of presets
+# that stabilise every sum are small, as a sum in two steps is stabilised twice.
 RULES: dict[str, Any] = {
     "zero": Zero(),
     "epsilon": Epsilon(0.1),
@@ -19,9 +20,9 @@ RULES: dict[str, Any] = {
     "w_square": relprop.Composite(name="w_square")
     .at(structure="layer", position=0, optional=True)
     .use(WSquare()),
-    "epsilon_plus": presets.epsilon_plus(),
-    "epsilon_plus_flat": presets.epsilon_plus_flat(),
-    "epsilon_gamma_box": presets.epsilon_gamma_box(-3.0, 3.0),
+    "epsilon_plus": presets.epsilon_plus(1e-12),
+    "epsilon_plus_flat": presets.epsilon_plus_flat(1e-12),
+    "epsilon_gamma_box": presets.epsilon_gamma_box(-3.0, 3.0, 1e-12),
     "attn_lrp": presets.attn_lrp(),
     "cp_lrp": presets.cp_lrp(),
     "relp": presets.relp(),

@@ -56,8 +56,8 @@ def _glob(name: str, pattern: str) -> bool:
 # Rules under which a sum of layers shares relevance as one layer of all of their weights would.
 _LINEAR = ("zero", "attn_lrp", "cp_lrp", "relp")
 # All the others: they look at the signs of contributions, at their sizes, or at outputs.
-_SHARP = ("epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
-          "epsilon_plus_flat", "epsilon_gamma_box", "gamma_vit", "chefer", "lstm")  # fmt: skip
+_SHARP = ("epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus_flat", "gamma_vit",
+          "chefer", "lstm")  # fmt: skip
 _BY_POSITION = ("w_square", "epsilon_plus_flat")
 _CONVOLUTIONS_APART = (
     "epsilon_plus",
@@ -71,7 +71,7 @@ _UNMERGED = ("gamma_vit", "chefer", "lstm")
 _HALVED = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
            "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit",
            "chefer")  # fmt: skip
-_ALL = (*_LINEAR, *_SHARP)
+_ALL = (*_LINEAR, *_SHARP, "epsilon_plus", "epsilon_gamma_box")
 
 DIFFERENCES: tuple[Row, ...] = (
     # Layers.
@@ -130,7 +130,8 @@ DIFFERENCES: tuple[Row, ...] = (
     # Sums.
     Row("sum_of_three", "x + (f + g) | (f + g) + x | (x + g) + f | x - (-f) - (-g)", ("chefer",),
         "the reference scales both shares of each sum to conserve relevance over all entries"),
-    Row("sum_of_three | residual_block", "sum of stack", ("chefer",),
+    Row("sum_of_three | residual_block", "sum of stack | 3*mean | einsum | ones @ stack",
+        ("chefer",),
         "the reference has a rule of its own for the sum of two values"),
     # Recurrences.
     Row("lstm", "scan, x @ w + h @ u + b", _SHARP,
