@@ -102,6 +102,10 @@ DIFFERENCES: tuple[Row, ...] = (
         "the first layer is in a loop: its rule is that of all rounds"),
     Row("layers_in_a_row", "scan, bias next", _SHARP,
         "the bias is added in another round of the loop than the product"),
+    Row("dense | product", "columns of w apart | columns apart", _BY_POSITION,
+        "the first layer is one of the two"),
+    Row("convolution_of_* | depthwise", "outputs apart | channel by channel | bias by channel",
+        _BY_POSITION, "the first layer is one of the two"),
     # Gates.
     Row("swiglu", "a*(sigmoid(a)*c) | (a*c)*sigmoid(a) | a*c/(1 + exp(-a))", _HALVED,
         "nested halves: a factor of a product of products gets a half or a quarter"),
