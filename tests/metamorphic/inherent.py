@@ -1,0 +1,159 @@
+"""Which differences are no mistake, and why.
+
+A row says that some spellings of a piece are another network to their author than the reference
+is, under some rules. `test_sample` fails where a row is not needed: where all the pairs that it
+names are equal under one of its rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .networks import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of difference.
+
+    Attributes:
+        piece: name of the piece, or a glob.
+        spelling: name of the spelling, or a glob; several are separated by a bar.
+        explainers: the rules and presets under which it makes a difference.
+        reason: why the two are not one network there.
+    """
+
+    piece: str
+    spelling: str
+    explainers: tuple[str, ...]
+    reason: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.piece}: {self.spelling}"
+
+    def matches(self, network: Network, explainer: str) -> bool:
+        """Whether the row is about a network under an explainer."""
+        return (
+            explainer in self.explainers
+            and _any(network.piece, self.piece)
+            and _any(network.spelling, self.spelling)
+        )
+
+
+def _any(name: str, patterns: str) -> bool:
+    return any(_glob(name, pattern.strip()) for pattern in patterns.split(" | "))
+
+
+def _glob(name: str, pattern: str) -> bool:
+    # Names hold brackets that mean themselves.
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+# Rules under which a sum of layers shares relevance as one layer of all of their weights would.
+_LINEAR = ("zero", "attn_lrp", "cp_lrp", "relp")
+# All the others: they look at the signs of contributions, at their sizes, or at outputs.
+_SHARP = ("epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus_flat", "gamma_vit",
+          "chefer", "lstm")  # fmt: skip
+_BY_POSITION = ("w_square", "epsilon_plus_flat")
+_CONVOLUTIONS_APART = (
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "epsilon_gamma_box",
+    "gamma_vit",
+    "chefer",
+)
+_UNMERGED = ("gamma_vit", "chefer", "lstm")
+# Rules under which both factors of a gate get relevance: all but those of signals.
+_HALVED = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
+           "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit",
+           "chefer")  # fmt: skip
+_ALL = (*_LINEAR, *_SHARP, "epsilon_plus", "epsilon_gamma_box")
+
+DIFFERENCES: tuple[Row, ...] = (
+    # Layers.
+    Row("product", "rows apart", _SHARP,
+        "a layer split by rows: signs and stabilisers are those of each part"),
+    Row("product", "low rank", _SHARP,
+        "W = U V is two layers, with contributions of either sign between them"),
+    Row("product", "convolution of width 1", _CONVOLUTIONS_APART,
+        "the preset has a rule for convolutions and another one for dense layers"),
+    Row("two_layers_one_bias", "concatenated", _SHARP,
+        "a layer split by rows"),
+    Row("two_layers_one_bias", "x @ w + h @ u + b", _SHARP,
+        "nothing says which of the two layers the bias belongs to"),
+    Row("two_layers_one_bias", "h @ u + (x @ w + b)", _BY_POSITION,
+        "another one of the two is the first in the order of evaluation"),
+    Row("scaled_layer", "(x*s) @ w + b", ("w_square",),
+        "squares of unscaled weights stand beside the square of the bias"),
+    Row("scaled_channels", "(x @ w)*g + b | (x @ w)/(1/g) + b | vmap | (x @ w) @ diag(g) + b",
+        _UNMERGED, "a batch norm behind a layer, which the preset declines to merge"),
+    Row("scaled_channels", "g*(x @ w + b/g) | ((x @ w) + b/g)*g + 0", ("lstm",),
+        "the stabiliser is in units of what the layer returns, before it is scaled"),
+    Row("batch_norm_behind", "merged by hand | no bias, m - b", _UNMERGED,
+        "the preset declines to merge batch norms: the layer is another one"),
+    Row("batch_norm_in_front", "merged by hand", ("gamma_vit", "chefer"),
+        "the preset declines to merge batch norms: the layer is another one"),
+    Row("layers_in_a_row", "scan | scan, unroll=3 | scan of checkpoint | scan, product in jit"
+        " | fori_loop | a scan, then the last", _BY_POSITION,
+        "the first layer is in a loop: its rule is that of all rounds"),
+    Row("layers_in_a_row", "scan, bias next", _SHARP,
+        "the bias is added in another round of the loop than the product"),
+    Row("dense | product", "columns of w apart | columns apart", _BY_POSITION,
+        "the first layer is one of the two"),
+    Row("convolution_of_* | depthwise", "outputs apart | channel by channel | bias by channel",
+        _BY_POSITION, "the first layer is one of the two"),
+    # Gates.
+    Row("swiglu", "a*(sigmoid(a)*c) | (a*c)*sigmoid(a) | a*c/(1 + exp(-a))", _HALVED,
+        "nested halves: a factor of a product of products gets a half or a quarter"),
+    Row("glu | gated_tanh", "c - c*(1 - g)", _HALVED,
+        "the halves are those of c and of 1 - g, and c is read once more"),
+    Row("glu", "c*exp(a)/(1 + exp(a))", _HALVED,
+        "nested halves: c*exp(a) is a product of its own"),
+    Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
+        "the halves are those of z and of h - n, and n is read once more"),
+    Row("swiglu", "fused, *", _BY_POSITION,
+        "the first layer is both layers in one"),
+    # Attention.
+    Row("many_heads", "fused | stacked", _BY_POSITION,
+        "the first layer is all three layers in one"),
+    Row("many_heads", "scale in weights", ("epsilon", "lstm"),
+        "the stabiliser is in units of what the layer returns, which is scaled here"),
+    Row("rotary_attention", "halves | stacked", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries"),
+    Row("linear_interpolation", "resize | resize, transposed | by a matrix of places",
+        ("chefer",), "the reference has a rule of its own for the sum of two values"),
+    # Convolutions.
+    Row("patches", "convolution | convolution, NCHW", _CONVOLUTIONS_APART,
+        "the preset has a rule for convolutions and another one for dense layers"),
+    Row("convolution_and_batch_norm", "merged by hand", _UNMERGED,
+        "the preset declines to merge batch norms: the layer is another one"),
+    # Sums.
+    Row("sum_of_three", "x + (f + g) | (f + g) + x | (x + g) + f | x - (-f) - (-g)", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries"),
+    Row("sum_of_three | residual_block", "sum of stack | 3*mean | einsum | ones @ stack",
+        ("chefer",),
+        "the reference has a rule of its own for the sum of two values"),
+    # Recurrences.
+    Row("lstm", "scan, x @ w + h @ u + b", _SHARP,
+        "nothing says which of the two layers the bias belongs to"),
+    Row("lstm", "scan, x @ w + (h @ u + b)", _SHARP,
+        "the bias belongs to the other layer"),
+    Row("lstm", "scan, concatenated", _SHARP,
+        "a layer split by rows"),
+    Row("gru", "scan, n + z*(h - n)", _HALVED,
+        "the halves are those of z and of h - n, and n is read once more"),
+    Row("lstm | gru | simple_recurrence", "scan | scan, unroll=2 | all states, the last"
+        " | scan of checkpoint | fori_loop | in reverse, twice | scan of scans | fused | scan, *"
+        " | sigmoid by *", _BY_POSITION,
+        "the first layer is in a loop: its rule is that of all rounds"),
+    Row("state_space", "(delta*x)*b", _ALL,
+        "nested halves: a factor of a product of products gets a half or a quarter"),
+)  # fmt: skip
+REFUSALS: tuple[Row, ...] = (
+    Row("product", "linear_call", _ALL,
+        "a function with a transpose of the user's own has no rule, and says so"),
+)  # fmt: skip

@@ -1,0 +1,210 @@
+"""Softmax, log-softmax, and everything that is one of them by another way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..grammar import D, T, before, each, normal, piece
+from ..wrappers import bodies
+
+BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")
+
+
+def _sum(e):
+    return e.sum(-1, keepdims=True)
+
+
+def _shifted(z):
+    return z - z.max(-1, keepdims=True)
+
+
+def _over_sum(e):
+    return e / _sum(e)
+
+
+def spellings_of_softmax(size):
+    """Softmax over the last axis, which has the given size."""
+    log2 = float(np.log2(np.e))
+    ones = jnp.ones((size, 1))
+
+    def of_exp(finish):
+        return lambda z: finish(jnp.exp(_shifted(z)))
+
+    def twice(z):
+        return jnp.exp(_shifted(z)) / _sum(jnp.exp(_shifted(z)))
+
+    return {
+        "jax.nn.softmax": jax.nn.softmax,
+        "e/sum": of_exp(_over_sum),
+        "e/sum, no maximum": lambda z: _over_sum(jnp.exp(z)),
+        "exp(z)/exp(z).sum()": lambda z: jnp.exp(z) / _sum(jnp.exp(z)),
+        "exp(z - m)/exp(z - m).sum()": twice,
+        "stopped maximum": lambda z: _over_sum(
+            jnp.exp(z - lax.stop_gradient(z.max(-1, keepdims=True)))
+        ),
+        "maximum of all": lambda z: _over_sum(jnp.exp(z - z.max())),
+        "maximum by sort": lambda z: _over_sum(jnp.exp(z - jnp.sort(z, -1)[..., -1:])),
+        "constant shift": lambda z: _over_sum(jnp.exp(z - 3.0)),
+        "e*(1/sum)": of_exp(lambda e: e * (1 / _sum(e))),
+        "(1/sum)*e": of_exp(lambda e: (1 / _sum(e)) * e),
+        "e*reciprocal(sum)": of_exp(lambda e: e * jnp.reciprocal(_sum(e))),
+        "e*sum**-1": of_exp(lambda e: e * _sum(e) ** -1),
+        "e*exp(-log sum)": of_exp(lambda e: e * jnp.exp(-jnp.log(_sum(e)))),
+        "e/(sum + 1e-9)": of_exp(lambda e: e / (_sum(e) + 1e-9)),
+        "e/maximum(sum, 1e-9)": of_exp(lambda e: e / jnp.maximum(_sum(e), 1e-9)),
+        "e/sum[:, None]": of_exp(lambda e: e / e.sum(-1)[..., None]),
+        "e/(e @ ones)": of_exp(lambda e: e / (e @ ones)),
+        "e/einsum": of_exp(lambda e: e / jnp.einsum("...j->...", e)[..., None]),
+        "e/einsum with ones": of_exp(
+            lambda e: e / jnp.einsum("...j,j->...", e, jnp.ones(size))[..., None]
+        ),
+        "e/(mean*n)": of_exp(lambda e: e / (e.mean(-1, keepdims=True) * size)),
+        "e/mean/n": of_exp(lambda e: e / e.mean(-1, keepdims=True) / size),
+        "e/cumsum[-1]": of_exp(lambda e: e / jnp.cumsum(e, -1)[..., -1:]),
+        "e/sum by hand": of_exp(lambda e: e / sum(e[..., i : i + 1] for i in range(size))),
+        "e/norm1": of_exp(lambda e: e / jnp.linalg.norm(e, 1, axis=-1, keepdims=True)),
+        "stacked columns": of_exp(
+            lambda e: jnp.stack([e[..., i] / e.sum(-1) for i in range(size)], -1)
+        ),
+        "exp2": lambda z: _over_sum(jnp.exp2(_shifted(z) * log2)),
+        "exp2 of scaled": lambda z: _over_sum(jnp.exp2(_shifted(z * log2))),
+        "exp(log_softmax)": lambda z: jnp.exp(jax.nn.log_softmax(z)),
+        "exp(z - logsumexp)": lambda z: jnp.exp(z - jax.nn.logsumexp(z, -1, keepdims=True)),
+        "exp(z - m - log sum)": lambda z: jnp.exp(
+            _shifted(z) - jnp.log(_sum(jnp.exp(_shifted(z))))
+        ),
+        "1/sum exp(zj - zi)": lambda z: 1 / jnp.exp(z[..., None, :] - z[..., :, None]).sum(-1),
+        "softmax, renormalised": lambda z: _over_sum(jax.nn.softmax(z)),
+        "tempered": lambda z: jax.nn.softmax(z * 2 * 0.5),
+        "vmap": jax.vmap(jax.nn.softmax),
+        "vmap by hand": jax.vmap(lambda z: (lambda e: e / e.sum())(jnp.exp(z - z.max()))),
+        "axis 0": lambda z: jax.nn.softmax(z.T, axis=0).T,
+        "nested jits": lambda z: jax.jit(_over_sum)(jax.jit(jnp.exp)(jax.jit(_shifted)(z))),
+        "where=": lambda z: jax.nn.softmax(z, where=jnp.ones(z.shape, bool)),
+        **each(lambda wrap: lambda z: _over_sum(wrap(jnp.exp)(_shifted(z))), bodies("e", *BODIES)),
+        **each(_sum_in, bodies("sum", *BODIES)),
+    }
+
+
+def _sum_in(wrap):
+    def softmax(z):
+        e = jnp.exp(_shifted(z))
+        return e / wrap(_sum)(e)
+
+    return softmax
+
+
+@piece(w=normal(D, D), v=normal(D, D))
+def softmax(w, v):
+    """Beside its input, so that something is left where attention maps are constants."""
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings_of_softmax(D))
+
+
+def _mask():
+    return jnp.tril(jnp.ones((T, T), bool))
+
+
+def spellings_of_masked_softmax(mask):
+    """Softmax over the last axis where the mask is set, 0 elsewhere."""
+
+    def gated(e):
+        return e * mask
+
+    return {
+        "where(mask, z, -inf)": lambda z: jax.nn.softmax(jnp.where(mask, z, -jnp.inf)),
+        "where(mask, z, -1e9)": lambda z: jax.nn.softmax(jnp.where(mask, z, -1e9)),
+        "where(mask, z, finfo.min)": lambda z: jax.nn.softmax(
+            jnp.where(mask, z, jnp.finfo(z.dtype).min)
+        ),
+        "z + where(mask, 0, -1e9)": lambda z: jax.nn.softmax(z + jnp.where(mask, 0.0, -1e9)),
+        "z + where(mask, 0, -inf)": lambda z: jax.nn.softmax(z + jnp.where(mask, 0.0, -jnp.inf)),
+        "z*mask - 1e9*(1 - mask)": lambda z: jax.nn.softmax(z * mask - 1e9 * (1.0 - mask)),
+        "where=mask": lambda z: jax.nn.softmax(z, where=mask),
+        "e*mask/(e*mask).sum()": lambda z: _over_sum(gated(jnp.exp(_shifted(z)))),
+        "e*mask/(e*mask).sum(), no maximum": lambda z: gated(jnp.exp(z)) / _sum(gated(jnp.exp(z))),
+        "e*mask*(1/sum)": lambda z: (lambda e: e * (1 / _sum(e)))(gated(jnp.exp(_shifted(z)))),
+        "e*mask/(sum + 1e-9)": lambda z: (lambda e: e / (_sum(e) + 1e-12))(gated(jnp.exp(z))),
+        "where(mask, e, 0)/sum": lambda z: _over_sum(jnp.where(mask, jnp.exp(_shifted(z)), 0)),
+        "softmax, mask, renormalised": lambda z: _over_sum(jax.nn.softmax(z) * mask),
+        "softmax, where, renormalised": lambda z: _over_sum(jnp.where(mask, jax.nn.softmax(z), 0)),
+        "softmax, mask, + 1e-12": lambda z: (lambda p: p / (_sum(p) + 1e-12))(
+            jax.nn.softmax(z) * mask
+        ),
+        "masked, then zeroed": lambda z: jnp.where(
+            mask, jax.nn.softmax(jnp.where(mask, z, -1e9)), 0
+        ),
+        "minimum": lambda z: jax.nn.softmax(jnp.minimum(z, jnp.where(mask, 1e9, -1e9))),
+        "select": lambda z: jax.nn.softmax(lax.select(mask, z, jnp.full_like(z, -1e9))),
+        "exp(where - logsumexp)": lambda z: (
+            lambda y: jnp.exp(y - jax.nn.logsumexp(y, -1, keepdims=True))
+        )(jnp.where(mask, z, -1e9)),
+        "exp(z - logsumexp(b=mask))*mask": lambda z: (
+            jnp.exp(z - jax.scipy.special.logsumexp(z, -1, b=mask, keepdims=True)) * mask
+        ),
+    }
+
+
+@piece(w=normal(D, T), v=normal(T, D))
+def masked_softmax(w, v):
+    spellings = spellings_of_masked_softmax(_mask())
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings)
+
+
+@piece(w=normal(D, D))
+def log_softmax(w):
+    def by_hand(z):
+        y = z - z.max(-1, keepdims=True)
+        return y - jnp.log(_sum(jnp.exp(y)))
+
+    spellings = {
+        "jax.nn.log_softmax": jax.nn.log_softmax,
+        "z - logsumexp": lambda z: z - jax.nn.logsumexp(z, -1, keepdims=True),
+        "-logsumexp + z": lambda z: -jax.nn.logsumexp(z, -1, keepdims=True) + z,
+        "z - log(sum exp)": lambda z: z - jnp.log(_sum(jnp.exp(z))),
+        "shifted by hand": by_hand,
+        "stopped maximum": lambda z: (lambda y: y - jnp.log(_sum(jnp.exp(y))))(
+            z - lax.stop_gradient(z.max(-1, keepdims=True))
+        ),
+        "constant shift": lambda z: (lambda y: y - jnp.log(_sum(jnp.exp(y))))(z - 1.5),
+        "z - m - (log sum)": lambda z: (
+            z - (z.max(-1, keepdims=True) + jnp.log(_sum(jnp.exp(_shifted(z)))))
+        ),
+        "vmap": jax.vmap(jax.nn.log_softmax),
+        "checkpoint": jax.checkpoint(jax.nn.log_softmax),
+        "scipy": lambda z: z - jax.scipy.special.logsumexp(z, -1, keepdims=True),
+        "log(ones) by matmul": lambda z: z - jnp.log(jnp.exp(z) @ jnp.ones((D, 1))),
+    }
+    return before(lambda x: x @ w, spellings)
+
+
+@piece(chains=False, w=normal(D), v=normal(D, D))
+def segment_softmax(w, v):
+    """Softmax over the neighbours of each node of a graph."""
+    node = jnp.array([0, 0, 1, 1])
+
+    def gathered(divide):
+        def f(x):
+            z = x @ w
+            e = jnp.exp(z - jax.ops.segment_max(z, node, 2)[node])
+            p = divide(e, jax.ops.segment_sum(e, node, 2)[node])
+            return jax.ops.segment_sum(p[:, None] * (x @ v), node, 2)
+
+        return f
+
+    def two(x):
+        z, y = x @ w, x @ v
+        return jnp.stack([jax.nn.softmax(z[:2]) @ y[:2], jax.nn.softmax(z[2:]) @ y[2:]])
+
+    def one_hot(x):
+        z, y = x @ w, x @ v
+        member = node[None] == jnp.arange(2)[:, None]
+        return jax.nn.softmax(jnp.where(member, z[None], -jnp.inf), -1) @ y
+
+    return {
+        "two softmaxes": two,
+        "masked softmax": one_hot,
+        "segment_sum": gathered(lambda e, s: e / s),
+        "segment_sum + 1e-16": gathered(lambda e, s: e / (s + 1e-16)),
+        "reciprocal": gathered(lambda e, s: e * (1 / s)),
+    }

@@ -1,0 +1,67 @@
+"""A fixed sample: every piece in eleven spellings, under the rules that tell them apart."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from .drawn import fixed_sample
+from .explainers import ATTRIBUTION, EXPLAINERS
+from .grammar import PIECES
+from .inherent import DIFFERENCES, REFUSALS
+from .judge import Judge, outcome, table
+from .networks import Network
+
+EXPLAINED = ("epsilon", "gamma", "alpha_beta", "z_plus", "epsilon_plus_flat", "epsilon_gamma_box",
+             "attn_lrp", "cp_lrp", "chefer", "lstm", ATTRIBUTION)  # fmt: skip
+MOST = 11
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge(EXPLAINED)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_spellings(piece, judge):
+    verdicts = list(judge.all(fixed_sample([PIECES[piece]], MOST)))
+    assert not any(v.fails for v in verdicts), table(verdicts)
+
+
+def test_the_sample_is_large():
+    assert len(fixed_sample(most=MOST)) >= 600
+    assert len(EXPLAINED) >= 10
+
+
+@pytest.mark.parametrize("row", [*DIFFERENCES, *REFUSALS], ids=lambda row: row.id)
+def test_every_row_is_needed(row):
+    """A difference that has gone must not stay in the table."""
+    judge = Judge(row.explainers)
+    networks = [n for n in fixed_sample() if row.matches(n, row.explainers[0])]
+    assert networks, "the row names no spelling"
+    needed = set()
+    for place, network in itertools.product(("alone", "behind_a_layer"), networks):
+        network = dataclasses.replace(network, position=place)
+        needed |= {v.explainer for v in judge(network) if not v.equal and v.row == row}
+        if needed == set(row.explainers):
+            break
+    assert needed == set(row.explainers), f"equal: {sorted(set(row.explainers) - needed)}"
+
+
+def test_other_functions_are_noticed():
+    """The judge looks at the values first: these two have other parameters."""
+    judge = Judge(("zero",))
+    network, other = Network("dense", "b + x @ w"), Network("dense", "x @ w + b", seed=1)
+    judge.references[network.reference] = outcome(other, judge.explainers)
+    with pytest.raises(AssertionError, match="it is another function"):
+        judge(network)
+
+
+def test_a_difference_is_noticed():
+    """Under a rule of signs a layer in two parts, by rows, is another network than the layer."""
+    verdicts = Judge(("z_plus", "zero"))(Network("product", "rows apart"))
+    assert [v.equal for v in verdicts] == [False, True]
+
+
+def test_the_names_are_known():
+    assert set(EXPLAINED) <= set(EXPLAINERS)
