@@ -17,6 +17,7 @@ from relprop import places as places
 from relprop import presets as presets
 from relprop import propagators as propagators
 from relprop import rules as rules
+from relprop import structures as structures
 from relprop import tokens as tokens
 from relprop._core.region import region as region
 from relprop._errors import ConservationWarning as ConservationWarning
@@ -41,10 +42,10 @@ from relprop._transform import relevance as relevance
 from relprop._transform import value_and_relevance as value_and_relevance
 from relprop._transform import vrp as vrp
 from relprop.attribution import transformer_attribution as transformer_attribution
-from relprop.composites import DEFAULTS as DEFAULTS
 from relprop.composites import Composite as Composite
 from relprop.composites import Where as Where
 from relprop.places import named as named
+from relprop.structures import DEFAULTS as DEFAULTS
 
 __version__ = "0.1.0"
 

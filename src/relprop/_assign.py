@@ -13,12 +13,13 @@ from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import InputError, MissingRuleError, NothingMatchedError, RuleError
 from relprop.anatomy import anatomy_of
-from relprop.composites import DEFAULTS, Composite
+from relprop.composites import Composite
 from relprop.places import Place, check_visible, hidden, located, parameters, sources
 from relprop.propagators.general import Kernel
 from relprop.reading import read
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
+from relprop.structures import DEFAULTS, recognisers
 
 _HINTS = {
     "while": (
@@ -220,15 +221,12 @@ def _plan(
 
     found = functools.partial(
         recognise,
-        wholes=composite.structures,
+        recognisers=recognisers(composite.structures, composite.canonizers),
         visible=visible,
-        canonizers=composite.canonizers,
     )
     extra, credited = beside
     planner = Planner(functools.partial(read, visible={*visible, *extra}), found, choose, extra)
-    plan = planner.assign(
-        trace.graph, trace.explained_values, credited=credited, asked=outputs
-    )
+    plan = planner.assign(trace.graph, trace.explained_values, credited=credited, asked=outputs)
     plan, _ = reach(plan, outputs)
     plan = with_cuts(plan, Ways.of(plan, trace.explained_values))
     plan, _ = numbered(plan)

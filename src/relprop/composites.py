@@ -12,49 +12,9 @@ from relprop._bibliography import bibtex
 from relprop._core.plan import Step
 from relprop._errors import RuleError, unknown_name
 from relprop._table import Table
-from relprop.rules import (
-    Constant,
-    Gradient,
-    Pass,
-    Route,
-    Rule,
-    Uniform,
-    Zero,
-)
+from relprop.rules import Rule, Zero
+from relprop.structures import ALL_DEFAULTS, DEFAULTS, canonizers, structures
 
-#: Everything an operation can be recognised as, with the rule that it gets if no other is named.
-#: None: relevance passes by the rules of what is inside.
-DEFAULTS: Mapping[str, Rule | None] = types.MappingProxyType(
-    {
-        "dense": Zero(),
-        "convolution": Zero(),
-        "linear": Zero(),
-        "sum": Zero(),
-        "average": Zero(),
-        "scale": Zero(),
-        "offset": Zero(),
-        "activation": Pass(),
-        "maximum": Route(),
-        "soft maximum": Gradient(),
-        "structural": Route(),
-        "product": Uniform(),
-        "gate": Uniform(),
-        "quotient": Uniform(),
-        "softmax": Zero(),
-        "statistic": Constant(),
-        "custom_derivative": None,
-        "region": None,
-        "remat": None,
-        "cond": None,
-        "scan": None,
-        "shard_map": None,
-        "while": None,
-    }
-)
-#: Larger structures, taken as one operation only where a composite names them.
-WHOLES: Mapping[str, Rule | None] = types.MappingProxyType(
-    {"norm": None, "neuron": None, "batch_norm": Zero()}
-)
 #: What is merged into the layers beside it before rules are given, unless a composite declines.
 CANONIZERS = ("batch_norm",)
 #: Linear layers with weights: what a bare rule applies to.
@@ -63,8 +23,6 @@ LAYERS = ("dense", "convolution")
 GROUPS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
     {"layer": LAYERS, "pooling": ("average", "maximum")}
 )
-_CANONIZED = {"batch_norm": "batch norms"}
-_WITH_BODIES = ("custom_derivative", "region", "remat", "cond", "scan", "shard_map", "while")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +57,8 @@ class Where:
 
     def __post_init__(self):
         for name in self._names:
-            if name not in (*DEFAULTS, *WHOLES, *GROUPS):
-                raise unknown_name("structure", name, (*DEFAULTS, *WHOLES, *GROUPS))
+            if name not in (*structures(), *GROUPS):
+                raise unknown_name("structure", name, (*structures(), *GROUPS))
         if not isinstance(self.position, int | None):
             if len(self.position) != 2 or not all(isinstance(n, int | None) for n in self.position):
                 raise ValueError(
@@ -124,7 +82,7 @@ class Where:
     def matches(self, step: Step) -> bool:
         """Whether an operation is among those selected, whatever its position."""
         named = self.structures or self.primitive or self.region
-        if step.structure in _WITH_BODIES and not named:
+        if _encloses(step.structure) and not named:
             return False  # What is inside has rules of its own, unless it is asked for by name.
         return (
             (not self.structures or step.structure in self.structures)
@@ -213,8 +171,8 @@ class Composite(Table):
         if self.seed not in ("score", "one"):
             raise ValueError(f"seed must be 'score' or 'one', got {self.seed!r}.")
         for name in self.canonizers:
-            if name not in CANONIZERS:
-                raise unknown_name("canonizer", name, CANONIZERS)
+            if name not in canonizers():
+                raise unknown_name("canonizer", name, canonizers())
 
     def at(self, *, optional: bool = False, **where: Any) -> Selection:
         """Selects operations; follow with `use`. Keywords are those of `Where`.
@@ -267,7 +225,7 @@ class Composite(Table):
             if entry.where.position is not None and step.key not in (chosen[number] or ()):
                 continue
             return number, entry.rule
-        return None, {**DEFAULTS, **WHOLES}.get(step.structure or "")
+        return None, ALL_DEFAULTS.get(step.structure or "")
 
     def bibtex(self) -> str:
         """The papers that it is from, to be cited.
@@ -287,7 +245,10 @@ class Composite(Table):
     def cells(self) -> list[list[str]]:
         rows = [[entry.where.label, str(entry.rule)] for entry in self.entries]
         rows += [[", ".join(names), rule] for rule, names in self._defaults().items()]
-        return rows + [[_CANONIZED[name], "merged into layers"] for name in self.canonizers]
+        return rows + [
+            [canonizers()[name].documentation or name, "merged into layers"]
+            for name in self.canonizers
+        ]
 
     def _defaults(self) -> dict[str, list[str]]:
         """Rules by default, with the structures that no entry covers altogether."""
@@ -340,6 +301,12 @@ def composite_of(rules: Any) -> Composite:
     if getattr(rules, "bias", None) == "ignore":
         composite = composite.at(structure="offset", optional=True).use(Zero(bias="ignore"))
     return composite
+
+
+def _encloses(name: str | None) -> bool:
+    """Whether a structure has bodies, with rules of their own."""
+    entry = structures().get(name or "")
+    return entry is not None and entry.encloses
 
 
 def _fits(shape: tuple[int, ...], pattern: tuple[Any, ...]) -> bool:

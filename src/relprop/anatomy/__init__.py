@@ -8,6 +8,7 @@ methods that need attention maps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from relprop._core.graph import Graph, Value
@@ -33,9 +34,9 @@ from relprop.anatomy.routing import routers
 from relprop.anatomy.streams import Look, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
-from relprop.composites import DEFAULTS
 from relprop.reading import read
 from relprop.recognise import recognise
+from relprop.structures import DEFAULTS, recognisers
 
 __all__ = [
     "Activation",
@@ -65,11 +66,10 @@ FINDERS = (
 )
 
 
-def anatomy_of(
-    graph: Graph, explained: set[Value], asked: Sequence[bool] | None = None
-) -> Plan:
+def anatomy_of(graph: Graph, explained: set[Value], asked: Sequence[bool] | None = None) -> Plan:
     """The plan of a graph in which everything is in its place, whatever rules somebody chose."""
-    planner = Planner(read, recognise, lambda step: (DEFAULTS.get(step.structure or ""), ""))
+    found = functools.partial(recognise, recognisers=recognisers((), ()))
+    planner = Planner(read, found, lambda step: (DEFAULTS.get(step.structure or ""), ""))
     return planner.assign(graph, explained, asked=asked)
 
 

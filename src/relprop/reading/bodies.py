@@ -68,9 +68,7 @@ def _opened(
     for inner in body.equations:
         renamed = rewired(inner, names)  # type: ignore[arg-type]
         outputs = tuple(names.get(out, out) for out in renamed.outputs)
-        renamed = dataclasses.replace(
-            renamed, outputs=outputs, callers=(*inner.callers,)
-        )
+        renamed = dataclasses.replace(renamed, outputs=outputs, callers=(*inner.callers,))
         yield from _opened(draft, renamed, same, recall)
     for out, result in stacked.items():
         value = resolved(names.get(result, result), same)  # type: ignore[arg-type]
@@ -138,7 +136,9 @@ def _known(draft: Draft, atom: Atom, depth: int = 12) -> np.ndarray | None:
     if equation is None or depth == 0 or equation.bodies or equation.has_effects:
         return None
     values = [_known(draft, a, depth - 1) for a in equation.inputs]
-    if any(value is None for value in values) or any(np.prod(o.shape) > _SMALL for o in equation.outputs):
+    if any(value is None for value in values) or any(
+        np.prod(o.shape) > _SMALL for o in equation.outputs
+    ):
         return None
     with jax.ensure_compile_time_eval():
         outputs = equation.evaluate(values)

@@ -123,9 +123,7 @@ class Draft:
 
         def of_values(*arrays: Any) -> Any:
             supply = iter(arrays)
-            return function(
-                *(next(supply) if isinstance(a, Value) else a.array for a in inputs)
-            )
+            return function(*(next(supply) if isinstance(a, Value) else a.array for a in inputs))
 
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             jaxpr, _ = _compat.make_jaxpr(of_values, *types)
@@ -142,7 +140,10 @@ class Draft:
             outputs = tuple(same.get(value, value) for value in equation.outputs)
             made.append(
                 dataclasses.replace(
-                    equation, outputs=outputs, scope=like.scope, callers=(like.traced, *like.callers)
+                    equation,
+                    outputs=outputs,
+                    scope=like.scope,
+                    callers=(like.traced, *like.callers),
                 )
             )
         self._note(made)

@@ -36,9 +36,7 @@ def number(
     if equation is None or depth == 0 or len(equation.inputs) != 1:
         return None
     kind = registry.lookup(equation.primitive)
-    if equation.name == "convert_element_type" or (
-        kind.structural and len(equation.outputs) == 1
-    ):
+    if equation.name == "convert_element_type" or (kind.structural and len(equation.outputs) == 1):
         return number(makers, constants, equation.inputs[0], depth - 1)
     return None
 
@@ -68,7 +66,11 @@ def is_literal(makers: Mapping[Atom, Equation], atom: Atom) -> bool:
             continue
         seen.add(atom)
         equation = makers.get(atom)
-        if equation is None or equation.bodies or equation.name.startswith(("random", "rng", "threefry")):
+        if (
+            equation is None
+            or equation.bodies
+            or equation.name.startswith(("random", "rng", "threefry"))
+        ):
             return False
         queue.extend(equation.inputs)
     return True

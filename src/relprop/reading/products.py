@@ -128,9 +128,7 @@ def _of_sigmoid(draft: Draft, atom: Atom) -> bool:
 
 def _is_one_plus(term: dict) -> bool:
     others = [product for product in term if product]
-    return (
-        len(term) == 2 and len(others) == 1 and all(base[0] == "exp" for base, _ in others[0])
-    )
+    return len(term) == 2 and len(others) == 1 and all(base[0] == "exp" for base, _ in others[0])
 
 
 def regrouped(draft: Draft) -> None:
@@ -202,5 +200,3 @@ def _origin(draft: Draft, value: Value) -> Atom:
         if not is_elementwise(equation) or any(draft.index.number(a) is None for a in constant):
             return atom
         atom = operands[0]
-
-

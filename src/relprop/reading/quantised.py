@@ -190,7 +190,9 @@ def _as_layer(draft: Draft, product: Equation) -> None:
             if known:
                 x, scale = next(supply), next(supply)
                 own = real * lax.stop_gradient(scale)
-                ideal.append(x.astype(result.dtype) + lax.stop_gradient(own - x.astype(result.dtype)))
+                ideal.append(
+                    x.astype(result.dtype) + lax.stop_gradient(own - x.astype(result.dtype))
+                )
             else:
                 ideal.append(real)
         with_scales = primitive(*ideal)
@@ -247,10 +249,14 @@ def _inverse_scale(draft: Draft, maker: Equation, source: Value) -> Value:
     """The scale that a value was divided by, as a value of the reading."""
     (other,) = [a for a in maker.inputs if a is not source] or [source]
     divides = maker.name == "div"
-    new = draft.derived(
-        lambda s: jnp.broadcast_to(s if divides else 1 / s, source.shape), [other], maker
-    ) if isinstance(other, Value) else draft.derived(
-        lambda x: jnp.full_like(x, other.array if divides else 1 / other.array), [source], maker
+    new = (
+        draft.derived(
+            lambda s: jnp.broadcast_to(s if divides else 1 / s, source.shape), [other], maker
+        )
+        if isinstance(other, Value)
+        else draft.derived(
+            lambda x: jnp.full_like(x, other.array if divides else 1 / other.array), [source], maker
+        )
     )
     at = draft.equations.index(maker)
     draft.replace([*draft.equations[: at + 1], *new, *draft.equations[at + 1 :]], {})

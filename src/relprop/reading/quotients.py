@@ -85,8 +85,10 @@ def _product(draft: Draft, algebra: Algebra, equation: Equation, position: int) 
     while True:
         maker = draft.index.maker.get(atom)
         if maker is None or len(maker.outputs) != 1 or not draft.index.only_reader(atom):
-            return None if maker is None or not _shared(draft, maker) else _check(
-                draft, algebra, equation, position, maker, moves
+            return (
+                None
+                if maker is None or not _shared(draft, maker)
+                else _check(draft, algebra, equation, position, maker, moves)
             )
         if isinstance(registry.lookup(maker.primitive), Dense):
             return _check(draft, algebra, equation, position, maker, moves)
@@ -96,7 +98,15 @@ def _product(draft: Draft, algebra: Algebra, equation: Equation, position: int) 
         (atom,) = maker.inputs
 
 
-_UNDONE = ("transpose", "reshape", "squeeze", "expand_dims", "slice", "convert_element_type", "copy")
+_UNDONE = (
+    "transpose",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "slice",
+    "convert_element_type",
+    "copy",
+)
 
 
 def _shared(draft: Draft, maker: Equation) -> bool:
@@ -207,8 +217,7 @@ def _undone(move: Equation, array: Array) -> Array:
         return jnp.transpose(array, np.argsort(move.params["permutation"]))
     if move.name == "slice":
         picked = [
-            slice(None) if n == m else slice(0, 1)
-            for n, m in zip(array.shape, shape, strict=True)
+            slice(None) if n == m else slice(0, 1) for n, m in zip(array.shape, shape, strict=True)
         ]
         return jnp.broadcast_to(array[tuple(picked)], shape)
     return lax.reshape(array, shape).astype(move.inputs[0].dtype)
@@ -258,6 +267,8 @@ def _is_log(draft: Draft, atom: Atom) -> bool:
 
 
 def _within(atom: Atom, index: Index) -> Index:
-    return tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True)) if atom.shape else ()
-
-
+    return (
+        tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True))
+        if atom.shape
+        else ()
+    )

@@ -392,7 +392,10 @@ def _factor(draft: Draft, equation: Equation) -> float | None:
     if isinstance(kind, Negation):
         return -1.0
     (operand,) = draft.index.operands(equation)
-    if not isinstance(kind, Multiplication | Division) or operand.shape != equation.outputs[0].shape:
+    if (
+        not isinstance(kind, Multiplication | Division)
+        or operand.shape != equation.outputs[0].shape
+    ):
         return None
     position = equation.inputs.index(operand)
     if isinstance(kind, Division) and position == 1:

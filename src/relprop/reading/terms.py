@@ -109,7 +109,9 @@ class Algebra:
         atom = equation.inputs[position]
         if not atom.shape:
             return self.of(atom, ())
-        return self.of(atom, tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True)))
+        return self.of(
+            atom, tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True))
+        )
 
 
 def _leaf(atom: Atom, index: Index) -> Term:
@@ -401,7 +403,9 @@ def _flat(entries: list[Any], sizes: list[int]) -> Any:
     first = entries[0]
     if isinstance(first, tuple) and first and first[0] == "part":
         whole, shape = first[1], first[3]
-        if shape == tuple(sizes) and entries == [("part", whole, i, shape) for i in range(len(sizes))]:
+        if shape == tuple(sizes) and entries == [
+            ("part", whole, i, shape) for i in range(len(sizes))
+        ]:
             return whole
     return ("flat", tuple(entries), tuple(sizes))
 
@@ -455,7 +459,9 @@ def _stack(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
 def _reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:
     (atom,) = equation.inputs
     axes, supply = equation.params["axes"], iter(index)
-    bound = {a: s for a, s in zip(axes, algebra.indices([atom.shape[a] for a in axes]), strict=True)}
+    bound = {
+        a: s for a, s in zip(axes, algebra.indices([atom.shape[a] for a in axes]), strict=True)
+    }
     inner = tuple(bound[i] if i in bound else next(supply) for i in range(len(atom.shape)))
     return summed(algebra.of(atom, inner), [s for s in bound.values() if isinstance(s, Symbol)])
 

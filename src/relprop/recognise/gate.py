@@ -72,7 +72,9 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
         kind = registry.lookup(equation.primitive)
         affine = isinstance(kind, Addition | Multiplication | Negation)
         affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
-        limit = equation.name in ("min", "clamp") or (equation.name == "max" and not is_relu(equation))
+        limit = equation.name in ("min", "clamp") or (
+            equation.name == "max" and not is_relu(equation)
+        )
         squared = equation.name == "square" or equation.params.get("y") in (2, 3)
         if not (affine or is_move(equation) or limit or squared):
             nonlinear = is_elementwise(equation) and equation.name not in _NONE
@@ -122,9 +124,7 @@ def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:
     """
     if flow.is_number(atom) or not atom.shape:
         return False
-    if any(
-        isinstance(registry.lookup(e.primitive), Contraction) for e in flow.makers_behind(atom)
-    ):
+    if any(isinstance(registry.lookup(e.primitive), Contraction) for e in flow.makers_behind(atom)):
         return True
     value = product.outputs[0]
     while True:

@@ -109,7 +109,9 @@ def reduces(flow: Dataflow, equation: Equation) -> bool:
             registry.lookup(getattr(flow.producer(operands[0]), "primitive", equation.primitive)),
             WindowSum,
         )
-        dropped = len(after) < len(before) or any(a < b for a, b in zip(after, before, strict=False))
+        dropped = len(after) < len(before) or any(
+            a < b for a, b in zip(after, before, strict=False)
+        )
         return dropped and (total or 1 in after or len(after) < len(before))
     return _only_adds(flow, equation)
 
@@ -147,8 +149,10 @@ def _bases(flow: Dataflow, summed: list[Value]) -> set[Value]:
         operands = [] if equation is None else flow.operands(equation)
         if equation is None or not operands:
             found.add(value)
-        elif equation.name in _POWERS or is_move(equation) or isinstance(
-            registry.lookup(equation.primitive), (Linear, DeviceSum)
+        elif (
+            equation.name in _POWERS
+            or is_move(equation)
+            or isinstance(registry.lookup(equation.primitive), (Linear, DeviceSum))
         ):
             queue.extend(operands)
         else:
