@@ -27,6 +27,7 @@ coverage_check_modules = [
     "relprop.rules",
     "relprop.presets",
     "relprop.propagators",
+    "relprop.structures",
     "relprop.chefer",
     "relprop.anatomy",
     "relprop.attribution",

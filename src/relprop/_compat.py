@@ -212,7 +212,7 @@ def as_one() -> Iterator[None]:
     As in a compiled function: what `jnp.var` would return for too few numbers is a NaN, which is
     written into every function that calls it and chosen by none.
     """
-    if not (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+    if not _checks():
         yield
         return
     with jax.debug_nans(False), jax.debug_infs(False):
@@ -221,8 +221,12 @@ def as_one() -> Iterator[None]:
 
 def looked_at(arrays: Any) -> Any:
     """Results, which `jax_debug_nans` and `jax_debug_infs` refuse if they are not finite."""
-    checks = jax.config.jax_debug_nans or jax.config.jax_debug_infs
-    return jax.tree.map(jnp.copy, arrays) if checks else arrays
+    return jax.tree.map(jnp.copy, arrays) if _checks() else arrays
+
+
+def _checks() -> bool:
+    config: Any = jax.config
+    return config.jax_debug_nans or config.jax_debug_infs
 
 
 def source_of(eqn: Any) -> str:

@@ -1,8 +1,8 @@
 """What operations are recognised as: one entry for each structure, in one table.
 
-An entry has the name, the rule that the structure gets if no other is named, and what finds it. What
-is registered here is known everywhere: to `relprop.Where`, to composites and what they print, to
-plans and to plots. A structure of your own is a function that yields operations, with a propagator
+An entry has the name, the rule that the structure gets if no other is named, and what finds it.
+What is registered here is known everywhere: to `relprop.Where`, to composites and what they print,
+to plans and to plots. A structure of your own is a function that yields operations, with a propagator
 that says what rules may know about them:
 
 >>> import jax.numpy as jnp, dataclasses, relprop
@@ -196,12 +196,14 @@ for _entry in (
     ),
     Structure("convolution", Zero(), (), "A convolution, likewise."),
     Structure(
-        "linear", Zero(), (fixed.fixed_maps,), "A linear map whose weights nobody has learnt.", rank=40
+        "linear",
+        Zero(),
+        (fixed.fixed_maps,),
+        "A linear map whose weights nobody has learnt.",
+        rank=40,
     ),
     Structure("sum", Zero(), (), "A sum of entries, or of two values: a residual sum."),
-    Structure(
-        "average", Zero(), (average.averages,), "A mean, or an average pooling.", rank=60
-    ),
+    Structure("average", Zero(), (average.averages,), "A mean, or an average pooling.", rank=60),
     Structure("scale", Zero(), (), "A product with a constant."),
     Structure("offset", Zero(), (), "A constant that is added and is no bias of a layer."),
     Structure(
@@ -231,7 +233,9 @@ for _entry in (
         "The root that a normalisation divides by.",
         rank=30,
     ),
-    Structure("custom_derivative", None, (), "A function with a derivative of its own.", encloses=True),
+    Structure(
+        "custom_derivative", None, (), "A function with a derivative of its own.", encloses=True
+    ),
     Structure("region", None, (), "What its author has marked as one thing.", encloses=True),
     Structure("remat", None, (), "`jax.checkpoint`.", encloses=True),
     Structure("cond", None, (), "Branches.", encloses=True),

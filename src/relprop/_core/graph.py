@@ -99,6 +99,7 @@ class Equation:
         bodies: the graphs of its sub-computations, for loops, branches and the like.
         callers: the jaxpr equations of the calls it was inlined from, the innermost first.
         region: the name that its user gave to it, for a call marked with `relprop.region`.
+        line: the user's line, of an equation that stands in place of another one.
     """
 
     traced: Any
@@ -108,6 +109,7 @@ class Equation:
     bodies: tuple[Graph, ...] = ()
     callers: tuple[Any, ...] = ()
     region: str = ""
+    line: str = ""
 
     @property
     def primitive(self) -> Any:
@@ -129,6 +131,8 @@ class Equation:
     @property
     def source(self) -> str:
         """The user's line; of a call, where the equation lies in a library function."""
+        if self.line:
+            return self.line
         lines = (_compat.source_of(eqn) for eqn in (self.traced, *self.callers))
         return next((line for line in lines if line), "an unknown line")
 

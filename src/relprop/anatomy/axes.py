@@ -229,9 +229,9 @@ class Axes:
         dim, whole = self.find(dim), self.find(whole)
         if dim == whole:
             return tuple(range(self.size(dim)))
-        if not dim or not whole or len(dim) > 1:
+        if len(dim) != 1 or not whole:
             return None
-        axis, base = dim[0], self._flattened(whole)
+        (axis,), base = dim, self._flattened(whole)
         if self.base(axis) != self.base(base):
             return None
         numbers = {int(n): i for i, n in enumerate(self.numbers(base))}
@@ -355,11 +355,13 @@ def _collected(
         picks = [of.get(base) for of in single]
         # No part may be of a second entry.
         if not all(
-            pick is not None and [p for p in a.pooled if axes.depends(base, p)] == [pick]
+            a is not None
+            and pick is not None
+            and [p for p in a.pooled if axes.depends(base, p)] == [pick]
             for pick, a in zip(picks, operands, strict=True)
         ):
             continue
-        numbers = np.concatenate([axes.numbers(pick) for pick in picks])
+        numbers = np.concatenate([axes.numbers(pick) for pick in picks if pick is not None])
         if len(set(numbers.tolist())) == len(numbers):
             (shape,) = shapes
             dim = axes.pick((base,), numbers)

@@ -194,7 +194,7 @@ def _followed(equation: Equation, operand: int, axis: _Found, output: int) -> _F
     out = equation.outputs[output]
     if isinstance(axis, _Merged):
         shapes = [axis.shape if i == operand else None for i in range(len(equation.inputs))]
-        shape = through(axis.axes, equation, shapes)[output]
+        shape = through(axis.axes, equation, shapes, _unknown)[output]
         return _settled(axis.axes, shape, axis.channels, axis.lost)
     if not isinstance(axis, int):
         return axis
@@ -288,7 +288,7 @@ def _traced(equation: Equation, operand: int, axis: int) -> int | None:
     shapes = [axes.of(a.shape) if i == operand else None for i, a in enumerate(equation.inputs)]
     own = shapes[operand]
     assert own is not None
-    (result,) = through(axes, equation, shapes)
+    (result,) = through(axes, equation, shapes, _unknown)
     wanted = axes.find(own[axis])
     places = [i for i, dim in enumerate(result) if dim and axes.find(dim) == wanted]
     return places[0] if len(places) == 1 else None
@@ -330,3 +330,8 @@ _RULES: Mapping[str, Callable[[Equation, int, int], int | None]] = {
     "transpose": _transposed,
     "unstack": _unstacked,
 }
+
+
+def _unknown(atom: Atom) -> None:
+    """Numbers of indices are not needed: an axis is followed, not its entries."""
+    del atom

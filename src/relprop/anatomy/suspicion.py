@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relprop._core import registry
-from relprop._core.graph import Atom
+from relprop._core.graph import Atom, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Suspicion, place
 from relprop.anatomy.wiring import Wiring
@@ -30,13 +30,13 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
         if step.aside:
             continue
         if step.structure == "quotient":
-            below = wiring.active(step)[-1]
-            if _sums(wiring, below):
+            above, below = wiring.active(step)[0], wiring.active(step)[-1]
+            if _sums(wiring, below) and _share(wiring, above, below):
                 kind = "softmax or normalisation"
                 reason = "a quotient whose denominator is a sum over the input"
                 yield _suspicion(step, kind, reason)
         elif step.structure == "activation" and step.primitive in _ROOTS:
-            if _sums(wiring, wiring.active(step)[0]):
+            if _sums(wiring, wiring.active(step)[0]) and _divides_its_own(wiring, step):
                 yield _suspicion(
                     step, "normalisation", "the root of a sum, which does more than divide"
                 )
@@ -70,6 +70,50 @@ def _is_random(wiring: Wiring, step: Step, chance: set[Atom]) -> bool:
 
 def _suspicion(step: Step, kind: str, reason: str) -> Suspicion:
     return Suspicion(kind=f"{kind}?", **place(step), reason=reason)  # type: ignore[arg-type]
+
+
+def _divides_its_own(wiring: Wiring, root: Step) -> bool:
+    """Whether a root divides something that it was computed from, among other things."""
+    queue, seen = list(root.operation.outputs), set()
+    while queue:
+        value = queue.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        for reader in wiring.readers(value):
+            operands = wiring.active(reader)
+            if reader.structure in ("quotient", "product", "gate") and len(operands) == 2:
+                others = [a for a in operands if a is not value]
+                if any(_share(wiring, other, value) for other in others):
+                    return True
+            elif reader.structure in ("structural", "offset", "scale", "activation"):
+                queue.extend(reader.operation.outputs)
+    return False
+
+
+def _share(wiring: Wiring, above: Value, below: Value) -> bool:
+    """Whether a value is linear in something that another one was computed from."""
+    among = _behind(wiring, below, (*_BY_ENTRY, "average", "product", "soft maximum"))
+    return not among.isdisjoint(_behind(wiring, above, (*_LINEAR, "activation")))
+
+
+_BY_ENTRY = ("structural", "scale", "offset", "activation", "sum")
+_LINEAR = ("structural", "scale", "offset", "sum", "average", "linear")
+
+
+def _behind(wiring: Wiring, value: Value, structures: tuple[str, ...]) -> set[Value]:
+    """A value and all behind it, as far as steps of some structures lead."""
+    found: set[Value] = set()
+    queue = [value]
+    while queue:
+        value = queue.pop()
+        if value in found:
+            continue
+        found.add(value)
+        step = wiring.maker(value)
+        if step is not None and step.structure in structures:
+            queue.extend(wiring.active(step))
+    return found
 
 
 def _sums(wiring: Wiring, value) -> bool:

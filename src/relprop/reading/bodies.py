@@ -9,16 +9,28 @@ a root that is divided by outside, must not be told apart by them. What was insi
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.control import Branch, Call, Remat, Scan
-from relprop._core.graph import Atom, Constant, Equation, Graph, Value, depends_on
+from relprop._core.graph import (
+    Atom,
+    Constant,
+    Environment,
+    Equation,
+    Graph,
+    Value,
+    depends_on,
+)
+from relprop.propagators.general import is_move
+from relprop.propagators.linear import Contraction
 from relprop.reading.draft import Draft, resolved, rewired
 
 
@@ -36,6 +48,12 @@ def _opened(
 ) -> Iterator[Equation]:
     """The equations in place of one; `recall` is the checkpoint that it lies in."""
     equation = rewired(equation, same)
+    if _is_unfinished_map(draft, equation) and equation.outputs[0] not in draft.visible:
+        for inner in draft.derived(
+            functools.partial(_mapped, equation), equation.inputs, equation, equation.outputs[0]
+        ):
+            yield from _opened(draft, inner, same, recall)
+        return
     body = _body(draft, equation)
     if body is None or any(out in draft.visible for out in equation.outputs):
         if recall is not None:
@@ -74,6 +92,48 @@ def _opened(
         value = resolved(names.get(result, result), same)  # type: ignore[arg-type]
         for inner in draft.derived(lambda y: jnp.asarray(y)[None], [value], equation, out):
             yield from _opened(draft, inner, same, recall)
+
+
+def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
+    """Whether a function is mapped over an axis of which more has to be known than it does.
+
+    What is mapped is a layer whose bias may be added outside, or a root, a sum or an exponential of
+    which only the use outside says what it is.
+    """
+    if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
+        return False
+    if len(equation.outputs) != 1 or _compat.scan_sizes(equation.params)[1]:
+        return False
+    if registry.unrepeatable(equation) or draft.closed(equation):
+        return False
+    (body,) = equation.bodies
+    makers = {out: inner for inner in body.equations for out in inner.outputs}
+    atom = body.outputs[0]
+    while (maker := makers.get(atom)) is not None and is_move(maker) and len(maker.inputs) == 1:  # type: ignore[arg-type]
+        (atom,) = maker.inputs
+    if maker is None:
+        return False
+    kind = registry.lookup(maker.primitive)
+    return kind.reduces or isinstance(kind, Contraction) or maker.name in _UNFINISHED
+
+
+_UNFINISHED = ("sqrt", "rsqrt", "pow", "exp", "exp2", "log")
+
+
+def _mapped(equation: Equation, *operands: Array) -> Array:
+    """A loop without a carry, all of its turns at once."""
+    (body,) = equation.bodies
+    consts, _ = _compat.scan_sizes(equation.params)
+
+    def turn(*entries: Array) -> Array:
+        known = Environment(body.constants)
+        known.update(zip(body.inputs, (*operands[:consts], *entries), strict=True))
+        for inner in body.equations:
+            values = inner.evaluate(known.read_all(inner.inputs))
+            known.update(zip(inner.outputs, values, strict=True))
+        return known.read(body.outputs[0])
+
+    return jax.vmap(turn)(*operands[consts:])
 
 
 def _entries(

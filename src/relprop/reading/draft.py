@@ -86,7 +86,7 @@ class Draft:
     def sorted(self, equations: Iterable[Equation]) -> list[Equation]:
         """Equations in their order, but each after those that make what it reads."""
         given = list(equations)
-        makers = {out: equation for equation in given for out in equation.outputs}
+        makers: dict[Any, Equation] = {out: e for e in given for out in e.outputs}
         done: dict[Equation, None] = {}
         for equation in given:
             stack = [equation]
@@ -143,6 +143,7 @@ class Draft:
                     equation,
                     outputs=outputs,
                     scope=like.scope,
+                    line=like.source,
                     callers=(like.traced, *like.callers),
                 )
             )

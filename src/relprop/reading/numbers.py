@@ -18,7 +18,7 @@ _LARGEST = 1 << 16
 
 
 def number(
-    makers: Mapping[Atom, Equation], constants: Mapping[Any, Any], atom: Atom, depth: int = 8
+    makers: Mapping[Any, Equation], constants: Mapping[Any, Any], atom: Atom, depth: int = 8
 ) -> float | None:
     """The number that all entries of a constant are, or None if that cannot be seen.
 
@@ -44,7 +44,7 @@ def number(
 def _common(array: Any) -> float | None:
     if _compat.is_traced(array) or not 0 < np.size(array) <= _LARGEST:
         return None
-    if jax.dtypes.issubdtype(jnp.result_type(array), jax.dtypes.prng_key):
+    if jnp.issubdtype(jnp.result_type(array), jax.dtypes.prng_key):
         return None
     array = np.asarray(array)
     if array.dtype.kind == "c":

@@ -1,8 +1,8 @@
 """A normalisation comes before what is linear in its result.
 
-Attention may divide by the sum of its exponentials after these have been multiplied with the values,
-``(e @ v) / e.sum()``, as flash attention does; the sum may be the product with a column of ones in
-v; two blocks of keys may be merged by how much each of them weighs. In the normal form the
+Attention may divide by the sum of its exponentials after these have been multiplied with the
+values, ``(e @ v) / e.sum()``, as flash attention does; the sum may be the product with a column of
+ones in v; two blocks of keys may be merged by how much each of them weighs. In the normal form the
 attention map is there, ``(e / e.sum()) @ v``, and each block has its part of it.
 
 The logarithm of a sum of exponentials is read with the shift of their arguments, so that
@@ -82,20 +82,14 @@ def _product(draft: Draft, algebra: Algebra, equation: Equation, position: int) 
     """The product that an operand of a quotient is, if what it is divided by is its own sum."""
     moves: list[Equation] = []
     atom = equation.inputs[position]
-    while True:
-        maker = draft.index.maker.get(atom)
-        if maker is None or len(maker.outputs) != 1 or not draft.index.only_reader(atom):
-            return (
-                None
-                if maker is None or not _shared(draft, maker)
-                else _check(draft, algebra, equation, position, maker, moves)
-            )
+    while (maker := draft.index.maker.get(atom)) is not None and len(maker.outputs) == 1:
         if isinstance(registry.lookup(maker.primitive), Dense):
             return _check(draft, algebra, equation, position, maker, moves)
-        if len(maker.inputs) != 1 or not is_move(maker) or maker.name not in _UNDONE:
+        if maker.name not in _UNDONE or not draft.index.only_reader(atom):
             return None
         moves.insert(0, maker)
         (atom,) = maker.inputs
+    return None
 
 
 _UNDONE = (
@@ -109,11 +103,6 @@ _UNDONE = (
 )
 
 
-def _shared(draft: Draft, maker: Equation) -> bool:
-    """Whether others read a product as well, such as the column that holds its sum."""
-    return isinstance(registry.lookup(maker.primitive), Dense)
-
-
 def _check(
     draft: Draft,
     algebra: Algebra,
@@ -122,10 +111,7 @@ def _check(
     product: Equation,
     moves: list[Equation],
 ) -> _Found | None:
-    if len(draft.index.operands(product)) == 0 or not isinstance(
-        registry.lookup(product.primitive), Dense
-    ):
-        return None
+    """The product with its factor of exponentials, if what it is divided by is their sum."""
     kind = registry.lookup(equation.primitive)
     other = equation.inputs[1 - position]
     weight = algebra.of(other, algebra.indices(other.shape))
@@ -190,7 +176,7 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
         w = jnp.broadcast_to(w, shape)
         for move in reversed(moves):
             w = _undone(move, w)
-        # The weight is the same for all that the other factor brings: its first entry stands for it.
+        # It is the same for all that the other factor brings: the first entry stands for it.
         kept = [axis for axis in carried if axis is not None]
         w = w[tuple(slice(None) if a in kept else 0 for a in range(len(result.shape)))]
         order = sorted(kept)
@@ -214,7 +200,7 @@ def _undone(move: Equation, array: Array) -> Array:
     """An array before a move; what a slice has dropped is like what it kept."""
     shape = move.inputs[0].shape
     if move.name == "transpose":
-        return jnp.transpose(array, np.argsort(move.params["permutation"]))
+        return jnp.transpose(array, np.argsort(move.params["permutation"]).tolist())
     if move.name == "slice":
         picked = [
             slice(None) if n == m else slice(0, 1) for n, m in zip(array.shape, shape, strict=True)

@@ -49,7 +49,7 @@ def settled(draft: Draft) -> None:
 
 
 def signed(draft: Draft) -> None:
-    """Adds the negative of a layer where the layer is subtracted: the sign is that of its weight."""
+    """Adds the negative of a layer where it is subtracted: the sign is that of its weight."""
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
@@ -280,12 +280,17 @@ class _Gain:
         return constant
 
 
-def _signed(part: _Part, operand: Atom | None, array: Array) -> Array:
-    """An operand of a sum with its sign."""
+def _sign(part: _Part, operand: Atom | None) -> int:
+    """The sign of an operand of a sum."""
     assert part.equation is not None
     kind = registry.lookup(part.equation.primitive)
     assert isinstance(kind, Addition)
-    return -array if kind.sign < 0 and part.equation.inputs[1] is operand else array
+    return kind.sign if part.equation.inputs[1] is operand else 1
+
+
+def _signed(part: _Part, operand: Atom | None, array: Array) -> Array:
+    """An operand of a sum with its sign."""
+    return -array if _sign(part, operand) < 0 else array
 
 
 def _raised(above: _Part, below: _Part, constant: Array) -> Array:
@@ -308,7 +313,7 @@ def _lowered(above: _Part, below: _Part, constant: Array) -> Array:
         return _signed(above, below.value, constant)
     full = jnp.broadcast_to(constant, above.value.shape)
     if above.equation.name == "transpose":
-        full = jnp.transpose(full, np.argsort(above.equation.params["permutation"]))
+        full = jnp.transpose(full, np.argsort(above.equation.params["permutation"]).tolist())
     return full.reshape(below.value.shape).astype(below.value.dtype)
 
 
@@ -342,7 +347,7 @@ def _written(
     if part.moved:
         # What is left of this sum is its only part, or the negative of it.
         (below,) = part.parts
-        negative = _signed(part, below.value, np.ones(())) < 0
+        negative = _sign(part, below.value) < 0
         if not negative and below.changes:
             return _written(draft, below, made, same, out)
         value = _written(draft, below, made, same, None)

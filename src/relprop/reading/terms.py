@@ -105,7 +105,7 @@ class Algebra:
         return _leaf(atom, index)
 
     def operand(self, equation: Equation, position: int, index: Index) -> Term:
-        """The term of an operand of an element-wise equation, whose axes of length 1 are repeated."""
+        """The term of an operand of an element-wise equation; axes of length 1 are repeated."""
         atom = equation.inputs[position]
         if not atom.shape:
             return self.of(atom, ())
@@ -150,6 +150,7 @@ def plus(*terms: Term) -> Term:
 
 
 def scaled(term: Term, factor: float) -> Term:
+    """A term times a number."""
     return {product: factor * c for product, c in term.items()} if factor else {}
 
 
@@ -549,7 +550,7 @@ def renamed_term(term: Term, names: Mapping[Any, Any]) -> Term:
 
 def rows(maker: Callable[[Atom], Equation | None], equation: Equation) -> Value | None:
     """The numbers of the rows that are gathered or added to, if whole rows are."""
-    numbers = equation.params.get("dimension_numbers")
+    numbers: Any = equation.params.get("dimension_numbers")
     operand, indices = equation.inputs[0], equation.inputs[1]
     if len(indices.shape) != 2 or indices.shape[1] != 1 or not operand.shape:
         return None

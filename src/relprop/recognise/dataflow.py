@@ -44,7 +44,9 @@ class Dataflow:
         #: What recognisers have found out about the whole graph.
         self.memory: dict[str, Any] = {}
         self._found: dict[Callable[..., Any], tuple[Operation, ...]] = {}
-        self._producer = {out: equation for equation in equations for out in equation.outputs}
+        self._producer: dict[Any, Equation] = {
+            out: equation for equation in equations for out in equation.outputs
+        }
         self._position = {equation: i for i, equation in enumerate(equations)}
 
     def found(self, find: Callable[[Dataflow], Iterable[Operation]]) -> tuple[Operation, ...]:

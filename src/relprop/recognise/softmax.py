@@ -98,7 +98,7 @@ def _product(a: Product, b: Product) -> Product:
     return frozenset((base, p) for base, p in powers.items() if p)
 
 
-def arguments(flow: Dataflow, value: Value) -> list[Value]:
+def arguments(flow: Dataflow, value: Atom) -> list[Value]:
     """What a softmax is taken of: the arguments of its exponentials, without what cancels."""
     exponentials, sums = _exponentials(flow)
     found: dict[Value, None] = {}

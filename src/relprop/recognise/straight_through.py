@@ -1,7 +1,7 @@
 """Straight-through estimators: functions whose derivative is somebody else's.
 
-``z + stop_gradient(g(z) - z)`` has the value of g(z), and is the activation g; so is a function with
-a derivative of its own, of which nothing would pass by what is inside: a rounding, a sign.
+``z + stop_gradient(g(z) - z)`` has the value of g(z), and is the activation g; so is a function
+with a derivative of its own, of which nothing would pass by what is inside: a rounding, a sign.
 """
 
 from __future__ import annotations
