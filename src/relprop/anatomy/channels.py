@@ -17,7 +17,7 @@ from relprop import _compat
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Graph, Value
 from relprop._errors import InputError
-from relprop.anatomy.axes import Axes, Dim, Shape, through
+from relprop.anatomy.axes import Axes, Dim, Laid, Shape, through
 from relprop.propagators.linear import Contraction, Convolution, Dense
 
 
@@ -193,9 +193,9 @@ def _followed(equation: Equation, operand: int, axis: _Found, output: int) -> _F
     """Where the axis of an operand is in a result, or why it is lost."""
     out = equation.outputs[output]
     if isinstance(axis, _Merged):
-        shapes = [axis.shape if i == operand else None for i in range(len(equation.inputs))]
-        shape = through(axis.axes, equation, shapes, _unknown)[output]
-        return _settled(axis.axes, shape, axis.channels, axis.lost)
+        laid = [Laid(axis.shape) if i == operand else None for i in range(len(equation.inputs))]
+        result = through(axis.axes, equation, laid, _unknown)[output]
+        return _settled(axis.axes, result.shape, axis.channels, axis.lost)
     if not isinstance(axis, int):
         return axis
     lost = f"the axis of channels is lost in {equation.name} at {equation.source}"
@@ -285,12 +285,11 @@ def _unstacked(equation: Equation, operand: int, axis: int) -> int | None:
 def _traced(equation: Equation, operand: int, axis: int) -> int | None:
     """By the axes that `relprop.anatomy.axes` knows one by one; those of size 1 it does not."""
     axes = Axes()
-    shapes = [axes.of(a.shape) if i == operand else None for i, a in enumerate(equation.inputs)]
-    own = shapes[operand]
-    assert own is not None
-    (result,) = through(axes, equation, shapes, _unknown)
+    own = axes.of(equation.inputs[operand].shape)
+    laid = [Laid(own) if i == operand else None for i in range(len(equation.inputs))]
+    (result,) = through(axes, equation, laid, _unknown)
     wanted = axes.find(own[axis])
-    places = [i for i, dim in enumerate(result) if dim and axes.find(dim) == wanted]
+    places = [i for i, dim in enumerate(result.shape) if dim and axes.find(dim) == wanted]
     return places[0] if len(places) == 1 else None
 
 
@@ -332,6 +331,6 @@ _RULES: Mapping[str, Callable[[Equation, int, int], int | None]] = {
 }
 
 
-def _unknown(atom: Atom) -> None:
+def _unknown(atom: object) -> None:
     """Numbers of indices are not needed: an axis is followed, not its entries."""
     del atom
