@@ -170,6 +170,7 @@ class Graph:
             the equations as traced, and then those that only the reading has.
         recalls: of values that are computed again on the way back, as `jax.checkpoint` asks for.
         asked: per output, whether it is explained, where not all are.
+        closed: results of calls that have a rule as a whole.
     """
 
     inputs: tuple[Value, ...]
@@ -181,6 +182,7 @@ class Graph:
     run: tuple[Equation, ...] | None = None
     recalls: Mapping[Value, Recall] = dataclasses.field(default_factory=dict)
     asked: tuple[bool, ...] | None = None
+    closed: frozenset[Value] = frozenset()
 
     @property
     def explained_outputs(self) -> tuple[Atom, ...]:

@@ -127,7 +127,8 @@ def _evaluate(plan: Plan, equations: Sequence[Equation], tape: Tape, replay: boo
             continue
         values = tape.read_all(equation.inputs)
         step = nested.get(equation.outputs[0]) if equation.bodies and equation.outputs else None
-        if step is not None:
+        # What a call returns may be what the last loop inside of it returns.
+        if step is not None and step.operation.last.traced is equation.traced:
             outputs, tape.inner[step] = step.nested.forward(step, values, replay)
         elif replay and equation.bodies and equation.has_effects:
             outputs, _ = (quiet := _unplanned(equation)).nested.forward(quiet, values, replay)
@@ -136,7 +137,9 @@ def _evaluate(plan: Plan, equations: Sequence[Equation], tape: Tape, replay: boo
         tape.update(zip(equation.outputs, outputs, strict=True))
 
 
-def recalled(plan: Plan, tape: Tape, atoms: Sequence[Atom], awaited: Any) -> None:
+def recalled(
+    plan: Plan, tape: Tape, atoms: Sequence[Atom], awaited: Any, inside: bool = False
+) -> None:
     """Puts on the tape what it lacks of some values, by evaluating it a second time.
 
     Args:
@@ -144,10 +147,11 @@ def recalled(plan: Plan, tape: Tape, atoms: Sequence[Atom], awaited: Any) -> Non
         tape: of the forward pass.
         atoms: the values that are wanted.
         awaited: arrays that are there when they are needed, and not before.
+        inside: also what a body has kept, of which the values are there.
     """
     for atom in atoms:
         group = plan.graph.recalls.get(atom) if isinstance(atom, Value) else None
-        if group is None or atom in tape:
+        if group is None or (atom in tape and not inside):
             continue
         recalled(plan, tape, group.reads, awaited)
         values = [tape[value] for value in group.reads]
@@ -300,6 +304,8 @@ def backward(
             else:
                 joined.update(operation.inputs)
         need((*operation.outputs, *operation.inputs), arriving)
+        if step.bodies and step not in tape.inner and plan.graph.recalls:
+            recalled(plan, tape, operation.outputs[:1], arriving, inside=True)
         values = tape.read_all(operation.inputs)
         outputs = tape.read_all(operation.outputs)
         account: Account = {}

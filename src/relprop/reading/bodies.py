@@ -39,12 +39,16 @@ def opened(draft: Draft) -> None:
     if not any(equation.bodies for equation in draft.equations):
         return
     same: dict[Value, Atom] = {}
-    made = [e for equation in draft.equations for e in _opened(draft, equation, same, None)]
+    made = [e for equation in draft.equations for e in _opened(draft, equation, same, None, inside=False)]
     draft.replace(made, same)
 
 
 def _opened(
-    draft: Draft, equation: Equation, same: dict[Value, Atom], recall: Equation | None
+    draft: Draft,
+    equation: Equation,
+    same: dict[Value, Atom],
+    recall: Equation | None,
+    inside: bool = True,
 ) -> Iterator[Equation]:
     """The equations in place of one; `recall` is the checkpoint that it lies in."""
     equation = rewired(equation, same)
@@ -59,6 +63,8 @@ def _opened(
         if recall is not None:
             fresh = (out for out in equation.outputs if not draft.is_made(out))
             draft.recalled.update(dict.fromkeys(fresh, recall))
+        if inside and equation.bodies and equation.outputs:
+            draft.entered[equation.outputs[0]] = recall
         yield equation
         return
     kind = registry.lookup(equation.primitive)

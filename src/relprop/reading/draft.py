@@ -35,6 +35,7 @@ class Draft:
         outputs: the values that stand for the outputs of the graph.
         constants: arrays that it closes over, those of opened bodies among them.
         recalled: of values that are computed again on the way back, the call that asks for it.
+        entered: loops and the like that were inside of a call, by their first result, with that.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Draft:
         self.outputs = list(graph.outputs)
         self.constants = dict(graph.constants)
         self.recalled: dict[Value, Equation] = {}
+        self.entered: dict[Value, Equation | None] = {}
         self._asked = [True] * len(graph.outputs) if asked is None else list(asked)
         self._traced = {out for equation in graph.equations for out in equation.outputs}
         self._index: _Index | None = None
@@ -170,20 +172,23 @@ class Draft:
     def finished(self) -> Graph:
         """The reading as a graph, without what nobody reads."""
         if all(map(_is, self.equations, self.graph.equations)) and self._unchanged():
-            return dataclasses.replace(self.graph, asked=tuple(self._asked))
+            return dataclasses.replace(
+                self.graph, asked=tuple(self._asked), closed=self._closed_calls()
+            )
         needed = {*self.outputs, *self.visible}
         kept = []
         for equation in reversed(self.equations):
-            own = any(not self.is_made(out) for out in equation.outputs)
+            own = self._is_own(equation)
             if not own or any(out in needed for out in equation.outputs):
                 needed.update(equation.inputs)
                 kept.append(equation)
         kept.reverse()
-        later = [e for e in kept if any(not self.is_made(out) for out in e.outputs)]
+        later = [e for e in kept if self._is_own(e)]
         groups: dict[Equation, list[Equation]] = {}
         run = list(self.graph.equations)
         for equation in later:
-            call = self.recalled.get(equation.outputs[0])
+            first = equation.outputs[0]
+            call = self.recalled.get(first, self.entered.get(first))
             if call is None:
                 run.append(equation)
             else:
@@ -206,7 +211,19 @@ class Draft:
             run=tuple(run),
             recalls=recalls,
             asked=tuple(self._asked),
+            closed=self._closed_calls(),
         )
+
+    def _closed_calls(self) -> frozenset[Value]:
+        """The results of calls that have a rule as a whole."""
+        calls = (e for e in self.equations if e.bodies and e.outputs and self.closed(e))
+        return frozenset(out for call in calls for out in call.outputs)
+
+    def _is_own(self, equation: Equation) -> bool:
+        """Whether only the reading has an equation; of loops inside a call, it needs the bodies."""
+        if any(not self.is_made(out) for out in equation.outputs):
+            return True
+        return bool(equation.bodies) and equation.outputs[0] in self.entered
 
     def _unchanged(self) -> bool:
         return len(self.equations) == len(self.graph.equations) and all(

@@ -54,7 +54,9 @@ def is_layer(flow: Dataflow, equation: Equation) -> bool:
 def _is_affine(flow: Dataflow, equation: Equation) -> bool:
     """Whether a constant is added, or a number multiplied with, or the sign changed."""
     operands = flow.operands(equation)
-    if len(operands) != 1 or operands[0].shape != equation.outputs[0].shape:
+    if len(operands) != 1 or len(equation.outputs) != 1:
+        return False
+    if operands[0].shape != equation.outputs[0].shape:
         return False
     kind = registry.lookup(equation.primitive)
     if isinstance(kind, Negation):

@@ -46,6 +46,8 @@ def probed(operation: Operation, number: Callable[[Atom], float | None]) -> np.n
 
 
 def _evaluated(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    if equation.bodies:
+        raise ValueError("a function of one shape")
     function = _FUNCTIONS.get(equation.name)
     if function is not None:
         return [function(equation.params, *values)]

@@ -26,10 +26,10 @@ def straight_through(flow: Dataflow) -> Iterator[Operation]:
             start = _start(flow, equation)
             if start is not None:
                 yield flow.region(start, equation, Activation())
-        elif type(kind) is Call and operands and len(equation.outputs) == 1:
+        elif type(kind) is Call and len(operands) == 1 and len(equation.outputs) == 1:
             # What could be looked into has been opened: the rest is cut off inside.
-            same = [a for a in operands if a.shape == equation.outputs[0].shape]
-            if same and len(operands) == 1:
+            (out,) = equation.outputs
+            if operands[0].shape == out.shape and out not in flow.graph.closed:
                 yield Operation(Activation(), (equation,), equation.inputs, equation.outputs)
 
 
