@@ -818,7 +818,8 @@ def test_remat_is_kept_from_being_undone_by_the_compiler():
     plain, kept = lowered(layer), lowered(jax.checkpoint(layer))
     assert plain.count("optimization_barrier") == 0
     assert kept.count("optimization_barrier") == 2
-    assert kept.count("stablehlo.tanh") > plain.count("stablehlo.tanh")  # evaluated again
+    # Evaluated again; what the call returns is there.
+    assert kept.count("stablehlo.dot_general") > plain.count("stablehlo.dot_general")
     free = lowered(jax.checkpoint(layer, prevent_cse=False))
     assert free.count("optimization_barrier") == 0
 

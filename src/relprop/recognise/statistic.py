@@ -137,30 +137,28 @@ def _only_adds(flow: Dataflow, equation: Equation) -> bool:
 
 
 def _bases(flow: Dataflow, summed: list[Value]) -> set[Value]:
-    """What entries of values were before they were squared; of a difference, both parts as well."""
+    """What a statistic is one of: all from the entries that were summed to what they are powers of.
+
+    Of a difference, both parts as well: `x - mean` was computed from x, which may be divided, too.
+    """
     found: set[Value] = set()
-    queue, seen = list(summed), set()
+    queue = list(summed)
     while queue:
         value = queue.pop()
-        if value in seen:
+        if value in found:
             continue
-        seen.add(value)
+        found.add(value)
         equation = flow.producer(value)
         operands = [] if equation is None else flow.operands(equation)
         if equation is None or not operands:
-            found.add(value)
-        elif (
-            equation.name in _POWERS
-            or is_move(equation)
-            or isinstance(registry.lookup(equation.primitive), (Linear, DeviceSum))
-        ):
+            continue
+        kind = registry.lookup(equation.primitive)
+        power = equation.name in _POWERS and all(a is operands[0] for a in operands)
+        if power or is_move(equation) or isinstance(kind, (Linear, DeviceSum)):
             queue.extend(operands)
-        else:
-            found.add(value)
-            if isinstance(registry.lookup(equation.primitive), Addition):
-                # `x - mean` was computed from x, which may be divided as well.
-                found.update(operands)
-                found.update(flow.origin(a)[0] for a in operands)  # type: ignore[misc]
+        elif isinstance(kind, Addition):
+            found.update(operands)
+            found.update(flow.origin(a)[0] for a in operands)  # type: ignore[misc]
     return found
 
 
