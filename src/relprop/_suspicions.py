@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import jax
+import jaxtyping
 
 from relprop._assign import CUT_REMEDY
 from relprop._core.cuts import CHOICE, SUMMAND, Grade, Ways
@@ -128,7 +129,11 @@ def _warn(message: str, source: str) -> None:
     warnings.warn_explicit(message, SuspicionWarning, file, int(line), module, registry)
 
 
-_INSIDE = tuple(f"{Path(str(m)).parent}{os.sep}" for m in (__file__, jax.__file__))
+# Annotations that are checked while tests run put frames of their own in between.
+_INSIDE = (
+    *(f"{Path(str(m)).parent}{os.sep}" for m in (__file__, jax.__file__, jaxtyping.__file__)),
+    "<@beartype",
+)
 
 
 def _caller() -> FrameType:

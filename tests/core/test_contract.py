@@ -185,7 +185,26 @@ def test_linear_solve_says_which_operands_are_the_matrix():
 READ = {
     "reduce_precision": (lambda x: lax.reduce_precision(x, 8, 7), ()),
     "cumprod": (lambda x: lax.cumprod(x), ("axis", "reverse")),
-    "dot_general": (lambda x: W @ x, ("preferred_element_type", "dimension_numbers")),
+    "dot_general": (
+        lambda x: W @ x,
+        ("preferred_element_type", "dimension_numbers", "precision"),
+    ),
+    "slice": (lambda x: x[:1], ("start_indices", "limit_indices", "strides")),
+    "concatenate": (lambda x: jnp.concatenate([x, x]), ("dimension",)),
+    "pad": (lambda x: lax.pad(x, jnp.float32(0), [(1, 1, 0)]), ("padding_config",)),
+    "split": (lambda x: lax.split(x, (1, 2)), ("axis", "sizes")),
+    "squeeze": (lambda x: lax.squeeze(x[None], [0]), ("dimensions",)),
+    "reshape": (lambda x: x.reshape(1, -1), ("sharding",)),
+    "gather": (lambda x: x[jnp.array([0, 0])], ("dimension_numbers", "slice_sizes")),
+    "fft": (
+        lambda x: lax.fft_p.bind(x, fft_type=lax.FftType.RFFT, fft_lengths=(3,)),
+        ("fft_lengths",),
+    ),
+    "approx_top_k": (lambda x: lax.approx_max_k(x, 1)[0], ("reduction_dimension",)),
+    "reduce_window_max": (
+        lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "VALID"),
+        ("window_dimensions", "window_strides", "window_dilation", "base_dilation", "padding"),
+    ),
     "ragged_dot_general": (
         lambda x: lax.ragged_dot(x[None], W[None], jnp.array([1])),
         ("preferred_element_type",),
@@ -197,6 +216,8 @@ READ = {
             "dimension_numbers",
             "feature_group_count",
             "batch_group_count",
+            "padding",
+            "lhs_dilation",
         ),
     ),
     "transpose": (lambda x: jnp.outer(x, x).T, ("permutation",)),
@@ -221,7 +242,10 @@ def test_parameters_that_are_read(name):
 
 
 def test_every_param_that_the_source_reads_is_in_a_test():
-    parts = [SOURCE / part for part in ("_compat.py", "_core", "propagators", "recognise")]
+    parts = [
+        SOURCE / part
+        for part in ("_compat.py", "_core", "propagators", "reading", "recognise", "anatomy")
+    ]
     files = [path for path in FILES if any(path.is_relative_to(part) for part in parts)]
     text = "\n".join(path.read_text() for path in files)
     read = set(re.findall(r'params\[["\'](\w+)["\']\]', text))

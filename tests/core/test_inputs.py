@@ -13,6 +13,7 @@ from relprop import presets
 from relprop.rules import Epsilon, Flat, Gamma, Gradient
 
 X = jnp.array([1.0, -2.0, 3.0])
+WEIGHT = jnp.ones((3, 2))
 RULE = Epsilon()
 TRANSFORMS = ["relevance", "value_and_relevance", "ledger"]
 
@@ -88,7 +89,7 @@ def test_arrays_without_entries_are_fine():
 
 def test_shapes_without_numbers_are_enough_to_inspect():
     shape = jax.ShapeDtypeStruct((4, 3), jnp.float32)
-    plan = relprop.inspect(lambda x: jnp.tanh(x @ jnp.ones((3, 2))), RULE)(shape)
+    plan = relprop.inspect(lambda x: jnp.tanh(x @ WEIGHT), RULE)(shape)
     assert [op.structure for op in plan] == ["dense", "activation"]
 
 
@@ -245,7 +246,7 @@ def test_rules_that_cannot_be_applied_are_all_listed():
 def test_pass_needs_one_input_of_the_shape_of_the_output():
     composite = relprop.Composite().at(structure="dense").use(relprop.rules.Pass())
     with refused("Pass needs", "(3,)", "(2,)", error=relprop.RuleError):
-        relprop.relevance(lambda x: jnp.sum(x @ jnp.ones((3, 2))), composite)(X)
+        relprop.relevance(lambda x: jnp.sum(x @ WEIGHT), composite)(X)
 
 
 # Names.
@@ -293,7 +294,7 @@ def test_selections_that_match_nothing_are_all_listed():
         "2 selection(s)", "structure='convolution' -> Gamma", "scope='*head*' -> Flat",
         "dense (dot_general)", "sum (reduce_sum)", error=relprop.NothingMatchedError,
     ):  # fmt: skip
-        relprop.relevance(lambda x: jnp.sum(x @ jnp.ones((3, 2))), composite)(X)
+        relprop.relevance(lambda x: jnp.sum(x @ WEIGHT), composite)(X)
 
 
 def test_selections_that_may_match_nothing():
@@ -306,14 +307,14 @@ def test_selection_behind_one_that_takes_all():
     composite = relprop.Composite().at(structure="dense").use(Gamma())
     composite = composite.at(structure="dense").use(RULE)
     with refused("structure='dense' -> Epsilon", "earlier", error=relprop.NothingMatchedError):
-        relprop.relevance(lambda x: jnp.sum(x @ jnp.ones((3, 2))), composite)(X)
+        relprop.relevance(lambda x: jnp.sum(x @ WEIGHT), composite)(X)
 
 
 @pytest.mark.parametrize("position", [1, -2, 7])
 def test_position_that_is_not_there(position):
     composite = relprop.Composite().at(structure="dense", position=position).use(Gamma())
     with refused(f"position={position}", error=relprop.NothingMatchedError):
-        relprop.relevance(lambda x: jnp.sum(x @ jnp.ones((3, 2))), composite)(X)
+        relprop.relevance(lambda x: jnp.sum(x @ WEIGHT), composite)(X)
 
 
 # Errors as such.

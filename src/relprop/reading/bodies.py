@@ -89,7 +89,8 @@ def _opened(
     for out, result in zip(equation.outputs, results, strict=True):
         if out in stacked:
             continue
-        if isinstance(result, Value) and result in made and result not in names:
+        own = isinstance(result, Value) and result in made and result not in draft.visible
+        if own and result not in names:
             names[result] = out
         else:
             same[out] = names.get(result, result)  # type: ignore[arg-type]
@@ -174,12 +175,16 @@ def _body(draft: Draft, equation: Equation) -> Graph | None:
         return body if isinstance(kind, Remat) or _is_plain(body) else None
     if isinstance(kind, Branch):
         index = _known(draft, equation.inputs[0])
-        if index is None:
-            return None
+        if index is None or any(map(_has_names, equation.bodies)):
+            return None  # A place with a name is there, also where it has no relevance.
         return equation.bodies[int(np.clip(index, 0, len(equation.bodies) - 1))]
     if isinstance(kind, Scan) and equation.params["length"] == 1:
         return equation.bodies[0]
     return None
+
+
+def _has_names(body: Graph) -> bool:
+    return any(e.name == "name" or any(map(_has_names, e.bodies)) for e in body.equations)
 
 
 def _is_plain(body: Graph) -> bool:

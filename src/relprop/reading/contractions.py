@@ -61,7 +61,10 @@ def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:
         (dependent,) = draft.index.operands(product)
         factors = [_bare(draft, atom, value.shape) for atom in product.inputs]
         (weight,) = [a for a in product.inputs if a is not dependent]
-        if any(f is None for f in factors) or is_literal(draft.index.maker, weight):
+        # What was cut off from the inputs is no weight, nor is what nobody has learnt.
+        if weight in draft.index.touched or is_literal(draft.index.maker, weight):
+            return
+        if any(factor is None for factor in factors):
             return
         # What is summed over is in both: otherwise the weight is a mere scale of a sum.
         if not all(axis in own for _, own in factors for axis in axes):  # type: ignore[misc]
@@ -119,6 +122,8 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
     (value,) = draft.index.operands(equation)
     side = equation.inputs.index(value)
     other = equation.inputs[1 - side]
+    if other in draft.index.touched:
+        return
     own = (*contracting[1 - side], *batch[1 - side])
     number = draft.index.number(other) if is_literal(draft.index.maker, other) else None
     if number is not None and not batch[0]:
