@@ -204,7 +204,14 @@ def channels(
     def read_axis(*args: Any, **kwargs: Any) -> int:
         wanted = places_of(place)
         run = Run.start(
-            closed(f, kwargs), args, argnums, composite_of(rules), on_missing, False, places=wanted
+            closed(f, kwargs),
+            args,
+            argnums,
+            composite_of(rules),
+            on_missing,
+            False,
+            places=wanted,
+            on_suspicion="ignore",  # Whatever there is to say has been said.
         )
         watched = {v: names for plan in run.plan.nested() for v, names in plan.watched.items()}
         ((value, (name, *_)),) = watched.items()
