@@ -89,8 +89,8 @@ def _opened(
     for out, result in zip(equation.outputs, results, strict=True):
         if out in stacked:
             continue
-        own = isinstance(result, Value) and result in made and result not in draft.visible
-        if own and result not in names:
+        own = result in made and result not in draft.visible and result not in names
+        if isinstance(result, Value) and own:
             names[result] = out
         else:
             same[out] = names.get(result, result)  # type: ignore[arg-type]
