@@ -2,8 +2,8 @@
 
 An entry has the name, the rule that the structure gets if no other is named, and what finds it.
 What is registered here is known everywhere: to `relprop.Where`, to composites and what they print,
-to plans and to plots. A structure of your own is a function that yields operations, with a propagator
-that says what rules may know about them:
+to plans and to plots. A structure of your own is a function that yields operations, with a
+propagator that says what rules may know about them:
 
 >>> import jax.numpy as jnp, dataclasses, relprop
 >>> from relprop.structures import Operation, Structure, register, removed

@@ -50,7 +50,6 @@ CUTS = {
     "index": (lambda z: jnp.argmin(z).astype(jnp.float32) + B, {"argmin"}),
     "order": (lambda z: jnp.argsort(z).astype(jnp.float32), {"sort"}),
     "then a layer": (lambda z: jnp.round(z) @ W[:3] + B, {"round"}),
-    "call": (_staircase, {"round", "floor"}),
     "loop": (
         lambda z: lax.fori_loop(0, 3, lambda i, c: c + jnp.round(z), jnp.zeros(3)),
         {"round"},
@@ -194,11 +193,11 @@ def test_inside_and_outside_of_bodies(wrap, part):
     @w_all
     def f(x):
         c = w_cut(lambda z: jnp.round(z @ V))(x)
-        c = w_value(lambda c: 2.0 * c + B)(c)
+        c = w_value(lambda c: 2.0 * c)(c)
         return w_sum(lambda z, c: z @ W + c)(x, c)
 
     book = ledger_of(lambda x: f(x).sum(), X)
-    np.testing.assert_allclose(book.cut, (2 * jnp.round(X @ V) + B).sum(), rtol=1e-5)
+    np.testing.assert_allclose(book.cut, (2 * jnp.round(X @ V)).sum(), rtol=1e-5)
     np.testing.assert_allclose(book.left, (X @ W).sum(), rtol=1e-5)
     rows = [row for row in book if row.operation.structure == "cut"]
     assert {row.operation.primitive for row in rows} == {"round"}
@@ -277,13 +276,14 @@ def test_what_is_chosen_or_recognised_is_no_matter(name, preset):
         return jnp.sum(CHOICES[name](x))
 
     rules = getattr(relprop.presets, preset)()
-    plan = relprop.inspect(f, rules, on_suspicion="error")(X)
+    with jax.numpy_dtype_promotion("standard"):
+        plan = relprop.inspect(f, rules, on_suspicion="error")(X)
     assert {row.note for row in cuts(plan)} <= {"choice"}
 
 
 def test_a_switch_by_a_condition_is_shown_and_not_told():
     def f(x):
-        return ((x @ W) * (x @ V > 0)).sum()
+        return ((x @ W) * (x @ V > 0).astype(x.dtype)).sum()
 
     (row,) = cuts(relprop.inspect(f, RULES, on_suspicion="error")(X))
     assert (row.primitive, row.note) == ("gt", "choice")
@@ -467,10 +467,13 @@ def test_language_models_have_the_policy():
     ("f", "text"),
     [
         (lambda x: (jnp.exp(x) / jnp.square(x).sum()).sum(), "softmax or normalisation?"),
-        (lambda x: jnp.sqrt((x * x).sum()) + x.sum(), "normalisation?"),
+        (
+            lambda x: (x / jnp.sqrt((x * x).sum())).sum() + jnp.sqrt((x * x).sum()),
+            "normalisation?",
+        ),
         (lambda x: (jnp.tanh(x @ W) * jnp.tanh(x @ V)).sum(), "gate?"),
         (
-            lambda x: (x * jax.random.bernoulli(jax.random.key(0), 0.5, (4,))).sum(),
+            lambda x: jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, (4,)), x, 0.0).sum(),
             "dropout?",
         ),
     ],

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence, Set
 
 from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
+from relprop.reading.contractions import contracted
 from relprop.reading.draft import Draft
 from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
@@ -30,6 +31,7 @@ from relprop.reading.sums import settled, signed, split
 PASSES = (
     opened,
     simplified,
+    contracted,
     quantised,
     normalised_first,
     shifted_back,

@@ -39,7 +39,11 @@ def opened(draft: Draft) -> None:
     if not any(equation.bodies for equation in draft.equations):
         return
     same: dict[Value, Atom] = {}
-    made = [e for equation in draft.equations for e in _opened(draft, equation, same, None, inside=False)]
+    made = [
+        e
+        for equation in draft.equations
+        for e in _opened(draft, equation, same, None, inside=False)
+    ]
     draft.replace(made, same)
 
 

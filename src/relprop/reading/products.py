@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -21,6 +21,7 @@ from relprop.propagators.general import is_elementwise
 from relprop.propagators.linear import Dense, Division, Multiplication, ScatteredSum
 from relprop.propagators.product import Product, RunningProduct
 from relprop.reading.draft import Draft
+from relprop.reading.exponentials import followed
 from relprop.reading.terms import Algebra
 
 
@@ -28,25 +29,29 @@ def spelled_out(draft: Draft) -> None:
     """Writes products of entries as such."""
     made: list[Equation] = []
     changed = False
+    index = draft.index
+    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
     for equation in draft.equations:
-        new = [*_spelled(draft, equation)]
+        new = [*_spelled(draft, equation, sums)]
         changed |= bool(new)
         made.extend(new or [equation])
     if changed:
         draft.replace(made, {})
 
 
-def _spelled(draft: Draft, equation: Equation) -> Iterator[Equation]:
+def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equation]:
     kind = registry.lookup(equation.primitive)
     if not equation.outputs or equation.outputs[0] not in draft.index.dependent:
         return
     if isinstance(kind, Dense) and len(draft.index.operands(equation)) == 2:
         (contracting, batch) = equation.params["dimension_numbers"]
-        a, b = equation.inputs
-        if len(contracting[0]) + len(batch[0]) == len(a.shape) == len(b.shape):
+        count = len(contracting[0]) + len(batch[0])
+        bare = [len(atom.shape) == count for atom in equation.inputs]
+        # Attention stays a product with a map.
+        if all(bare) or (any(bare) and equation.inputs[bare.index(True)] not in sums):
             yield from draft.derived(
                 functools.partial(_entries, contracting, batch),
-                [a, b],
+                equation.inputs,
                 equation,
                 equation.outputs[0],
             )
@@ -70,9 +75,10 @@ def _spelled(draft: Draft, equation: Equation) -> Iterator[Equation]:
             equation,
             equation.outputs[0],
         )
-    elif isinstance(kind, Division) and len(draft.index.operands(equation)) == 2:
+    elif isinstance(kind, Division) and equation.inputs[1] in draft.index.dependent:
         signal, denominator = equation.inputs
-        if denominator.shape == signal.shape and _of_sigmoid(draft, denominator):
+        constant = draft.index.number(signal) is not None
+        if not constant and signal.shape and _of_sigmoid(draft, denominator):
             yield from draft.derived(
                 lambda x, y: x * (jnp.ones((), y.dtype) / y),
                 [signal, denominator],
@@ -93,10 +99,17 @@ def _parts(draft: Draft, atom: Atom, axes: tuple[int, ...]) -> list[Atom]:
 
 
 def _entries(contracting, batch, a: Array, b: Array) -> Array:
-    """The product of two arrays that share all axes, summed over some."""
-    order = [[*batch[i], *contracting[i]] for i in (0, 1)]
-    product = jnp.transpose(a, order[0]) * jnp.transpose(b, order[1])
-    return product.sum(tuple(range(len(batch[0]), product.ndim))) if contracting[0] else product
+    """The product of two arrays of which one has no axes of its own, summed over some."""
+    count, summed = len(batch[0]), len(contracting[0])
+    arrays = []
+    for side, array in enumerate((a, b)):
+        shared = [*batch[side], *contracting[side]]
+        free = [axis for axis in range(array.ndim) if axis not in shared]
+        arrays.append(jnp.transpose(array, (*shared, *free)))
+    rank = max(array.ndim for array in arrays)
+    a, b = (array.reshape((*array.shape, *(1,) * (rank - array.ndim))) for array in arrays)
+    product = a * b
+    return product.sum(tuple(range(count, count + summed))) if summed else product
 
 
 def _is_everywhere(equation: Equation) -> bool:

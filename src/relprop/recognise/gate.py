@@ -65,7 +65,10 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
         if operation is not None and _is_sigmoid(flow, operation):
             return _SIGMOID
         if equation in ends:
-            return _ACTIVATION
+            if not _only_limits(ends[equation]):
+                return _ACTIVATION
+            (atom,) = operands if len(operands) == 1 else ends[equation].inputs[:1]
+            continue
         if len(operands) != 1:
             return 0
         # Moves, factors and offsets: `1 - z` is a gate if z is.
@@ -80,6 +83,12 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
             nonlinear = is_elementwise(equation) and equation.name not in _NONE
             return _ACTIVATION if nonlinear else 0
         atom = operands[0]
+
+
+def _only_limits(operation: Operation) -> bool:
+    """Whether a function does nothing but limiting, scaling and shifting, and is no ReLU."""
+    names = ("max", "min", "clamp", "add", "sub", "mul", "div", "neg", "convert_element_type")
+    return all(e.name in names and not is_relu(e) for e in operation.equations)
 
 
 def _is_sigmoid(flow: Dataflow, operation: Operation) -> bool:

@@ -14,7 +14,7 @@ denominator from being zero.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from relprop._core.graph import Atom, Value
 from relprop._core.operation import Operation
@@ -30,7 +30,7 @@ def softmaxes(flow: Dataflow) -> Iterator[Operation]:
     for equation in flow.equations:
         if equation.name in ends and any(out in sums_used(flow) for out in equation.outputs):
             if flow.operands(equation) and is_softmax(flow, equation.outputs[0]):
-                starts = arguments(flow, equation.outputs[0])
+                starts = arguments(flow, equation.outputs[0], axes_of(flow, equation.outputs[0]))
                 if starts:
                     first, *more = starts
                     yield flow.region(first, equation, Softmax(), *more)
@@ -98,8 +98,14 @@ def _product(a: Product, b: Product) -> Product:
     return frozenset((base, p) for base, p in powers.items() if p)
 
 
-def arguments(flow: Dataflow, value: Atom) -> list[Value]:
-    """What a softmax is taken of: the arguments of its exponentials, without what cancels."""
+def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) -> list[Value]:
+    """What a softmax is taken of: the arguments of its exponentials, without what cancels.
+
+    Args:
+        flow: the graph.
+        value: the softmax.
+        over: the axes that it is taken over, if they are known.
+    """
     exponentials, sums = _exponentials(flow)
     found: dict[Value, None] = {}
     queue: list[Atom] = [value]
@@ -114,13 +120,25 @@ def arguments(flow: Dataflow, value: Atom) -> list[Value]:
             queue.extend(equation.inputs)
             continue
         queue.append(equation.inputs[0])  # As in `exp(z - logsumexp(z))`.
-        start = unshifted(flow, equation.inputs[0])
+        argument = equation.inputs[0]
+        start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             found[start] = None
     return [*found]
 
 
-def unshifted(flow: Dataflow, atom: Atom) -> Atom:
+def axes_of(flow: Dataflow, value: Value) -> list[int]:
+    """The axes that a softmax is taken over: those along which what it is divided by is one."""
+    index = flow.algebra.indices(value.shape)
+    parts = [*blocks(flow.algebra.of(value, index), index)]
+    return [
+        axis
+        for axis, symbol in enumerate(index)
+        if isinstance(symbol, Symbol) and not any(mentions(part, [symbol]) for part in parts)
+    ]
+
+
+def unshifted(flow: Dataflow, atom: Atom, over: Collection[int] | None = None) -> Atom:
     """The z of `z - c` where c is the same for all that is summed: whatever c is, it cancels."""
     while True:
         atom = flow.origin(atom, lambda e: e.name == "stop_gradient")[0]
@@ -133,7 +151,7 @@ def unshifted(flow: Dataflow, atom: Atom) -> Atom:
             number = equation.name == "neg" or any(
                 flow.is_number(a) for a in equation.inputs if a is not below
             )
-            inner = unshifted(flow, below) if number else below
+            inner = unshifted(flow, below, over) if number else below
             return inner if inner is not below and number else atom
         if equation.name not in ("add", "sub"):
             return atom
@@ -141,7 +159,7 @@ def unshifted(flow: Dataflow, atom: Atom) -> Atom:
         same = flow.origin(a)[0] is flow.origin(b)[0]
         if same:
             return flow.origin(a)[0]
-        shifts = [is_shift(flow, a, atom.shape), is_shift(flow, b, atom.shape)]
+        shifts = [is_shift(flow, a, atom.shape, over), is_shift(flow, b, atom.shape, over)]
         if shifts[0] is shifts[1] is True or not any(shifts):
             return atom
         kept = b if shifts[0] else a
@@ -150,21 +168,27 @@ def unshifted(flow: Dataflow, atom: Atom) -> Atom:
         atom = kept
 
 
-def is_shift(flow: Dataflow, atom: Atom, shape: tuple[int, ...]) -> bool:
+def is_shift(
+    flow: Dataflow, atom: Atom, shape: tuple[int, ...], over: Collection[int] | None = None
+) -> bool:
     """Whether a value is constant along some axis: a number, or what has been reduced.
 
     Args:
         flow: the graph.
         atom: the value.
         shape: that of what it is added to.
+        over: of which axes it is to be one; by default any.
     """
-    if atom.shape != shape:
+    wanted = range(len(shape)) if over is None or len(atom.shape) != len(shape) else over
+    if atom.shape != shape and (
+        len(atom.shape) != len(shape) or any(atom.shape[a] != shape[a] for a in wanted)
+    ):
         return True
     if not any(n > 1 for n in shape):
         return False
     index = flow.algebra.indices(atom.shape)
     term = flow.algebra.of(atom, index)
-    free = [s for s in index if isinstance(s, Symbol)]
+    free = [s for a, s in enumerate(index) if isinstance(s, Symbol) and a in wanted]
     if any(not any(mentions(product, [s]) for product in term) for s in free):
         return True
     first = index[0]

@@ -1,0 +1,159 @@
+"""Products that are summed, as one contraction; contractions that only sum or scale, as that.
+
+``(x[:, :, None] * w[None]).sum(1)`` is the dense layer ``x @ w``, and so is a product per head that
+is then summed over the heads. ``x @ ones`` is a sum, and ``einsum("ti,i->ti", x, g)`` a scale.
+"""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Constant, Equation
+from relprop.propagators.linear import Dense, Multiplication, Sum
+from relprop.reading.draft import Draft
+from relprop.reading.numbers import is_literal
+
+
+def contracted(draft: Draft) -> None:
+    """Writes each sum of products as what it is."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if len(equation.outputs) != 1 or equation.outputs[0] not in draft.index.dependent:
+            continue
+        if isinstance(kind, Sum) and "axes" in equation.params:
+            new = [*_one_contraction(draft, equation)]
+        elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
+            new = [*_simpler(draft, equation)]
+        else:
+            continue
+        if new:
+            made[equation] = new
+    if made:
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+
+
+def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:
+    """The contraction that a sum of products with weights is."""
+    (value,) = equation.inputs
+    product = draft.index.maker.get(value)
+    if product is None or draft.index.only_reader(value) is not equation:
+        return
+    if len(draft.index.operands(product)) != 1:
+        return
+    axes, (out,) = tuple(equation.params["axes"]), equation.outputs
+    kind = registry.lookup(product.primitive)
+    if isinstance(kind, Dense):
+        contracting, batch = product.params["dimension_numbers"]
+        if not contracting[0] or not all(axis < len(batch[0]) for axis in axes):
+            return
+        yield from draft.derived(
+            functools.partial(_with_batch_summed, product, axes), product.inputs[:2], equation, out
+        )
+    elif isinstance(kind, Multiplication):
+        (dependent,) = draft.index.operands(product)
+        factors = [_bare(draft, atom, value.shape) for atom in product.inputs]
+        (weight,) = [a for a in product.inputs if a is not dependent]
+        if any(f is None for f in factors) or is_literal(draft.index.maker, weight):
+            return
+        # What is summed over is in both: otherwise the weight is a mere scale of a sum.
+        if not all(axis in own for _, own in factors for axis in axes):  # type: ignore[misc]
+            return
+        atoms, kept = zip(*factors, strict=True)  # type: ignore[arg-type]
+        yield from draft.derived(
+            functools.partial(_summed_product, kept, axes, len(value.shape)), atoms, equation, out
+        )
+
+
+def _with_batch_summed(product: Equation, axes: Sequence[int], a: Array, b: Array) -> Array:
+    contracting, batch = product.params["dimension_numbers"]
+    kept = [i for i in range(len(batch[0])) if i not in axes]
+    numbers = (
+        tuple((*contracting[side], *(batch[side][i] for i in axes)) for side in (0, 1)),
+        tuple(tuple(batch[side][i] for i in kept) for side in (0, 1)),
+    )
+    return lax.dot_general(
+        a,
+        b,
+        numbers,  # type: ignore[arg-type]
+        precision=product.params["precision"],
+        preferred_element_type=product.params["preferred_element_type"],
+    )
+
+
+def _bare(draft: Draft, atom: Atom, shape: tuple[int, ...]) -> tuple[Atom, tuple[int, ...]] | None:
+    """A factor before it was repeated along axes, and the axes of the product that it has."""
+    if isinstance(atom, Constant) or len(atom.shape) != len(shape):
+        return None
+    maker = draft.index.maker.get(atom)
+    if maker is not None and maker.name == "broadcast_in_dim" and len(maker.inputs) == 1:
+        inner, axes = maker.inputs[0], tuple(maker.params["broadcast_dimensions"])
+        if isinstance(inner, Constant):
+            return None
+        if all(inner.shape[i] == shape[axis] for i, axis in enumerate(axes)):
+            return inner, axes
+    if any(n != m for n, m in zip(atom.shape, shape, strict=True)):
+        return None
+    return atom, tuple(range(len(shape)))
+
+
+def _summed_product(
+    axes_of: Sequence[tuple[int, ...]], summed: Sequence[int], rank: int, a: Array, b: Array
+) -> Array:
+    names = string.ascii_letters
+    left, right = ("".join(names[axis] for axis in axes) for axes in axes_of)
+    out = "".join(names[axis] for axis in range(rank) if axis not in summed)
+    return jnp.einsum(f"{left},{right}->{out}", a, b)
+
+
+def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
+    """A sum or a scale that was written as a contraction."""
+    contracting, batch = equation.params["dimension_numbers"]
+    (value,) = draft.index.operands(equation)
+    side = equation.inputs.index(value)
+    other = equation.inputs[1 - side]
+    own = (*contracting[1 - side], *batch[1 - side])
+    number = draft.index.number(other) if is_literal(draft.index.maker, other) else None
+    if number is not None and not batch[0]:
+        yield from draft.derived(
+            functools.partial(
+                _repeated_sum, number, contracting[side], equation.outputs[0].shape, side == 0
+            ),
+            [value],
+            equation,
+            equation.outputs[0],
+        )
+    elif not contracting[0] and len(own) == len(other.shape) and batch[0]:
+        yield from draft.derived(
+            functools.partial(_scale, batch[side], batch[1 - side]),
+            [value, other],
+            equation,
+            equation.outputs[0],
+        )
+
+
+def _repeated_sum(
+    number: float, axes: Sequence[int], shape: tuple[int, ...], first: bool, x: Array
+) -> Array:
+    """The sum over some axes times a number, for each entry that the other factor had."""
+    total = x.sum(tuple(axes))
+    if number != 1:
+        total = total * jnp.asarray(number, x.dtype)
+    rest = (1,) * (len(shape) - total.ndim)
+    total = total.reshape((*total.shape, *rest) if first else (*rest, *total.shape))
+    return jnp.broadcast_to(total, shape).astype(x.dtype)
+
+
+def _scale(batch: Sequence[int], other: Sequence[int], x: Array, factor: Array) -> Array:
+    """A product in which the axes of the factor come first."""
+    free = [axis for axis in range(x.ndim) if axis not in batch]
+    x = jnp.transpose(x, (*batch, *free))
+    factor = jnp.transpose(factor, other)
+    return x * factor.reshape((*factor.shape, *(1,) * len(free)))
