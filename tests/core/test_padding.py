@@ -142,7 +142,8 @@ def test_borders_that_are_copies_take_relevance(mode, x64):
     def f(x):
         x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), mode=mode)
         return jnp.sum(lax.conv_general_dilated(
-            x, jnp.asarray(WHOLE, x.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, jnp.asarray(WHOLE, x.dtype), (1, 1), "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         ))  # fmt: skip
 
     _, back = relprop.vrp(f, jnp.asarray(X), rules=Flat(0.0))
