@@ -1,7 +1,8 @@
 """relprop: relevance propagation as a JAX transformation.
 
 >>> import jax, jax.numpy as jnp, relprop
->>> f = lambda x: jax.nn.softmax(x @ jnp.ones((3, 2)))[0]
+>>> W = jnp.array([[1.0, -1.0], [2.0, 0.5], [0.0, 3.0]])
+>>> f = lambda x: jax.nn.softmax(x @ W)[0]
 >>> relprop.relevance(f, relprop.rules.Epsilon(1e-6))(jnp.arange(3.0)).shape
 (3,)
 

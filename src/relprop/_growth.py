@@ -48,9 +48,13 @@ def warn_of_growth(times: float, limit: float, where: str = _WHERE) -> None:
         )
 
 
+#: Packages whose frames are none of the caller's: jaxtyping's are around checked functions.
+_INSIDE = "relprop", "jax", "jaxtyping"
+
+
 def _outside() -> int:
     """The stack level, for a warning in the function that called, of who called the package."""
     frame, level = sys._getframe(1), 0
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "relprop":
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     return level + 1

@@ -245,8 +245,8 @@ def test_masks_and_references_ask_the_layer_as_well():
         np.testing.assert_array_equal(read, given)
         np.testing.assert_allclose(through, given, rtol=1e-4, atol=1e-5)
     one = lambda x: score(x[None])  # noqa: E731
-    references = lambda x: concepts.references(one, RULES, "here", x, k=2)  # noqa: E731
-    assert jax.eval_shape(references, X).samples.shape == (K, 2)
+    references = lambda x: concepts.references(one, RULES, "here", x, k=2).samples  # noqa: E731
+    assert jax.eval_shape(references, X).shape == (K, 2)
 
 
 NO_AXIS = {

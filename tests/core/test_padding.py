@@ -18,6 +18,7 @@ KERNEL, BIAS, SCALE, SHIFT = (
     RANDOM.normal(size=s) for s in ((3, 2, 2, 3), (1, 1, 1, 3), (1, 1, 1, 2), (1, 1, 1, 2))
 )
 LAST = RANDOM.normal(size=3)
+WHOLE = RANDOM.normal(size=(7, 4, 2, 1))
 
 
 def convolved(x, padding="VALID", **options):
@@ -136,12 +137,13 @@ def test_all_relevance_stays_in_the_input(x64):
 
 @pytest.mark.parametrize("mode", ["reflect", "edge", "wrap", "symmetric"])
 def test_borders_that_are_copies_take_relevance(mode, x64):
-    """Of a sum, each entry gets as much as it has copies."""
+    """Of a flat layer, each entry gets as much as it has copies."""
 
     def f(x):
         x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), mode=mode)
         return jnp.sum(lax.conv_general_dilated(
-            x, jnp.ones((7, 4, 2, 1)), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, jnp.asarray(WHOLE, x.dtype), (1, 1), "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         ))  # fmt: skip
 
     _, back = relprop.vrp(f, jnp.asarray(X), rules=Flat(0.0))

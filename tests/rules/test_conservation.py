@@ -124,6 +124,8 @@ def _amounts(row):
     return [row.arrived, row.left, row.bias, row.epsilon, row.stopped]
 
 
+# To check annotations of sequences, beartype draws entries at random.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @settings(max_examples=8)
 @given(network=networks, rule=conserving)

@@ -26,7 +26,8 @@ X = jnp.asarray([1.0, 2.0, 0.5, 3.0])
 
 
 def f(x):
-    return jax.nn.relu(x @ W + V) @ V
+    w, v = W.astype(x.dtype), V.astype(x.dtype)
+    return jax.nn.relu(x @ w + v) @ v
 
 
 # -------------------------------------------------------------------------------------- refused

@@ -87,7 +87,7 @@ def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     relevance, and the mask what would arrive there. The reference has no masks in its graph.
 
     >>> import jax.numpy as jnp
-    >>> bool(finite(-jnp.inf) == jnp.finfo("float32").min)
+    >>> bool(finite(jnp.asarray(-jnp.inf, "float32")) == jnp.finfo("float32").min)
     True
     """
     least, most = jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max

@@ -13,7 +13,7 @@ from relprop.chefer import layers
 from relprop.chefer.layers import Variant
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
 from relprop.rules.linear import LinearRule
-from relprop.rules.parameters import check_number, number
+from relprop.rules.parameters import Number, check_number, number
 
 __all__ = ["Add", "BatchNorm", "Clone", "Convolution", "Dense", "InProportion"]
 
@@ -34,7 +34,7 @@ class Dense(LinearRule):
         variant: which of the two sets of rules.
     """
 
-    alpha: float = 1.0
+    alpha: Number = 1.0
     variant: Variant = "ours"
 
     def __post_init__(self):
@@ -61,7 +61,7 @@ class Convolution(LinearRule):
         alpha: weight of the contributions that speak for the output; beta is alpha - 1.
     """
 
-    alpha: float = 1.0
+    alpha: Number = 1.0
 
     def __post_init__(self):
         check_number("alpha", self.alpha)
@@ -85,7 +85,7 @@ class InProportion(Rule):
             relevance of a product to both factors and then halves it.
     """
 
-    part: float = 1.0
+    part: Number = 1.0
 
     def __post_init__(self):
         check_number("part", self.part)
@@ -176,7 +176,7 @@ class BatchNorm(Rule):
         eps: what is added to the square of the variance.
     """
 
-    eps: float = 1e-5
+    eps: Number = 1e-5
 
     def __post_init__(self):
         check_number("eps", self.eps)

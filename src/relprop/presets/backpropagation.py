@@ -9,6 +9,7 @@ from relprop.composites import CANONIZERS, LAYERS, Composite
 from relprop.recognise.activation import rectifies
 from relprop.rules import BetaSmooth, Deconvnet, Gradient, GuidedBackprop, Norm, Rule, ZPlus
 from relprop.rules.base import Bias
+from relprop.rules.parameters import Number
 
 
 def guided_backprop() -> Composite:
@@ -40,7 +41,7 @@ def deconvnet() -> Composite:
     return _at_relu("deconvnet", Deconvnet(), "zeiler2014")
 
 
-def beta_smooth(beta: float = 10.0) -> Composite:
+def beta_smooth(beta: Number = 10.0) -> Composite:
     """The gradient, with the derivative of a softplus in place of that of each ReLU.
 
     Other activations and batch norms have their gradient.
@@ -53,7 +54,7 @@ def beta_smooth(beta: float = 10.0) -> Composite:
     return _at_relu("beta_smooth", BetaSmooth(beta), "dombrowski2019")
 
 
-def excitation_backprop(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
+def excitation_backprop(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     """Excitation back-propagation: the z+ rule on layers, the gradient elsewhere.
 
     A batch norm is merged into the layer beside it; ``excitation_backprop().canonized()`` leaves it

@@ -6,9 +6,10 @@ from relprop.chefer.layers import Variant
 from relprop.chefer.rules import Add, BatchNorm, Clone, Convolution, Dense, InProportion
 from relprop.composites import Composite
 from relprop.rules import Pass
+from relprop.rules.parameters import Number
 
 
-def chefer(variant: Variant = "ours", alpha: float = 1.0) -> Composite:
+def chefer(variant: Variant = "ours", alpha: Number = 1.0) -> Composite:
     """The layer rules of the reference implementation of transformer attribution.
 
     ==========================  =================================================================

@@ -19,6 +19,7 @@ from relprop.rules import (
     ZPlus,
 )
 from relprop.rules.base import Bias
+from relprop.rules.parameters import Number
 
 
 def gradient() -> Composite:
@@ -60,7 +61,7 @@ def uniform(rule: Rule) -> Composite:
     return composite_of(rule)
 
 
-def epsilon_plus(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
+def epsilon_plus(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     """z+ rule on convolutions, epsilon rule on dense layers, normalised sums and averages.
 
     Batch norms are merged into the layers beside them, as with a canonizer of zennit.
@@ -74,7 +75,7 @@ def epsilon_plus(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
     return _layers("epsilon_plus", ZPlus(epsilon, bias), epsilon, bias)
 
 
-def epsilon_alpha2_beta1(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
+def epsilon_alpha2_beta1(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     """Alpha-beta rule (2, 1) on convolutions, epsilon rule on dense layers.
 
     Batch norms are merged into the layers beside them, as with a canonizer of zennit.
@@ -88,7 +89,7 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6, bias: Bias = "absorb") -> Compos
     return _layers("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon, bias), epsilon, bias)
 
 
-def epsilon_plus_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
+def epsilon_plus_flat(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     """`epsilon_plus` with the flat rule on the first layer.
 
     Args:
@@ -101,7 +102,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite
     return _layers("epsilon_plus_flat", rule, epsilon, bias, first=Flat(epsilon))
 
 
-def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> Composite:
+def epsilon_alpha2_beta1_flat(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     """`epsilon_alpha2_beta1` with the flat rule on the first layer.
 
     Args:
@@ -117,8 +118,8 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6, bias: Bias = "absorb") -> C
 def epsilon_gamma_box(
     low: Any = 0.0,
     high: Any = 1.0,
-    epsilon: float = 1e-6,
-    gamma: float = 0.25,
+    epsilon: Number = 1e-6,
+    gamma: Number = 0.25,
     bias: Bias = "absorb",
 ) -> Composite:
     """z-box rule on the first convolution, gamma on the others, epsilon on dense layers.
@@ -161,7 +162,7 @@ def epsilon_gamma_box(
 
 
 def _layers(
-    name: str, rule: Rule, epsilon: float, bias: Bias, first: Rule | None = None
+    name: str, rule: Rule, epsilon: Number, bias: Bias, first: Rule | None = None
 ) -> Composite:
     references = ("bach2015", "kohlbrenner2020") + (("lapuschkin2019",) if first else ())
     composite = Composite(name=name, references=references)
@@ -170,7 +171,7 @@ def _layers(
     return _rest(composite, rule, epsilon, bias)
 
 
-def _rest(composite: Composite, convolution: Rule, epsilon: float, bias: Bias) -> Composite:
+def _rest(composite: Composite, convolution: Rule, epsilon: Number, bias: Bias) -> Composite:
     composite = composite.at(structure="convolution", optional=True).use(convolution)
     composite = composite.at(structure="dense", optional=True).use(Epsilon(epsilon, bias))
     return composite.at(structure=("sum", "average"), optional=True).use(Norm(epsilon))

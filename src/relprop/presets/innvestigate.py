@@ -11,6 +11,7 @@ from typing import Any
 from relprop.composites import CANONIZERS, LAYERS, Composite
 from relprop.rules import AlphaBeta, Epsilon, Flat, Rule, WSquare, ZBox, Zero, ZPlus
 from relprop.rules.base import Bias
+from relprop.rules.parameters import Number
 
 _LRP = ("bach2015", "alber2019")
 
@@ -26,7 +27,7 @@ def lrp_z(bias: Bias = "absorb") -> Composite:
     return _one_rule("lrp_z", Zero(bias))
 
 
-def lrp_epsilon(epsilon: float = 1e-7, bias: Bias = "absorb") -> Composite:
+def lrp_epsilon(epsilon: Number = 1e-7, bias: Bias = "absorb") -> Composite:
     """The epsilon rule on all layers: ``lrp.epsilon``, ``lrp.epsilon_IB``.
 
     Args:
@@ -54,7 +55,7 @@ def lrp_flat() -> Composite:
     return _one_rule("lrp_flat", Flat(0.0), "lapuschkin2019")
 
 
-def lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0, bias: Bias = "absorb") -> Composite:
+def lrp_alpha_beta(alpha: Number = 2.0, beta: Number = 1.0, bias: Bias = "absorb") -> Composite:
     """The alpha-beta rule on all layers: ``lrp.alpha_beta``.
 
     Args:
@@ -102,7 +103,7 @@ def lrp_alpha1_beta0(bias: Bias = "absorb") -> Composite:
     return _one_rule("lrp_alpha1_beta0", ZPlus(0.0, bias))
 
 
-def sequential_a(epsilon: float = 0.1) -> Composite:
+def sequential_a(epsilon: Number = 0.1) -> Composite:
     """Epsilon rule on dense layers, alpha-beta (1, 0) on convolutions.
 
     Args:
@@ -113,7 +114,7 @@ def sequential_a(epsilon: float = 0.1) -> Composite:
     return _sequential("sequential_a", ZPlus(0.0), epsilon)
 
 
-def sequential_a_flat(epsilon: float = 0.1) -> Composite:
+def sequential_a_flat(epsilon: Number = 0.1) -> Composite:
     """`sequential_a` with the flat rule on the first layer.
 
     Args:
@@ -124,7 +125,7 @@ def sequential_a_flat(epsilon: float = 0.1) -> Composite:
     return _sequential("sequential_a_flat", ZPlus(0.0), epsilon, first=Flat(0.0))
 
 
-def sequential_b(epsilon: float = 0.1) -> Composite:
+def sequential_b(epsilon: Number = 0.1) -> Composite:
     """Epsilon rule on dense layers, alpha-beta (2, 1) on convolutions.
 
     Args:
@@ -135,7 +136,7 @@ def sequential_b(epsilon: float = 0.1) -> Composite:
     return _sequential("sequential_b", AlphaBeta(2.0, 1.0, 0.0), epsilon)
 
 
-def sequential_b_flat(epsilon: float = 0.1) -> Composite:
+def sequential_b_flat(epsilon: Number = 0.1) -> Composite:
     """`sequential_b` with the flat rule on the first layer.
 
     Args:
@@ -146,7 +147,7 @@ def sequential_b_flat(epsilon: float = 0.1) -> Composite:
     return _sequential("sequential_b_flat", AlphaBeta(2.0, 1.0, 0.0), epsilon, first=Flat(0.0))
 
 
-def deep_taylor(low: Any = None, high: Any = None, epsilon: float = 1e-9) -> Composite:
+def deep_taylor(low: Any = None, high: Any = None, epsilon: Number = 1e-9) -> Composite:
     """Deep Taylor decomposition of a ReLU network: z+ on all layers but the first.
 
     The first has the w-square rule, for inputs without bounds, or between bounds the z-box rule.
@@ -181,7 +182,7 @@ def _one_rule(name: str, rule: Rule, *references: str) -> Composite:
 
 
 def _sequential(
-    name: str, convolution: Rule, epsilon: float, first: Rule | None = None
+    name: str, convolution: Rule, epsilon: Number, first: Rule | None = None
 ) -> Composite:
     references = (*_LRP, "kohlbrenner2020") + (("lapuschkin2019",) if first else ())
     composite = Composite(name=name, references=references, canonizers=())

@@ -9,6 +9,7 @@ from typing import Literal
 from relprop._core.plan import Step
 from relprop.composites import LAYERS, Composite
 from relprop.rules import Constant, Epsilon, Proportional, Rule, SignalTakesAll, Uniform, Zero
+from relprop.rules.parameters import Number
 
 _GATES: dict[str, Rule] = {
     "all": SignalTakesAll(),
@@ -19,7 +20,7 @@ _GATES: dict[str, Rule] = {
 
 
 def lstm(
-    gates: Literal["all", "half", "proportional", "absolute"] = "all", epsilon: float = 1e-3
+    gates: Literal["all", "half", "proportional", "absolute"] = "all", epsilon: Number = 1e-3
 ) -> Composite:
     """LRP for gated recurrent networks: LSTM, GRU and their relatives.
 

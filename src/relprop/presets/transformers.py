@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relprop.composites import LAYERS, Composite
 from relprop.rules import Constant, Gamma, Rule, SignalTakesAll, Uniform, Zero
+from relprop.rules.parameters import Number
 
 
 def attn_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen values
@@ -103,7 +104,7 @@ def pa_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen v
 
 
 def gamma_vit(
-    convolution: float = 0.25, dense: float = 0.05, attention: str = "attn_lrp"
+    convolution: Number = 0.25, dense: Number = 0.05, attention: str = "attn_lrp"
 ) -> Composite:
     """The gamma rule on all layers of a vision transformer, against its noisy gradients.
 

@@ -362,8 +362,14 @@ class Contraction(Propagator):
         return None
 
     def unread(self, operation, position, arriving):
-        # To look for rows that nothing reads costs reductions at every product of attention.
-        return None
+        if not operation.inputs[1 - position].touched:
+            return None  # Parameters are finite.
+        # Whatever the operand doesn't bring into the result itself is from the other factor.
+        own = self.carried(operation.last, position)
+        others = tuple(axis for axis in range(arriving.ndim) if axis not in own)
+        if len(others) == arriving.ndim:
+            return None
+        return _aligned(jnp.all(arriving == 0, axis=others, keepdims=True), own)
 
     def free(self, operation, active) -> tuple[int, int] | None:
         """The longest axis that the weight alone brings into the result: its own, the result's."""
@@ -456,6 +462,9 @@ class Convolution(Contraction):
     """`conv_general_dilated`, of which it is known which axis is which."""
 
     name: str = "convolution"
+
+    def unread(self, operation, position, arriving):
+        return None
 
     def layout(self, operation, active):
         params = operation.last.params

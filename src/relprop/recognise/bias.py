@@ -27,6 +27,8 @@ def biased_layers(flow: Dataflow) -> Iterator[Operation]:
         if chain is None:
             continue
         layer, *after = chain
+        if _centres(flow, after):
+            continue
         if _is_bias(flow, equation) and all(map(_moves, after[:-1])):
             kind = registry.lookup(equation.primitive)
             assert isinstance(kind, Addition)
@@ -76,6 +78,23 @@ def _is_bias(flow: Dataflow, equation: Equation) -> bool:
     if not isinstance(kind, Addition):
         return False
     return kind.sign > 0 or equation.inputs[0] in flow.operands(equation)
+
+
+def _centres(flow: Dataflow, after: list[Equation]) -> bool:
+    """Whether a constant beside the bias is what a batch norm subtracts: it scales the result."""
+    if sum(isinstance(registry.lookup(e.primitive), Addition) for e in after) < 2:
+        return False
+    uses = [*_uses(flow, after[-1].outputs[0])]
+    return bool(uses) and all(_scales_channels(flow, use) for use in uses)
+
+
+def _scales_channels(flow: Dataflow, equation: Equation) -> bool:
+    """Whether something is multiplied with a constant that is more than one number."""
+    kind = registry.lookup(equation.primitive)
+    if not isinstance(kind, Multiplication | Division) or len(flow.operands(equation)) != 1:
+        return False
+    (other,) = (a for a in equation.inputs if a not in flow.dependent)
+    return other not in flow.touched and not flow.is_number(other)
 
 
 def _belongs(flow: Dataflow, after: list[Equation]) -> bool:

@@ -119,8 +119,9 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         if equation.name not in EXPONENTIALS:
             queue.extend(equation.inputs)
             continue
-        queue.append(equation.inputs[0])  # As in `exp(z - logsumexp(z))`.
         argument = equation.inputs[0]
+        if argument in sums:
+            queue.append(argument)  # As in `exp(z - logsumexp(z))`, and not the sigmoid of a gate.
         start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             found[start] = None

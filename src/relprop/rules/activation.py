@@ -11,7 +11,7 @@ from relprop._core.relevance import scaled
 from relprop._core.site import Site, shares
 from relprop.rules.base import Arriving, Leaving, irreversible, positive
 from relprop.rules.general import Pass
-from relprop.rules.parameters import check_number, number
+from relprop.rules.parameters import Number, check_number, number
 
 
 @jtu.register_pytree_with_keys_class
@@ -97,7 +97,7 @@ class BetaSmooth(Pass):
     Source: Dombrowski et al. 2019, section 3.2 (beta-smoothed explanations).
     """
 
-    beta: float = 10.0
+    beta: Number = 10.0
 
     def __post_init__(self):
         check_number("beta", self.beta)

@@ -15,7 +15,7 @@ from relprop._core.credit import contributions
 from relprop._core.operation import Operation
 from relprop._core.relevance import Relevance, safe_divide
 from relprop._core.site import Site
-from relprop.rules.parameters import Parameters, check_number, known, number
+from relprop.rules.parameters import Number, Parameters, check_number, known, number
 
 Arriving = Sequence[Relevance | None]
 Leaving = Sequence[Relevance | None]
@@ -155,7 +155,7 @@ class Stabilizer(Parameters):
     Source: Bach et al. 2015, eq. 58 (epsilon rule); the variants are those of zennit 0.5.
     """
 
-    epsilon: float = 1e-6
+    epsilon: Number = 1e-6
     clip: bool = False
     norm_scale: bool = False
     axes: tuple[int, ...] | None = None
@@ -164,7 +164,7 @@ class Stabilizer(Parameters):
         check_number("epsilon", self.epsilon)
 
     def __call__(self, z: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
-        epsilon: float | Array = number(self.epsilon, z)
+        epsilon: Number = number(self.epsilon, z)
         if self.norm_scale:
             default = tuple(range(min(1, max(z.ndim - 1, 0)), z.ndim))
             axes = default if self.axes is None else self.axes
@@ -190,7 +190,7 @@ class Stabilizer(Parameters):
         return safe_divide(a, self(z))
 
 
-def stabilizer(epsilon: float | Stabilizer) -> Stabilizer:
+def stabilizer(epsilon: Number | Stabilizer) -> Stabilizer:
     """A number is short for `Stabilizer(number)`."""
     return epsilon if isinstance(epsilon, Stabilizer) else Stabilizer(epsilon)
 

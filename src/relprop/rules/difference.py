@@ -31,7 +31,7 @@ from relprop.rules.base import (
     negative,
     positive,
 )
-from relprop.rules.parameters import check_number, number
+from relprop.rules.parameters import Number, check_number, number
 
 
 class _Changes(NamedTuple):
@@ -92,7 +92,7 @@ class Rescale(DifferenceRule):
     Source: Shrikumar et al. 2017, section 3.5.2.
     """
 
-    epsilon: float = 1e-10
+    epsilon: Number = 1e-10
 
     def __post_init__(self):
         check_number("epsilon", self.epsilon)
@@ -107,7 +107,7 @@ class Rescale(DifferenceRule):
         return [_rescaled(site, changes, self.epsilon)]
 
 
-def _rescaled(site: Site, changes: _Changes, epsilon: float) -> Array:
+def _rescaled(site: Site, changes: _Changes, epsilon: Number) -> Array:
     """What arrives, times the slope between reference and input, entry by entry."""
     (dx,), (dy,), (m,) = changes.inputs, changes.outputs, changes.arriving
     assert m is not None
@@ -132,7 +132,7 @@ class RescaleMaximum(DifferenceRule):
     As in Captum; compare Lundberg and Lee 2017, section 4.2 (max SHAP).
     """
 
-    epsilon: float = 1e-10
+    epsilon: Number = 1e-10
 
     def __post_init__(self):
         check_number("epsilon", self.epsilon)
@@ -174,7 +174,7 @@ class RescaleSoftmax(DifferenceRule):
     As in Captum; compare Shrikumar et al. 2017, section 3.6.
     """
 
-    epsilon: float = 1e-10
+    epsilon: Number = 1e-10
 
     def __post_init__(self):
         check_number("epsilon", self.epsilon)
@@ -223,7 +223,7 @@ class RevealCancel(DifferenceRule):
     Source: Shrikumar et al. 2017, sections 3.5.1 (linear rule) and 3.5.3 (RevealCancel rule).
     """
 
-    epsilon: float = 1e-10
+    epsilon: Number = 1e-10
 
     def __post_init__(self):
         check_number("epsilon", self.epsilon)

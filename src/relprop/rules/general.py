@@ -22,7 +22,7 @@ from relprop.rules.base import (
     is_complex,
     stabilizer,
 )
-from relprop.rules.parameters import check_number
+from relprop.rules.parameters import Number, check_number
 
 
 @jtu.register_pytree_with_keys_class
@@ -169,7 +169,7 @@ class Proportional(Rule):
     """
 
     absolute: bool = False
-    epsilon: float = 1e-6
+    epsilon: Number = 1e-6
 
     def __post_init__(self):
         check_number("epsilon", self.epsilon)
@@ -281,7 +281,7 @@ class Linearised(Rule):
     Source: Kokhlikyan et al. 2020 (Captum), ``EpsilonRule``.
     """
 
-    epsilon: float | Stabilizer = 1e-9
+    epsilon: Number | Stabilizer = 1e-9
 
     def __post_init__(self):
         stabilizer(self.epsilon)

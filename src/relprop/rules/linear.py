@@ -34,7 +34,7 @@ from relprop.rules.base import (
     positive,
     stabilizer,
 )
-from relprop.rules.parameters import check_number, is_array, is_zero, known, number, text
+from relprop.rules.parameters import Number, check_number, is_array, is_zero, known, number, text
 from relprop.rules.signs import FEW, Magnitudes, number_of_terms, sum_of_sign
 
 
@@ -155,7 +155,7 @@ class Epsilon(LinearRule):
     Source: Bach et al. 2015, eq. 58; Montavon et al. 2019, section 10.2.2.
     """
 
-    epsilon: float | Stabilizer = 1e-6
+    epsilon: Number | Stabilizer = 1e-6
     bias: Bias = "absorb"
     weighs: ClassVar[bool] = False
 
@@ -232,8 +232,8 @@ class Gamma(LinearRule):
     Source: Montavon et al. 2019, section 10.2.3; Andéol et al. 2021 for all signs.
     """
 
-    gamma: float = 0.25
-    epsilon: float | Stabilizer = 1e-6
+    gamma: Number = 0.25
+    epsilon: Number | Stabilizer = 1e-6
     bias: Bias = "absorb"
 
     def __post_init__(self):
@@ -304,9 +304,9 @@ class AlphaBeta(LinearRule):
     Source: Bach et al. 2015, eq. 60.
     """
 
-    alpha: float = 2.0
-    beta: float = 1.0
-    epsilon: float | Stabilizer = 1e-9
+    alpha: Number = 2.0
+    beta: Number = 1.0
+    epsilon: Number | Stabilizer = 1e-9
     bias: Bias = "absorb"
 
     def __post_init__(self):
@@ -415,9 +415,9 @@ class ZPlus(AlphaBeta):
     Source: Bach et al. 2015, eq. 60 with beta 0; Montavon et al. 2017, eq. 6 for inputs >= 0.
     """
 
-    alpha: float = dataclasses.field(default=1.0, init=False, repr=False)
-    beta: float = dataclasses.field(default=0.0, init=False, repr=False)
-    epsilon: float | Stabilizer = 1e-6
+    alpha: Number = dataclasses.field(default=1.0, init=False, repr=False)
+    beta: Number = dataclasses.field(default=0.0, init=False, repr=False)
+    epsilon: Number | Stabilizer = 1e-6
 
 
 @jtu.register_pytree_with_keys_class
@@ -444,7 +444,7 @@ class ZBox(LinearRule):
 
     low: Sequence | ArrayLike = 0.0
     high: Sequence | ArrayLike = 1.0
-    epsilon: float | Stabilizer = 1e-6
+    epsilon: Number | Stabilizer = 1e-6
 
     def __post_init__(self):
         stabilizer(self.epsilon)
@@ -499,7 +499,7 @@ class WSquare(LinearRule):
     Source: Montavon et al. 2017, eq. 5.
     """
 
-    epsilon: float | Stabilizer = 1e-6
+    epsilon: Number | Stabilizer = 1e-6
     bias: Bias = "absorb"
 
     def __post_init__(self):
@@ -528,7 +528,7 @@ class Flat(LinearRule):
     Source: Lapuschkin et al. 2019 (Unmasking Clever Hans), supplementary note 1.
     """
 
-    epsilon: float | Stabilizer = 1e-6
+    epsilon: Number | Stabilizer = 1e-6
 
     def __post_init__(self):
         stabilizer(self.epsilon)
@@ -543,7 +543,7 @@ def _by_weight(
     relevance: Relevance,
     weight: Array,
     bias: Array | None,
-    epsilon: float | Stabilizer,
+    epsilon: Number | Stabilizer,
 ) -> Leaving:
     """Relevance by a non-negative weight alone; in the padding of a convolution is no input."""
     given = relevance.total(site.output)

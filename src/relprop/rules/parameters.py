@@ -16,6 +16,9 @@ from jaxtyping import Array
 
 from relprop import _compat
 
+#: A parameter as it may be given: one number, an array of them, or one that is being traced.
+Number = float | Array | np.ndarray | np.number
+
 #: Arrays of so few entries print as they are written.
 SHORT = 8
 
@@ -27,7 +30,8 @@ class Parameters:
     content, and print as what they are in short; one that is being traced equals itself alone.
 
     Registered with `jax.tree_util.register_pytree_with_keys_class`, such a class is a pytree whose
-    leaves are the fields annotated as ``float`` or an array; all others are part of its structure.
+    leaves are the fields annotated as a `Number`, ``float`` or an array; all others are part of its
+    structure.
     ``metadata={"static": True}`` keeps a field from being a leaf.
     """
 
@@ -85,7 +89,7 @@ def _split(kind: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _is_leaf(field: dataclasses.Field) -> bool:
     if not field.init or field.metadata.get("static"):
         return False
-    return re.search(r"\b(float|Array|ArrayLike)\b", str(field.type)) is not None
+    return re.search(r"\b(Number|float|Array|ArrayLike)\b", str(field.type)) is not None
 
 
 def _key(value: Parameters) -> tuple[Hashable, ...]:

@@ -11,7 +11,7 @@ from relprop._core.relevance import scaled
 from relprop._core.site import multipliers
 from relprop.rules.base import Bias, Stabilizer, check_bias, negative, positive, stabilizer
 from relprop.rules.linear import LinearRule
-from relprop.rules.parameters import check_number, is_zero, number
+from relprop.rules.parameters import Number, check_number, is_zero, number
 
 
 @jtu.register_pytree_with_keys_class
@@ -44,9 +44,9 @@ class Reweighted(LinearRule):
     Source: Montavon et al. 2019, section 10.2.3; ``GammaRule`` and ``Alpha1_Beta0_Rule`` of Captum.
     """
 
-    positive: float = 1.25
-    negative: float = 1.0
-    epsilon: float | Stabilizer = 1e-9
+    positive: Number = 1.25
+    negative: Number = 1.0
+    epsilon: Number | Stabilizer = 1e-9
     bias: Bias = "absorb"
 
     def __post_init__(self):
