@@ -97,7 +97,7 @@ def _cut(equation: Equation, why: str) -> _Place:
 
 def _outputs(trace: Trace, plan: Plan, outputs: Sequence[bool]) -> Iterator[_Place]:
     """Outputs that should be explained and cannot be."""
-    pairs = zip(trace.graph.outputs, outputs, strict=True)
+    pairs = zip(plan.graph.outputs, outputs, strict=True)
     explained = [out for out, on in pairs if on and out.inexact]
     constant = [out for out in explained if out not in plan.active]
     if not constant:
