@@ -58,8 +58,12 @@ def pytest_runtest_protocol(item, nextitem):
     """Around each test and its fixtures."""
     # Frameworks rely on implicit promotion of dtypes: with them it is as JAX has it by default.
     own = item.get_closest_marker("frameworks") is None
-    with jax.numpy_dtype_promotion("strict" if own else "standard"):
+    # Not by a context, which threads, as those of the command line, know nothing of.
+    jax.config.update("jax_numpy_dtype_promotion", "strict" if own else "standard")
+    try:
         done = yield
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", "strict")
     # What one module compiled is of no use in memory to the next.
     ends = nextitem is None or nextitem.path != item.path
     if ends or resident() > after_forgetting + GROWTH:

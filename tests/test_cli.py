@@ -336,6 +336,8 @@ def test_bad_arrays(here, model, message):
     refused(explain("a.png", model=f"my_models:{model}"), "a.png: preprocess", message)
 
 
+# Divided by the sum of all its pixels, an image is normalised in a way that no rule knows.
+@pytest.mark.filterwarnings("ignore::relprop.SuspicionWarning")
 def test_images_that_make_nan(here):
     result = explain("black.png", "a.png", model="my_models:black_is_nan")
     assert result.exit_code == 1
@@ -348,11 +350,9 @@ def test_nan_in_the_model(here):
     message = refused(
         explain("a.png", "b.png", model="my_models:nan"),
         "my_models:nan cannot explain any image: its scores are NaN or infinite. ",
-        "First NaN or infinity in the forward pass: operation ",
-        "dense (dot_general)",
-        "my_models.py:",
+        "An input is NaN or infinite: 1 entries of 'params/head'.",
     )
-    assert "params/head" in message and "params/w" not in message
+    assert "params/w" not in message
 
 
 def test_nan_in_the_relevance(here):

@@ -166,7 +166,7 @@ def _check_constants(plan: Plan, outputs: list[bool]) -> None:
 
 def _check_cuts(trace: Trace, plan: Plan, outputs: list[bool]) -> None:
     """Refuses functions whose score is computed from the explained inputs by way of cuts only."""
-    explained = [o for o, on in zip(trace.graph.outputs, outputs, strict=True) if on and o.inexact]
+    explained = [o for o, on in zip(plan.graph.outputs, outputs, strict=True) if on and o.inexact]
     if any(out in plan.active for out in explained):
         return
     ways = Ways.of(plan, trace.explained_values)

@@ -328,6 +328,13 @@ def test_where_every_way_is_cut_it_is_an_error(name):
     assert "jax.custom_vjp" in str(caught.value)
 
 
+def test_an_operation_that_changes_nothing_may_be_the_last():
+    """The reading leaves it out; the way through it is there nonetheless, or is cut."""
+    relprop.relevance(lambda x: (x @ W).sum() - 0, RULES, on_suspicion="error")(X)
+    with pytest.raises(relprop.MissingRuleError, match="Every way"):
+        relprop.relevance(lambda x: jnp.round(x).sum() - 0, RULES)(X)
+
+
 def test_a_constant_that_was_chosen_is_no_score_to_be_explained():
     codes = jax.random.normal(KEYS[2], (5, 4))
 

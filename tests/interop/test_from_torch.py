@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import relprop
+from relprop.interop import _torchax_names
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -435,12 +438,27 @@ def test_weight_norm(dim):
 
 
 def test_the_tables_of_torchax_stay_as_they_are():
+    _torchax_names.restore_names()  # Without them torchax can't be imported.
     from torchax.ops import ops_registry
 
     before = dict(ops_registry.all_aten_ops), dict(ops_registry.all_torch_functions)
     relprop.interop.from_torch(torch.nn.Linear(3, 2).eval())
     assert before == (ops_registry.all_aten_ops, ops_registry.all_torch_functions)
     assert torch.ops.aten._grouped_mm not in ops_registry.all_aten_ops
+
+
+def test_torchax_may_have_been_imported_in_vain():
+    """torchax 0.0.13 alone fails with torch 2.13, and leaves parts of itself behind."""
+    code = """if True:
+        import contextlib, numpy, torch, relprop
+        with contextlib.suppress(AttributeError):
+            import torchax
+        module = torch.nn.Linear(3, 2).eval()
+        fn, params = relprop.interop.from_torch(module)
+        print(fn(params, numpy.ones((1, 3), numpy.float32)).shape)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "(1, 2)", done.stderr
 
 
 # What is refused.

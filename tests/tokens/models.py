@@ -70,7 +70,7 @@ def masked_logits(params, embeds, ids, mask):
 
 def class_scores(params, embeds, ids, mask):
     x = attended(params, embeds, mask[:, None, :])
-    x = jnp.where(mask[..., None], x, 0.0).sum(1) / mask.sum(1, keepdims=True)
+    x = jnp.where(mask[..., None], x, 0.0).sum(1) / mask.sum(1, keepdims=True, dtype=x.dtype)
     return x @ params["head"]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import re
+import sys
 
 
 def restore_names() -> None:
@@ -20,6 +21,11 @@ def restore_names() -> None:
     spec = importlib.util.find_spec("torchax")
     if spec is None or spec.origin is None:
         raise ImportError("torchax is not installed")
+    if "torchax" not in sys.modules:
+        # Parts that an import left behind when it failed for want of these names: with them in
+        # place the next one would find a package that lacks them.
+        for name in [name for name in sys.modules if name.startswith("torchax.")]:
+            del sys.modules[name]
     root = pathlib.Path(spec.origin).parent
     named = re.compile(r"aten\.(\w+)\.(\w*name\w*)", re.IGNORECASE)
     for path in (root / "amp.py", root / "decompositions.py"):

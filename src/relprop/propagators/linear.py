@@ -362,14 +362,8 @@ class Contraction(Propagator):
         return None
 
     def unread(self, operation, position, arriving):
-        if not operation.inputs[1 - position].touched:
-            return None  # Parameters are finite.
-        # Whatever the operand doesn't bring into the result itself is from the other factor.
-        own = self.carried(operation.last, position)
-        others = tuple(axis for axis in range(arriving.ndim) if axis not in own)
-        if len(others) == arriving.ndim:
-            return None
-        return _aligned(jnp.all(arriving == 0, axis=others, keepdims=True), own)
+        # To look for rows that nothing reads costs reductions at every product of attention.
+        return None
 
     def free(self, operation, active) -> tuple[int, int] | None:
         """The longest axis that the weight alone brings into the result: its own, the result's."""

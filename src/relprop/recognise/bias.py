@@ -147,18 +147,19 @@ def _moves(equation: Equation) -> bool:
 
 def _back_to_layer(flow: Dataflow, end: Equation) -> list[Equation] | None:
     """The equations from a layer to one that belongs to it, both among them."""
-    chain = [end]
+    chain, shared = [end], False
     while True:
         (value,) = flow.operands(chain[0])
         equation = flow.producer(value)
+        shared = shared or not flow.is_only_for(value, chain[0])
         if equation is None:
             return None
         if is_layer(flow, equation):
             only = _is_bias(flow, end) and all(map(_moves, chain[:-1]))
             # The scaled result is the layer only where nobody takes it unscaled.
-            return [equation, *chain] if only or flow.is_only_for(value, chain[0]) else None
+            return [equation, *chain] if only or not shared else None
         if _is_affine(flow, equation):
-            if not flow.is_only_for(value, chain[0]):
+            if shared:
                 return None
         elif not (_moves(equation) and len(equation.inputs) == 1 and flow.operands(equation)):
             return None
