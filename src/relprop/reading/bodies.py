@@ -143,7 +143,7 @@ def _mapped(equation: Equation, *operands: Array) -> Array:
             known.update(zip(inner.outputs, values, strict=True))
         return known.read(body.outputs[0])
 
-    return jax.vmap(turn)(*operands[consts:])
+    return jax.vmap(turn, axis_size=equation.params["length"])(*operands[consts:])
 
 
 def _entries(

@@ -13,10 +13,10 @@ INSIDE = frozenset(
     (
         "add add_any sub mul div neg integer_pow log log1p max min abs reduce_sum reduce_max "
         "select_n gather scatter-add scatter-max stop_gradient psum psum_invariant pmax pvary "
-        "concatenate tanh square clamp pow"
+        "concatenate tanh square clamp pow cumsum"
     ).split()
 )
-_SUMS = ("reduce_sum", "dot_general", "scatter-add")
+_SUMS = ("reduce_sum", "dot_general", "scatter-add", "cumsum")
 
 
 def followed(

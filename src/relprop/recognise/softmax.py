@@ -107,7 +107,7 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         over: the axes that it is taken over, if they are known.
     """
     exponentials, sums = _exponentials(flow)
-    found: dict[Value, None] = {}
+    found: dict[Value, set[Atom]] = {}
     queue: list[Atom] = [value]
     seen: set[Atom] = set()
     while queue:
@@ -123,8 +123,34 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         argument = equation.inputs[0]
         start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
-            found[start] = None
+            moved = _moved(flow, equation.inputs[0], start)
+            found.setdefault(start, set()).add(moved)
+    if len(found) == 1:
+        ((moved, *others),) = found.values()
+        # With the axes and the entries that the softmax has, if all of it reads those.
+        if not others and isinstance(moved, Value) and moved.shape == value.shape:
+            return [moved]
     return [*found]
+
+
+def _moved(flow: Dataflow, atom: Atom, start: Atom) -> Atom:
+    """The last value on the way from a start to a value that is the start, moved about."""
+    while flow.origin(atom)[0] is not start:
+        atom = flow.origin(atom)[0]
+        equation = flow.producer(atom)
+        inner = (
+            None
+            if equation is None
+            else next((a for a in equation.inputs if _leads(flow, start, a)), None)
+        )
+        if inner is None:
+            return start
+        atom = inner
+    return atom
+
+
+def _leads(flow: Dataflow, start: Atom, atom: Atom) -> bool:
+    return atom is start or start in flow.behind(atom)
 
 
 def axes_of(flow: Dataflow, value: Value) -> list[int]:
