@@ -66,6 +66,8 @@ def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
             continue
         above = product - {(base, power)}
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
+        if base[0] == "add" and _lists(base[1], above, index):
+            yield frozenset({(base, 1.0)})
         for part in inner:
             if _matches(part, above, index):
                 yield part
@@ -89,6 +91,15 @@ def _matches(denominator: Product, above: Product, index: Iterable[object]) -> b
             if _product(renamed(base[2], names), outside) == above:
                 return True
     return False
+
+
+def _lists(summands: Iterable[tuple[Product, float]], above: Product, index) -> bool:
+    """Whether a sum, written out, is that over all entries of what stands above."""
+    parts = {product for product, factor in summands if product and factor == 1}
+    if not any(base[0] == "exp" for base, _ in above):
+        return False
+    axes = [s for s in index if isinstance(s, Symbol) and s.size == len(parts)]
+    return any({renamed(above, {s: i}) for i in range(s.size)} == parts for s in axes)
 
 
 def _product(a: Product, b: Product) -> Product:
