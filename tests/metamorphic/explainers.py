@@ -45,7 +45,10 @@ def explain(name: str, f: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
         return lambda *args: (f(*args)[0], attribute(*args))
 
     def explained(*args: Any) -> tuple[Any, Any]:
-        (score, _), found = relprop.value_and_relevance(f, RULES[name], has_aux=True)(*args)
+        transform = relprop.value_and_relevance(
+            f, RULES[name], has_aux=True, on_suspicion="ignore", growth_limit=float("inf")
+        )
+        (score, _), found = transform(*args)
         return score, found
 
     return explained

@@ -113,6 +113,10 @@ DIFFERENCES: tuple[Row, ...] = (
         "the halves are those of c and of 1 - g, and c is read once more"),
     Row("glu", "c*exp(a)/(1 + exp(a))", _HALVED,
         "nested halves: c*exp(a) is a product of its own"),
+    Row("glu | gated_tanh", "softmax of two",
+        ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
+         "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit", "lstm"),
+        "a softmax over two logits, of which one is a constant, has the rule of a softmax"),
     Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
         "the halves are those of z and of h - n, and n is read once more"),
     Row("swiglu", "fused, *", _BY_POSITION,
@@ -150,6 +154,12 @@ DIFFERENCES: tuple[Row, ...] = (
         " | scan of checkpoint | fori_loop | in reverse, twice | scan of scans | fused | scan, *"
         " | sigmoid by *", _BY_POSITION,
         "the first layer is in a loop: its rule is that of all rounds"),
+    Row("gru", "scan | scan, unroll=2 | all states, the last | scan of checkpoint | fori_loop"
+        " | in reverse, twice | scan of scans | scan, (1 - z)*n + z*h | scan, z*h + (1 - z)*n"
+        " | scan, sigmoid by tanh",
+        tuple(name for name in _HALVED if name not in _BY_POSITION),
+        "in a loop the first state is a factor like the later ones, with a half of its own; in the"
+        " first turn by itself it is a constant"),
     Row("state_space", "(delta*x)*b", _ALL,
         "nested halves: a factor of a product of products gets a half or a quarter"),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from relprop._core.graph import (
     depends_on,
 )
 from relprop.propagators.general import is_move
-from relprop.propagators.linear import Contraction
+from relprop.propagators.linear import Contraction, Division, Multiplication
 from relprop.reading.draft import Draft, resolved, rewired
 
 
@@ -108,8 +108,8 @@ def _opened(
 def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
     """Whether a function is mapped over an axis of which more has to be known than it does.
 
-    What is mapped is a layer whose bias may be added outside, or a root, a sum or an exponential of
-    which only the use outside says what it is.
+    What is mapped is a layer whose bias may be added outside, or a root, a sum, an exponential or a
+    product of which only what is outside says what it is.
     """
     if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
         return False
@@ -125,9 +125,10 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
     if maker is None:
         return False
     kind = registry.lookup(maker.primitive)
-    return kind.reduces or isinstance(kind, Contraction) or maker.name in _UNFINISHED
+    return kind.reduces or isinstance(kind, _FACTORED) or maker.name in _UNFINISHED
 
 
+_FACTORED = (Contraction, Multiplication, Division)
 _UNFINISHED = ("sqrt", "rsqrt", "pow", "exp", "exp2", "log")
 
 
@@ -144,7 +145,7 @@ def _mapped(equation: Equation, *operands: Array) -> Array:
             known.update(zip(inner.outputs, values, strict=True))
         return known.read(body.outputs[0])
 
-    return jax.vmap(turn)(*operands[consts:])
+    return jax.vmap(turn, axis_size=equation.params["length"])(*operands[consts:])
 
 
 def _entries(

@@ -13,10 +13,10 @@ INSIDE = frozenset(
     (
         "add add_any sub mul div neg integer_pow log log1p max min abs reduce_sum reduce_max "
         "select_n gather scatter-add scatter-max stop_gradient psum psum_invariant pmax pvary "
-        "concatenate tanh square clamp pow"
+        "concatenate tanh square clamp pow cumsum"
     ).split()
 )
-_SUMS = ("reduce_sum", "dot_general", "scatter-add")
+_SUMS = ("reduce_sum", "dot_general", "scatter-add", "cumsum")
 
 
 def followed(
@@ -42,8 +42,9 @@ def followed(
             passing = "concatenate" in makers or any(number(a) is not None for a in equation.inputs)
         if start or (own and passing):
             exponentials.update(equation.outputs)
-        if passing and (
-            (own and equation.name in _SUMS) or any(a in sums for a in equation.inputs)
-        ):
+        # A sum that is written out.
+        adds = equation.name == "add" and all(a in exponentials for a in equation.inputs)
+        summed = own and (equation.name in _SUMS or adds)
+        if passing and (summed or any(a in sums for a in equation.inputs)):
             sums.update(equation.outputs)
     return exponentials, sums

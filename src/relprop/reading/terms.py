@@ -23,6 +23,8 @@ from relprop._core.graph import Atom, Constant, Equation, Value
 
 # A term with more summands than that is taken as it is.
 _MOST = 8
+# The largest number that is taken for one that keeps a denominator from being zero.
+_GUARD = 1e-3
 # So many equations are looked behind.
 _DEEPEST = 60
 
@@ -467,6 +469,17 @@ def _reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:
     return summed(algebra.of(atom, inner), [s for s in bound.values() if isinstance(s, Symbol)])
 
 
+def _cumulated(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """The last of the running sums is the sum."""
+    (atom,) = equation.inputs
+    axis, size = equation.params["axis"], atom.shape[equation.params["axis"]]
+    if index[axis] != (0 if equation.params["reverse"] else size - 1) or size == 1:
+        return None
+    (bound,) = algebra.indices([size])
+    inner = (*index[:axis], bound, *index[axis + 1 :])
+    return summed(algebra.of(atom, inner), [bound])
+
+
 def _contract(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     """A product with ones is a sum."""
     (contracting, batch) = equation.params["dimension_numbers"]
@@ -512,6 +525,16 @@ def _select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     where = index if predicate.shape else ()
     mask = {frozenset({(("mask", predicate, kept, where), 1.0)}): 1.0}
     return times(mask, algebra.operand(equation, 1 + kept, index))
+
+
+def _maximum(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """A small number that keeps what is never negative from being zero changes nothing else."""
+    for number, other in ((0, 1), (1, 0)):
+        guard = algebra._number(equation.inputs[number])
+        if guard is not None and 0 <= guard <= _GUARD:
+            term = algebra.operand(equation, other, index)
+            return term if _positive(term) else None
+    return None
 
 
 def _gather(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
@@ -608,6 +631,8 @@ _HANDLERS: dict[str, Handler] = {
     "stack": _stack,
     "reduce_sum": _reduce,
     "dot_general": _contract,
+    "cumsum": _cumulated,
+    "max": _maximum,
     "select_n": _select,
     "gather": _gather,
     "scatter-add": _scatter,

@@ -66,6 +66,8 @@ def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
             continue
         above = product - {(base, power)}
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
+        if base[0] == "add" and _lists(base[1], above, index):
+            yield frozenset({(base, 1.0)})
         for part in inner:
             if _matches(part, above, index):
                 yield part
@@ -91,6 +93,15 @@ def _matches(denominator: Product, above: Product, index: Iterable[object]) -> b
     return False
 
 
+def _lists(summands: Iterable[tuple[Product, float]], above: Product, index) -> bool:
+    """Whether a sum, written out, is that over all entries of what stands above."""
+    parts = {product for product, factor in summands if product and factor == 1}
+    if not any(base[0] == "exp" for base, _ in above):
+        return False
+    axes = [s for s in index if isinstance(s, Symbol) and s.size == len(parts)]
+    return any({renamed(above, {s: i}) for i in range(s.size)} == parts for s in axes)
+
+
 def _product(a: Product, b: Product) -> Product:
     powers = dict(a)
     for base, power in b:
@@ -107,7 +118,7 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         over: the axes that it is taken over, if they are known.
     """
     exponentials, sums = _exponentials(flow)
-    found: dict[Value, None] = {}
+    found: dict[Value, set[Atom]] = {}
     queue: list[Atom] = [value]
     seen: set[Atom] = set()
     while queue:
@@ -124,8 +135,34 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
             queue.append(argument)  # As in `exp(z - logsumexp(z))`, and not the sigmoid of a gate.
         start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
-            found[start] = None
+            moved = _moved(flow, equation.inputs[0], start)
+            found.setdefault(start, set()).add(moved)
+    if len(found) == 1:
+        ((moved, *others),) = found.values()
+        # With the axes and the entries that the softmax has, if all of it reads those.
+        if not others and isinstance(moved, Value) and moved.shape == value.shape:
+            return [moved]
     return [*found]
+
+
+def _moved(flow: Dataflow, atom: Atom, start: Atom) -> Atom:
+    """The last value on the way from a start to a value that is the start, moved about."""
+    while flow.origin(atom)[0] is not start:
+        atom = flow.origin(atom)[0]
+        equation = flow.producer(atom)
+        inner = (
+            None
+            if equation is None
+            else next((a for a in equation.inputs if _leads(flow, start, a)), None)
+        )
+        if inner is None:
+            return start
+        atom = inner
+    return atom
+
+
+def _leads(flow: Dataflow, start: Atom, atom: Atom) -> bool:
+    return atom is start or start in flow.behind(atom)
 
 
 def axes_of(flow: Dataflow, value: Value) -> list[int]:
