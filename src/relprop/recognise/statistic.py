@@ -155,7 +155,9 @@ def _bases(flow: Dataflow, summed: list[Value]) -> set[Value]:
         kind = registry.lookup(equation.primitive)
         power = equation.name in _POWERS and all(a is operands[0] for a in operands)
         # By a constant: the part of a mean that one device has is divided before all are added.
-        scaled = len(operands) == 1 and isinstance(kind, (*_ONE_SIDED, *_LINEAR, Division))
+        scaled = len(operands) == 1 and isinstance(
+            kind, (Multiplication, Division, Addition, Negation)
+        )
         if power or scaled or is_move(equation) or isinstance(kind, (Linear, DeviceSum)):
             queue.extend(operands)
         elif isinstance(kind, Addition):
