@@ -12,6 +12,7 @@ The logarithm of a sum of exponentials is read with the shift of their arguments
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,7 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Dense, Division, Multiplication
 from relprop.reading.draft import Draft
 from relprop.reading.exponentials import EXPONENTIALS, followed
-from relprop.reading.terms import Algebra, Index, Symbol, Term, mentions, plus
+from relprop.reading.terms import Algebra, Index, Symbol, Term, as_one, mentions, plus
 
 
 def normalised_first(draft: Draft) -> None:
@@ -32,6 +33,7 @@ def normalised_first(draft: Draft) -> None:
     names = {equation.name for equation in draft.equations}
     if not names.intersection(EXPONENTIALS):
         return
+    _interpolations(draft)
     while _one_normalised(draft):
         pass
 
@@ -52,6 +54,10 @@ def _one_normalised(draft: Draft) -> bool:
             other = equation.inputs[1 - position]
             if other not in sums:
                 continue
+            parts = _sum_of_products(draft, equation.inputs[position])
+            if parts is not None:
+                _distributed(draft, equation, position, parts)
+                return True
             found = _product(draft, algebra, equation, position)
             if found is not None:
                 new = _moved(draft, equation, position, found)
@@ -61,6 +67,79 @@ def _one_normalised(draft: Draft) -> bool:
                     draft.replace([*draft.equations[:at], *new, *rest], {})
                     return True
     return False
+
+
+def _interpolations(draft: Draft) -> None:
+    """Writes ``a - w * (a - b)`` as ``(1 - w) * a + w * b`` where w says what blocks weigh."""
+    index = draft.index
+    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if not isinstance(kind, Addition) or len(index.operands(equation)) != 2:
+            continue
+        for start, product in (equation.inputs, equation.inputs[::-1]):
+            found = _weighed_difference(draft, product, start, sums)
+            if found is None or (kind.sign < 0 and product is equation.inputs[0]):
+                continue
+            weight, other, forward = found
+            if forward is (kind.sign > 0):
+                made[equation] = draft.derived(
+                    lambda a, b, x: a * lax.logistic(-x) + b * lax.logistic(x),
+                    [start, other, weight],
+                    equation,
+                    equation.outputs[0],
+                )
+    if made:
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+
+
+def _weighed_difference(
+    draft: Draft, atom: Atom, start: Atom, sums: Set[Atom]
+) -> tuple[Atom, Atom, bool] | None:
+    """Of ``sigmoid(x) * (b - a)`` the x and the b, and whether it is that or ``a - b``."""
+    product = draft.index.maker.get(atom)
+    if product is None or product.name != "mul" or not draft.index.only_reader(atom):
+        return None
+    for weight, difference in (product.inputs, product.inputs[::-1]):
+        sigmoid = draft.index.maker.get(weight)
+        minus = draft.index.maker.get(difference)
+        if weight not in sums or sigmoid is None or sigmoid.name != "logistic":
+            continue
+        if minus is not None and minus.name == "sub" and start in minus.inputs:
+            forward = minus.inputs[1] is start
+            return sigmoid.inputs[0], minus.inputs[0 if forward else 1], forward
+    return None
+
+
+def _sum_of_products(draft: Draft, atom: Atom) -> Equation | None:
+    """The sum that a value is, if both of its summands are products."""
+    maker = draft.index.maker.get(atom)
+    if maker is None or not isinstance(registry.lookup(maker.primitive), Addition):
+        return None
+    if not draft.index.only_reader(atom) or len(draft.index.operands(maker)) != 2:
+        return None
+    for part in maker.inputs:
+        inner = draft.index.maker.get(part)
+        while inner is not None and inner.name in _UNDONE:
+            inner = draft.index.maker.get(inner.inputs[0])
+        kind = None if inner is None else registry.lookup(inner.primitive)
+        if not isinstance(kind, Dense | Addition):
+            return None
+    return maker
+
+
+def _distributed(draft: Draft, equation: Equation, position: int, total: Equation) -> None:
+    """Divides the summands instead of their sum."""
+    other = equation.inputs[1 - position]
+    new: list[Equation] = []
+    for part in total.inputs:
+        inputs = [part, other] if position == 0 else [other, part]
+        new.append(draft.again(equation, inputs, None))
+    parts = [divided.outputs[0] for divided in new]
+    new.append(draft.again(total, parts, equation.outputs[0]))
+    at = draft.equations.index(equation)
+    draft.replace([*draft.equations[:at], *new, *draft.equations[at + 1 :]], {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +193,8 @@ def _check(
     """The product with its factor of exponentials, if what it is divided by is their sum."""
     kind = registry.lookup(equation.primitive)
     other = equation.inputs[1 - position]
-    weight = algebra.of(other, algebra.indices(other.shape))
+    # A sum of blocks as one factor.
+    weight = as_one(algebra.of(other, algebra.indices(other.shape)))
     if len(weight) != 1:
         return None
     (factors,) = weight

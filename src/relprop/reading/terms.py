@@ -134,7 +134,7 @@ def times(*terms: Term) -> Term:
     total: Term = {ONE: 1.0}
     for term in terms:
         if len(total) * len(term) > _MOST:
-            total, term = _as_one(total), _as_one(term)
+            total, term = as_one(total), as_one(term)
         product: Term = {}
         for (a, x), (b, y) in itertools.product(total.items(), term.items()):
             _add_to(product, _joined(a, b), x * y)
@@ -265,7 +265,8 @@ def _factored(term: Term) -> tuple[Product, Term, float]:
     return common, rounded, leading
 
 
-def _as_one(term: Term) -> Term:
+def as_one(term: Term) -> Term:
+    """A term as one product, a sum of several being a base of its own."""
     return term if len(term) <= 1 else power(power(term, -1), -1)
 
 
@@ -326,8 +327,30 @@ def values(thing: Any) -> set[Value]:
 
 def _sum(algebra: Algebra, equation: Equation, index: Index) -> Term:
     sign = -1.0 if equation.name == "sub" else 1.0
+    pair = _log_add_exp(algebra, equation)
+    if pair is not None:
+        maximum, _ = pair
+        parts = (exponential(algebra.operand(maximum, i, index)) for i in (0, 1))
+        return logarithm(plus(*parts))
     a, b = (algebra.operand(equation, i, index) for i in (0, 1))
     return plus(a, scaled(b, sign))
+
+
+def _log_add_exp(algebra: Algebra, equation: Equation) -> tuple[Equation, Equation] | None:
+    """``max(a, b) + log1p(exp(-|a - b|))``: how a sum of two exponentials is kept in range."""
+    makers = [algebra._maker(atom) for atom in equation.inputs]
+    names = ["" if maker is None else maker.name for maker in makers]
+    if equation.name != "add" or sorted(names) != ["log1p", "max"]:
+        return None
+    maximum, step = makers[names.index("max")], makers[names.index("log1p")]
+    assert maximum is not None and step is not None
+    for name in ("exp", "neg", "abs", "sub"):
+        inner = algebra._maker(step.inputs[0])
+        if inner is None or inner.name != name:
+            return None
+        step = inner
+    same = set(map(id, step.inputs)) == set(map(id, maximum.inputs))
+    return (maximum, step) if same else None
 
 
 def _product(algebra: Algebra, equation: Equation, index: Index) -> Term:
@@ -518,6 +541,9 @@ def _sides(operands, contracting, batch, index, algebra) -> list[Index]:
 def _select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     """`where(mask, x, 0)` is x times a mask."""
     predicate, *cases = equation.inputs
+    test = algebra._maker(predicate)
+    if test is not None and test.name == "ne" and test.inputs[0] is test.inputs[1]:
+        return algebra.operand(equation, 1, index)  # What is not NaN.
     zero = [algebra._number(case) == 0 for case in cases]
     if len(cases) != 2 or sum(zero) != 1:
         return None
