@@ -62,15 +62,6 @@ def known_scale(x):
     return _product(_integers(x / 0.02)).astype(x.dtype) * (0.02 * SCALE) + B
 
 
-def with_a_zero_point(x):
-    low, high = x.min(), x.max()
-    scale = (high - low) / 255
-    zero = jnp.round(-128 - low / scale)
-    shifted = jnp.clip(jnp.round(x / scale + zero), -128, 127)
-    product = shifted @ Q.astype(x.dtype) - zero * Q.astype(x.dtype).sum(0)
-    return product * scale * SCALE + B
-
-
 def stopped_scale(x):
     scale = lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True) / 127)
     return _product(_integers(x / scale)).astype(x.dtype) * scale * SCALE + B
@@ -84,7 +75,7 @@ def in_a_checkpoint(x):
     return jax.checkpoint(per_token)(x)
 
 
-SPELLINGS = (per_token, per_tensor, times_the_inverse, known_scale, with_a_zero_point,
+SPELLINGS = (per_token, per_tensor, times_the_inverse, known_scale,
              stopped_scale, in_a_jit, in_a_checkpoint)  # fmt: skip
 
 

@@ -8,7 +8,6 @@ product of what the integers stand for.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -163,47 +162,90 @@ def _as_layer(draft: Draft, product: Equation) -> None:
     end = _dequantisation(draft, product.outputs[0], scales)
     if end is None:
         return
-    first, last = end
+    chain, last = end
+    constants = [*_constants(draft, product.outputs[0], chain)]
+    for scale in scales:
+        constants = _without(draft, constants, scale)
     sources = [found[:2] for found in scaled if found is not None]
-    out = last.outputs[0]
-    (integers,) = product.outputs
-    kinds = [found is not None for found in scaled]
-    primitive = functools.partial(_float_product, product)
+    known = [found is not None for found in scaled]
+    count = 2 * len(sources)
+    shape = last.outputs[0].shape
+    dtype = last.outputs[0].dtype
+    if shape != product.outputs[0].shape:
+        return
 
-    # What was multiplied on the way, as one factor: the scales of both operands.
-    copies = {product.outputs[0]: product.outputs[0]}
-    new: list[Equation] = []
-    current: Atom = integers
-    for step in first:
-        inputs = [copies.get(a, a) for a in step.inputs]  # type: ignore[arg-type]
-        made = draft.again(step, inputs, None)
-        copies[step.outputs[0]] = made.outputs[0]
-        new.append(made)
-        current = made.outputs[0]
-    arrays = [s for pair in sources for s in pair]
-
-    def layer(q0: Array, q1: Array, result: Array, *pairs: Array) -> Array:
-        supply = iter(pairs)
+    def layer(a: Array, b: Array, *others: Array) -> Array:
+        supply, factors = iter(others[:count]), others[count:]
+        scale = jnp.ones((), dtype)
+        for factor, (_, divides) in zip(factors, constants, strict=True):
+            scale = scale / factor if divides else scale * factor
         ideal = []
-        for q, known in zip((q0, q1), kinds, strict=True):
-            real = q.astype(result.dtype)
-            if known:
-                x, scale = next(supply), next(supply)
-                own = real * lax.stop_gradient(scale)
-                ideal.append(
-                    x.astype(result.dtype) + lax.stop_gradient(own - x.astype(result.dtype))
-                )
-            else:
-                ideal.append(real)
-        with_scales = primitive(*ideal)
-        # What is left of the scales, those of the operands taken out.
-        plain = lax.stop_gradient(with_scales)
-        rest = jnp.where(plain == 0, 1, result / jnp.where(plain == 0, 1, plain))
-        return with_scales * lax.stop_gradient(rest)
+        for integers, on in zip((a, b), known, strict=True):
+            real = integers.astype(dtype)
+            if on:
+                x, own = (array.astype(dtype) for array in (next(supply), next(supply)))
+                real = x + lax.stop_gradient(real * own - x)
+            ideal.append(real)
+        if all(known):
+            return _float_product(product, *ideal) * scale
+        weight = known.index(False)
+        ideal[weight] = _scaled_weight(product, weight, ideal[weight], scale)
+        return _float_product(product, *ideal)
 
-    new += draft.derived(layer, [*product.inputs[:2], current, *arrays], last, out)
+    atoms = [a for pair in sources for a in pair] + [atom for atom, _ in constants]
+    new = draft.derived(layer, [*product.inputs[:2], *atoms], last, last.outputs[0])
     at = draft.equations.index(last)
     draft.replace([*draft.equations[:at], *new, *draft.equations[at + 1 :]], {})
+
+
+def _constants(draft: Draft, value: Atom, chain: list[Equation]) -> Iterator[tuple[Atom, bool]]:
+    """What a product of integers is multiplied with, or divided by, that is known beforehand."""
+    for step in chain:
+        others = [a for a in step.inputs if a is not value]
+        divides = step.name == "div"
+        for other in others if step.name in ("mul", "div") else ():
+            maker = draft.index.maker.get(other)
+            while maker is not None and maker.name in ("broadcast_in_dim", "reshape"):
+                maker = draft.index.maker.get(maker.inputs[0])
+            if other not in draft.index.touched:
+                yield other, divides
+            elif maker is not None and maker.name in ("mul", "div"):
+                # A scale of weights, multiplied with that of the input before.
+                for position, part in enumerate(maker.inputs):
+                    if part not in draft.index.touched and part.shape != ():
+                        yield part, divides is not (maker.name == "div" and position == 1)
+        (value,) = step.outputs
+
+
+def _without(
+    draft: Draft, constants: list[tuple[Atom, bool]], scale: Atom
+) -> list[tuple[Atom, bool]]:
+    """The factors without the scale of the input, which is in what its integers stand for."""
+
+    def number(atom: Atom) -> float | None:
+        return draft.index.number(atom)
+
+    known = number(scale)
+    for i, (atom, _) in enumerate(constants):
+        other = number(atom)
+        same = atom is scale or (
+            known is not None
+            and other is not None
+            and min(abs(other - known), abs(other * known - 1)) <= 1e-6 * max(abs(other), 1e-30)
+        )
+        if same:
+            return constants[:i] + constants[i + 1 :]
+    return constants
+
+
+def _scaled_weight(product: Equation, position: int, weight: Array, scale: Array) -> Array:
+    """A weight with the scales of its results."""
+    kind = registry.lookup(product.primitive)
+    assert isinstance(kind, Contraction)
+    if not scale.shape:
+        return weight * scale
+    full = jnp.broadcast_to(scale, product.outputs[0].shape)
+    return kind.with_scaled_result(product, position, weight, full)
 
 
 def _float_product(product: Equation, a: Array, b: Array) -> Array:
