@@ -164,9 +164,11 @@ def _as_layer(draft: Draft, product: Equation) -> None:
         return
     chain, last = end
     constants = [*_constants(draft, product.outputs[0], chain)]
-    for scale in scales:
-        constants = _without(draft, constants, scale)
-    sources = [found[:2] for found in scaled if found is not None]
+    # What an input was divided by is in what its integers stand for, and not in the weight.
+    inputs = [found for found in scaled if found is not None]
+    for _, _, by, divides in inputs:
+        constants += [(scale, divides) for scale in by if scale not in draft.index.touched]
+    sources = [found[:2] for found in inputs]
     known = [found is not None for found in scaled]
     count = 2 * len(sources)
     shape = last.outputs[0].shape
@@ -217,27 +219,6 @@ def _constants(draft: Draft, value: Atom, chain: list[Equation]) -> Iterator[tup
         (value,) = step.outputs
 
 
-def _without(
-    draft: Draft, constants: list[tuple[Atom, bool]], scale: Atom
-) -> list[tuple[Atom, bool]]:
-    """The factors without the scale of the input, which is in what its integers stand for."""
-
-    def number(atom: Atom) -> float | None:
-        return draft.index.number(atom)
-
-    known = number(scale)
-    for i, (atom, _) in enumerate(constants):
-        other = number(atom)
-        same = atom is scale or (
-            known is not None
-            and other is not None
-            and min(abs(other - known), abs(other * known - 1)) <= 1e-6 * max(abs(other), 1e-30)
-        )
-        if same:
-            return constants[:i] + constants[i + 1 :]
-    return constants
-
-
 def _scaled_weight(product: Equation, position: int, weight: Array, scale: Array) -> Array:
     """A weight with the scales of its results."""
     kind = registry.lookup(product.primitive)
@@ -255,7 +236,7 @@ def _float_product(product: Equation, a: Array, b: Array) -> Array:
 
 def _dequantised(
     draft: Draft, algebra: Algebra, atom: Atom
-) -> tuple[Value, Value, set[Atom]] | None:
+) -> tuple[Value, Value, set[Atom], bool] | None:
     """What an integer operand stands for, and the scale: the value is the integer times that.
 
     The scale comes in the shape of the value, and as what it was computed by.
@@ -280,7 +261,7 @@ def _dequantised(
             source = full[0]
             assert isinstance(source, Value)
             others = {a for a in maker.inputs if a is not source}
-            return source, _inverse_scale(draft, maker, source), others
+            return source, _inverse_scale(draft, maker, source), others, maker.name == "div"
         if maker.name in (*_BETWEEN, *_ROUNDINGS):
             operands = [a for a in maker.inputs if a in draft.index.touched]
             queue.extend(operands[:1] if maker.name != "clamp" else maker.inputs[1:2])
