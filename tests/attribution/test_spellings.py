@@ -85,7 +85,7 @@ def scaled_scores(q, k, v):
 
 
 def masked(q, k, v):
-    return softmax(q @ k.swapaxes(1, 2) + jnp.zeros((T, T))) @ v
+    return softmax(q @ k.swapaxes(1, 2) + jnp.zeros((1, T, T))) @ v
 
 
 def grouped(q, k, v):

@@ -19,6 +19,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from relprop._core.relevance import scaled, summed_to
@@ -90,6 +91,8 @@ def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     >>> bool(finite(jnp.asarray(-jnp.inf, "float32")) == jnp.finfo("float32").min)
     True
     """
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return lax.complex(finite(jnp.real(x)), finite(jnp.imag(x)))
     least, most = jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max
     return jnp.clip(x, jnp.asarray(least, x.dtype), jnp.asarray(most, x.dtype))
 

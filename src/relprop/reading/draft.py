@@ -19,7 +19,7 @@ from relprop._core.graph import (
     computed_from,
     depends_on,
 )
-from relprop._core.trace import graph_of
+from relprop._core.trace import Origin, graph_of
 from relprop.reading.numbers import number
 
 
@@ -129,7 +129,8 @@ class Draft:
 
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             jaxpr, _ = _compat.make_jaxpr(of_values, *types)
-        small = graph_of(jaxpr, callers=(like.traced, *like.callers))
+        origins = [Origin.of(value) for value in values]
+        small = graph_of(jaxpr, origins, callers=(like.traced, *like.callers))
         same: dict[Value, Atom] = dict(zip(small.inputs, values, strict=True))
         self.constants.update(small.constants)
         (result,) = small.outputs
