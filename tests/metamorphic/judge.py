@@ -17,6 +17,7 @@ from .grammar import PIECES
 from .inherent import DIFFERENCES, REFUSALS, Row
 from .networks import Network
 from .uncompiled import evaluated, has_loops
+from .unsettled import is_unsettled
 
 VALUES, RELEVANCE = 1e-8, 1e-6
 
@@ -61,7 +62,11 @@ class Verdict:
 
     @property
     def fails(self) -> bool:
-        return not self.equal and self.row is None
+        return not self.equal and self.row is None and not self.unsettled
+
+    @property
+    def unsettled(self) -> bool:
+        return is_unsettled(self.network.piece, self.network.spelling, self.explainer)
 
     def __str__(self) -> str:
         what = str(self.refused) if self.refused else f"{self.size:.2g}"
