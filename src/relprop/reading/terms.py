@@ -181,17 +181,15 @@ def power(term: Term, exponent: float) -> Term:
 def exponential(term: Term) -> Term:
     """The exponential of a term: a product of those of its summands."""
     total: Product = ONE
-    factor = 1.0
     for product, coefficient in term.items():
-        if product == ONE:
-            factor *= math.exp(coefficient)
-            continue
-        ((base, p), *more) = product
-        if not more and p == 1 and base[0] == "log":
-            total = _joined(total, frozenset({(base[1], _rounded(coefficient))}))
+        ((base, p), *more) = product or [(None, 0.0)]
+        if base is not None and not more and p == 1 and base[0] == "log":
+            raised = (base[1], _rounded(coefficient))
         else:
-            total = _joined(total, frozenset({(("exp", product), _rounded(coefficient))}))
-    return {total: factor}
+            # That of a number is kept as it is, which may be as large as a mask.
+            raised = (("exp", product), _rounded(coefficient))
+        total = _joined(total, frozenset({raised}))
+    return {total: 1.0}
 
 
 def logarithm(term: Term) -> Term:

@@ -35,22 +35,21 @@ def straight_through(flow: Dataflow) -> Iterator[Operation]:
 
 def _start(flow: Dataflow, equation: Equation) -> Value | None:
     """The value whose own part in a sum is taken away again, with the derivative stopped."""
-    start: Value | None = None
+    (out,) = equation.outputs
+    index = flow.algebra.indices(out.shape)
+    term = flow.algebra.of(out, index)
+    if not term or term == flow.algebra.leaf(out, index):
+        return None
     stopped = False
     current: Equation | None = equation
     while current is not None and isinstance(registry.lookup(current.primitive), Addition):
         operands = flow.operands(current)
-        if len(operands) != 1 or operands[0].shape != equation.outputs[0].shape:
-            break
-        stopped |= any(a in flow.touched for a in current.inputs if a is not operands[0])
-        start = operands[0]
+        if len(operands) != 1 or operands[0].shape != out.shape:
+            return None
+        (start,) = operands
+        stopped |= any(a in flow.touched for a in current.inputs if a is not start)
+        own = flow.algebra.of(start, index)
+        if stopped and own and not any(product in term for product in own):
+            return start
         current = flow.producer(start)
-    if start is None or not stopped:
-        return None
-    (out,) = equation.outputs
-    index = flow.algebra.indices(out.shape)
-    own, term = flow.algebra.of(start, index), flow.algebra.of(out, index)
-    leaf = flow.algebra.leaf(out, index)
-    if not term or term == leaf or any(product in term for product in own):
-        return None
-    return start
+    return None
