@@ -16,7 +16,7 @@ from relprop.anatomy import anatomy_of
 from relprop.composites import Composite
 from relprop.places import Place, check_visible, hidden, located, parameters, sources
 from relprop.propagators.general import Kernel
-from relprop.reading import read
+from relprop.reading import Readings
 from relprop.recognise import recognise
 from relprop.rules import Rule, Zero
 from relprop.structures import DEFAULTS, recognisers
@@ -70,7 +70,13 @@ def assign(
     extra = sources(trace.graph, places, trace.explained_values)
     credited = parameters(trace.graph, places, trace.explained_values)
     plan_with = functools.partial(
-        _chosen_plan, trace, composite, outputs, fallback, (extra.keys(), credited.keys())
+        _chosen_plan,
+        trace,
+        composite,
+        outputs,
+        fallback,
+        (extra.keys(), credited.keys()),
+        Readings(),
     )
     plan, chosen = plan_with()
     if places:
@@ -192,12 +198,16 @@ def _rule_aside(step: Step, rule: Rule | None) -> Rule | None:
     return Zero() if rule is None and not step.has_inside else rule
 
 
-def _chosen_plan(trace, composite, outputs, fallback, beside, visible=()) -> tuple[Plan, Any]:
+def _chosen_plan(
+    trace, composite, outputs, fallback, beside, readings, visible=()
+) -> tuple[Plan, Any]:
     """The plan, and which operation each entry with a position means.
 
     `beside` are the values explained beside the inputs, and the parameters that are credited.
     """
-    plan_with = functools.partial(_plan, trace, composite, outputs, fallback, beside, visible)
+    plan_with = functools.partial(
+        _plan, trace, composite, outputs, fallback, beside, readings, visible
+    )
     chosen = _positions(composite, plan_with)
     return plan_with(chosen), chosen
 
@@ -208,6 +218,7 @@ def _plan(
     outputs: list[bool],
     fallback: Rule | None,
     beside: tuple[Set[Value], Set[Value]],
+    readings: Readings,
     visible: Collection[Value],
     chosen: Sequence[set[Any] | None],
 ) -> Plan:
@@ -225,7 +236,7 @@ def _plan(
         visible=visible,
     )
     extra, credited = beside
-    planner = Planner(functools.partial(read, visible={*visible, *extra}), found, choose, extra)
+    planner = Planner(functools.partial(readings, visible={*visible, *extra}), found, choose, extra)
     plan = planner.assign(trace.graph, trace.explained_values, credited=credited, asked=outputs)
     plan, _ = reach(plan, outputs)
     plan = with_cuts(plan, Ways.of(plan, trace.explained_values))

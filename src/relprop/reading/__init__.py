@@ -16,7 +16,8 @@ operations as they need, and not at all where no rule looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from typing import Any
 
 from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
@@ -63,3 +64,34 @@ def read(
     for rewritten in PASSES:
         rewritten(draft)
     return draft.finished()
+
+
+class Readings:
+    """Readings that are made once, so that plans of one function have the same values."""
+
+    def __init__(self):
+        self._known: dict[Any, Graph] = {}
+
+    def __call__(
+        self,
+        graph: Graph,
+        explained: Set[Value],
+        closed: Callable[[Equation], bool],
+        asked: Sequence[bool] | None = None,
+        visible: Collection[Value] = (),
+    ) -> Graph:
+        """As `read`."""
+        shut = tuple(closed(equation) for equation in _with_bodies(graph))
+        outputs = None if asked is None else tuple(asked)
+        key = (graph, frozenset(explained), shut, outputs, frozenset(visible))
+        if key not in self._known:
+            self._known[key] = read(graph, explained, closed, asked, visible)
+        return self._known[key]
+
+
+def _with_bodies(graph: Graph) -> Iterator[Equation]:
+    for equation in graph.equations:
+        if equation.bodies:
+            yield equation
+            for body in equation.bodies:
+                yield from _with_bodies(body)
