@@ -244,6 +244,19 @@ def _plan(
     return plan
 
 
+def _in_order(plan: Plan) -> Iterator[Step]:
+    """All steps, layers in the order of their products, wherever their biases are added."""
+    at = {equation: i for i, equation in enumerate(plan.graph.equations)}
+
+    def position(step: Step) -> int:
+        return at.get(step.operation.main, at.get(step.operation.last, len(at)))
+
+    for step in sorted(plan.steps, key=position):
+        yield step
+        for body in step.bodies:
+            yield from _in_order(body)
+
+
 def _positions(
     composite: Composite, plan_with: Callable[[Sequence[set[Any] | None]], Plan]
 ) -> list[set[Any] | None]:
@@ -251,7 +264,9 @@ def _positions(
     none: list[set[Any] | None] = [None] * len(composite.entries)
     if all(entry.where.position is None for entry in composite.entries):
         return none
-    steps = list(plan_with(none).walk())
+    plan = plan_with(none)
+    known = set(plan.walk())
+    steps = [step for step in _in_order(plan) if step in known]
     chosen = list(none)
     for number, entry in enumerate(composite.entries):
         if entry.where.position is not None:

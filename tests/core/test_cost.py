@@ -127,7 +127,7 @@ def test_a_jitted_explanation_is_traced_once():
     assert len(calls) == 1
 
 
-def test_a_ledger_is_compiled_once_for_given_shapes():
+def test_a_ledger_is_traced_for_each_call():
     calls = []
 
     def score(x, power, mask, *, scale):
@@ -139,7 +139,7 @@ def test_a_ledger_is_compiled_once_for_given_shapes():
     for x in (jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 1.0, 0.5])):
         ledger = book(x, 2, mask.copy(), scale=jnp.array(2.0))
         np.testing.assert_allclose(ledger.score, 2 * np.sum(x[mask] ** 2))
-    assert len(calls) == 1
+    assert len(calls) == 2  # What it reads from elsewhere may have changed.
     book(x, 3, mask, scale=jnp.array(2.0))
     book(x, 3, ~mask, scale=jnp.array(2.0))
-    assert len(calls) == 3
+    assert len(calls) == 4

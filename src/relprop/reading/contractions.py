@@ -28,7 +28,7 @@ def contracted(draft: Draft) -> None:
         kind = registry.lookup(equation.primitive)
         if len(equation.outputs) != 1 or equation.outputs[0] not in draft.index.dependent:
             continue
-        if isinstance(kind, Sum) and "axes" in equation.params:
+        if type(kind) is Sum:  # A sum over devices is none of axes.
             new = [*_one_contraction(draft, equation)]
         elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
             new = [*_simpler(draft, equation)]
@@ -68,6 +68,12 @@ def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:
             return
         # What is summed over is in both: otherwise the weight is a mere scale of a sum.
         if not all(axis in own for _, own in factors for axis in axes):  # type: ignore[misc]
+            return
+        # And it brings something of its own: `(h * mask).sum()` weighs entries one by one.
+        mine, theirs = (
+            dict(zip(product.inputs, factors, strict=True))[a] for a in (weight, dependent)
+        )
+        if mine is None or theirs is None or not set(mine[1]) - set(theirs[1]):
             return
         atoms, kept = zip(*factors, strict=True)  # type: ignore[arg-type]
         yield from draft.derived(

@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.operation import Operation
-from relprop.propagators.affine import Scaled
-from relprop.propagators.recognised import Biased
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.padding import padded_convolutions
 
@@ -40,15 +38,4 @@ def recognise(
     for recogniser in recognisers:
         for operation in flow.found(recogniser):
             found.setdefault(operation.last, operation)
-    # A layer has the place of its product, wherever its bias is added: the first stays the first.
-    layers: dict[Equation, list[Operation]] = {}
-    for operation in found.values():
-        if isinstance(operation.propagator, Biased | Scaled):
-            layers.setdefault(operation.main, []).append(operation)
-    moved = {operation.last for group in layers.values() for operation in group}
-    placed: list[Operation] = []
-    for equation in graph.equations:
-        if equation.outputs and equation not in moved:
-            placed.append(found.get(equation) or Operation.of(equation))
-        placed.extend(layers.get(equation, ()))
-    return placed
+    return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]
