@@ -11,8 +11,16 @@ import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.utils._mode_utils as mode_utils  # pyright: ignore[reportMissingImports]
-import torchax.tensor  # pyright: ignore[reportMissingImports]
-from torchax.view import NarrowInfo, View  # pyright: ignore[reportMissingImports]
+
+from relprop.interop._torchax_names import restore_names
+
+restore_names()  # Before torchax is imported.
+
+import torchax.tensor  # noqa: E402  # pyright: ignore[reportMissingImports]
+from torchax.view import (  # noqa: E402  # pyright: ignore[reportMissingImports]
+    NarrowInfo,
+    View,
+)
 
 
 class Layout(NamedTuple):

@@ -125,6 +125,12 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
     if maker is None:
         return False
     kind = registry.lookup(maker.primitive)
+    if isinstance(kind, Contraction):
+        # A product of two that depend on the inputs, as attention is, is complete by itself.
+        pairs = zip(body.inputs, equation.inputs, strict=True)
+        start = {v for v, a in pairs if a in draft.index.dependent}
+        found = depends_on(body.equations, start or set(body.inputs))
+        return sum(a in found for a in maker.inputs[:2]) == 1
     return kind.reduces or isinstance(kind, _FACTORED) or maker.name in _UNFINISHED
 
 
