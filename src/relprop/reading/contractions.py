@@ -37,7 +37,7 @@ def contracted(draft: Draft) -> None:
         if new:
             made[equation] = new
     if made:
-        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+        draft.put(made)
 
 
 def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:

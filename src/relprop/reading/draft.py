@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -84,6 +84,10 @@ class Draft:
         self.equations = [rewired(equation, same) for equation in equations]
         self.outputs = [resolved(atom, same) for atom in self.outputs]
         self._index = None
+
+    def put(self, made: Mapping[Equation, Sequence[Equation]]) -> None:
+        """Takes others in the place of some equations."""
+        self.replace([new for e in self.equations for new in made.get(e, (e,))], {})
 
     def sorted(self, equations: Iterable[Equation]) -> list[Equation]:
         """Equations in their order, but each after those that make what it reads."""

@@ -170,7 +170,7 @@ def regrouped(draft: Draft) -> None:
                 )
             ]
     if made:
-        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+        draft.put(made)
 
 
 def _grouped(sizes: list[int], *factors: Array) -> Array:

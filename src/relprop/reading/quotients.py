@@ -91,7 +91,7 @@ def _interpolations(draft: Draft) -> None:
                     equation.outputs[0],
                 )
     if made:
-        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+        draft.put(made)
 
 
 def _weighed_difference(
@@ -317,7 +317,7 @@ def shifted_back(draft: Draft) -> None:
                 equation.outputs[0],
             )
     if made:
-        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+        draft.put(made)
 
 
 def _is_log(draft: Draft, atom: Atom) -> bool:

@@ -64,7 +64,7 @@ def signed(draft: Draft) -> None:
                 lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
             )
     if made:
-        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], {})
+        draft.put(made)
 
 
 def split(draft: Draft) -> None:
