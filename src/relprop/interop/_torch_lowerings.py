@@ -398,7 +398,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None):
 
 
 def _dtype(dtype: Any) -> Any:
-    from torchax.ops import mappings
+    from torchax.ops import mappings  # pyright: ignore[reportMissingImports]
 
     return mappings.t2j_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype
 
