@@ -29,6 +29,7 @@ from relprop._core.graph import (
     Value,
     depends_on,
 )
+from relprop._core.trace import graph_of
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Contraction, Division, Multiplication
 from relprop.reading.draft import Draft, resolved, rewired
@@ -179,7 +180,8 @@ def _body(draft: Draft, equation: Equation) -> Graph | None:
     kind = registry.lookup(equation.primitive)
     if type(kind) in (Call, Remat):  # A region is one thing to its author, a shard to a device.
         (body,) = equation.bodies
-        return body if isinstance(kind, Remat) or _is_plain(body) else None
+        plain = isinstance(kind, Remat) or _passes(body) or not _has_derivative(equation)
+        return body if plain else None
     if isinstance(kind, Branch):
         index = _known(draft, equation.inputs[0])
         if index is None or any(map(_has_names, equation.bodies)):
@@ -194,7 +196,7 @@ def _has_names(body: Graph) -> bool:
     return any(e.name == "name" or any(map(_has_names, e.bodies)) for e in body.equations)
 
 
-def _is_plain(body: Graph) -> bool:
+def _passes(body: Graph) -> bool:
     """Whether what a function returns depends on its arguments, and is not cut off from them.
 
     A rounding whose derivative is that of the identity is a function of its own.
@@ -202,6 +204,34 @@ def _is_plain(body: Graph) -> bool:
     start = {value for value in body.inputs if value.inexact}
     found = depends_on(body.equations, start, lambda e: registry.lookup(e.primitive).cuts)
     return any(out in found for out in body.outputs)
+
+
+def _has_derivative(equation: Equation) -> bool:
+    """Whether the derivative that a function was given is not zero, wherever it is taken."""
+    numbers = [i for i, a in enumerate(equation.inputs) if _is_inexact(a)]
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in equation.inputs]
+    results = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in equation.outputs if out.inexact]
+
+    def pulled_back(cotangents: list[Array], *operands: Array) -> list[Array]:
+        def function(*some: Array) -> list[Array]:
+            given = dict(zip(numbers, some, strict=True))
+            values = [given.get(i, operand) for i, operand in enumerate(operands)]
+            outs = equation.evaluate(values)
+            return [o for o, out in zip(outs, equation.outputs, strict=True) if out.inexact]
+
+        return list(jax.vjp(function, *(operands[i] for i in numbers))[1](cotangents))
+
+    try:
+        jaxpr, _ = _compat.make_jaxpr(pulled_back, results, *shapes)
+    except Exception:  # The user's rule may raise whatever it likes; that it is one is enough.
+        return True
+    graph = graph_of(jaxpr)
+    found = depends_on(graph.equations, {*graph.inputs[: len(results)]})
+    return any(out in found for out in graph.outputs)
+
+
+def _is_inexact(atom: Atom) -> bool:
+    return jnp.issubdtype(atom.dtype, jnp.inexact)
 
 
 _SMALL = 1 << 12

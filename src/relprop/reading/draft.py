@@ -228,7 +228,8 @@ class Draft:
         """Whether only the reading has an equation; of loops inside a call, it needs the bodies."""
         if any(not self.is_made(out) for out in equation.outputs):
             return True
-        return bool(equation.bodies) and equation.outputs[0] in self.entered
+        inside = equation.outputs[:1] if equation.bodies else ()
+        return any(out in self.entered for out in inside)
 
     def _unchanged(self) -> bool:
         return len(self.equations) == len(self.graph.equations) and all(
