@@ -8,7 +8,7 @@ from typing import Any
 
 from relprop._core import registry
 from relprop._core.cuts import Ways, with_cuts
-from relprop._core.graph import Equation, Graph, Value
+from relprop._core.graph import Atom, Equation, Graph, Value
 from relprop._core.plan import Plan, Planner, Step, numbered, reach
 from relprop._core.trace import Trace
 from relprop._errors import InputError, MissingRuleError, NothingMatchedError, RuleError
@@ -262,17 +262,52 @@ def _positions(
 ) -> list[set[Any] | None]:
     """Per entry with a position, the operations that it means."""
     none: list[set[Any] | None] = [None] * len(composite.entries)
-    if all(entry.where.position is None for entry in composite.entries):
+    if not any(entry.where.is_ordinal for entry in composite.entries):
         return none
     plan = plan_with(none)
     known = set(plan.walk())
     steps = [step for step in _in_order(plan) if step in known]
     chosen = list(none)
     for number, entry in enumerate(composite.entries):
-        if entry.where.position is not None:
+        if entry.where.is_ordinal:
             matching = [step.key for step in steps if entry.where.matches(step)]
+            if entry.where.first:
+                foremost, _ = _foremost(plan, set(matching), set())
+                matching = [key for key in matching if key in foremost]
             chosen[number] = set(entry.where.pick(matching))
     return chosen
+
+
+def _foremost(plan: Plan, among: Set[Any], behind: Set[Atom]) -> tuple[set[Any], set[Atom]]:
+    """Of some steps, those that read nothing that another one of them made.
+
+    Args:
+        plan: the operations.
+        among: the keys of the steps.
+        behind: inputs of the plan that one of them made, outside.
+
+    Returns:
+        their keys, and all that is computed from what one of the steps made.
+    """
+    found: set[Any] = set()
+    behind = set(behind)
+    for step in plan.steps:
+        inputs, outputs = step.operation.inputs, step.operation.outputs
+        reads = any(atom in behind for atom in inputs)
+        if step.key in among:
+            found.update(() if reads else (step.key,))
+            behind.update(outputs)
+        elif reads and not step.bodies:
+            behind.update(outputs)
+        for body in step.bodies:
+            # What bodies are given are the last operands. What a turn of a loop hands to the next
+            # one is not looked at: a layer does not come before itself.
+            given = zip(reversed(body.graph.inputs), reversed(inputs), strict=False)
+            inner, made = _foremost(body, among, {value for value, a in given if a in behind})
+            found |= inner
+            results = zip(outputs, body.graph.outputs, strict=False)
+            behind.update(out for out, result in results if result in made)
+    return found, behind
 
 
 def _fallback(on_missing: Any) -> Rule | None:

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from relprop._bibliography import bibtex
 from relprop._core.plan import Step
@@ -41,6 +41,8 @@ class Where:
         position: of all operations that match the rest, the one at this position in order of
             evaluation; negative positions count from the end. A pair is a range as in a slice:
             ``(1, None)`` is all but the first.
+        first: only those of them that none of the others comes before, which are the layers that
+            read the input; there are several where a network begins with several in parallel.
         shape: shape of the result. None stands for any size, ``...`` for any number of axes, as in
             ``(..., 10)``.
         predicate: any function of the operation, as listed by `relprop.inspect`.
@@ -52,6 +54,7 @@ class Where:
     scope: str | None = None
     region: str | None = None
     position: int | tuple[int | None, int | None] | None = None
+    first: Literal[True] | None = None
     shape: tuple[Any, ...] | None = None
     predicate: Callable[[Step], bool] | None = None
 
@@ -64,6 +67,8 @@ class Where:
                 raise ValueError(
                     f"position must be a number or a pair (from, to), got {self.position!r}."
                 )
+        if self.first not in (True, None):
+            raise ValueError(f"first must be True, or be left out, got {self.first!r}.")
         if self.shape is not None and self.shape.count(...) > 1:
             raise ValueError(f"shape may have one `...`, got {self.shape!r}.")
 
@@ -93,6 +98,11 @@ class Where:
             and (self.shape is None or _fits(step.operation.outputs[0].shape, self.shape))
             and (self.predicate is None or bool(self.predicate(step)))
         )
+
+    @property
+    def is_ordinal(self) -> bool:
+        """Whether it depends on all operations which of them are selected."""
+        return self.position is not None or self.first is True
 
     def pick(self, matching: Sequence[Any]) -> list[Any]:
         """Of all that match, in order of evaluation, those at the position."""
@@ -222,7 +232,7 @@ class Composite(Table):
         for number, entry in enumerate(self.entries):
             if not entry.where.matches(step):
                 continue
-            if entry.where.position is not None and step.key not in (chosen[number] or ()):
+            if entry.where.is_ordinal and step.key not in (chosen[number] or ()):
                 continue
             return number, entry.rule
         return None, ALL_DEFAULTS.get(step.structure or "")

@@ -18,7 +18,7 @@ RULES: dict[str, Any] = {
     "alpha_beta": AlphaBeta(2.0, 1.0),
     "z_plus": ZPlus(0.1),
     "w_square": relprop.Composite(name="w_square")
-    .at(structure="layer", position=0, optional=True)
+    .at(structure="layer", first=True, optional=True)
     .use(WSquare()),
     "epsilon_plus": presets.epsilon_plus(1e-12),
     "epsilon_plus_flat": presets.epsilon_plus_flat(1e-12),

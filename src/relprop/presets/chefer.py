@@ -21,7 +21,7 @@ def chefer(variant: Variant = "ours", alpha: Number = 1.0) -> Composite:
     sum                         in proportion; the set ``"ours"`` scales it to conserve relevance
     product                     in proportion, half to each
     pooling, mean               in proportion
-    activation, softmax, norm   relevance unchanged
+    activation, softmax, norms  relevance unchanged
     ==========================  =================================================================
 
     No bias takes relevance, and nothing that a mask of minus infinity, or of the least number,
@@ -54,7 +54,7 @@ def chefer(variant: Variant = "ours", alpha: Number = 1.0) -> Composite:
         ({"region": "layer_norm"}, Pass()),
         ({"region": "batch_norm"}, BatchNorm()),
         ({"region": "adaptive_avg_pool"}, InProportion()),
-        ({"structure": "norm"}, Pass()),
+        ({"structure": ("norm", "batch_norm")}, Pass()),
         ({"structure": "dense"}, Dense(alpha, variant)),
         ({"structure": "convolution"}, Convolution(alpha)),
         ({"structure": ("sum", "offset"), "primitive": "add*"}, Add(variant)),

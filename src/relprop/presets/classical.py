@@ -139,7 +139,7 @@ def epsilon_gamma_box(
     epsilon_gamma_box
     operations                      rule
     ------------------------------  -----------------------------------------------
-    convolution, position=0         ZBox(low=-1.0, high=1.0, epsilon=1e-06)
+    convolution, first=True         ZBox(low=-1.0, high=1.0, epsilon=1e-06)
     convolution                     Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
     dense                           Epsilon(epsilon=1e-06, bias='absorb')
     sum, average                    Norm(epsilon=1e-06, bias='absorb')
@@ -155,7 +155,7 @@ def epsilon_gamma_box(
     Source: Montavon et al. 2019, section 10.3; ``EpsilonGammaBox`` of zennit.
     """
     composite = Composite(name="epsilon_gamma_box", references=("bach2015", "montavon2019"))
-    composite = composite.at(structure="convolution", position=0, optional=True).use(
+    composite = composite.at(structure="convolution", first=True, optional=True).use(
         ZBox(low, high, epsilon)
     )
     return _rest(composite, Gamma(gamma, epsilon, bias), epsilon, bias)
@@ -167,7 +167,7 @@ def _layers(
     references = ("bach2015", "kohlbrenner2020") + (("lapuschkin2019",) if first else ())
     composite = Composite(name=name, references=references)
     if first is not None:
-        composite = composite.at(structure=LAYERS, position=0, optional=True).use(first)
+        composite = composite.at(structure=LAYERS, first=True, optional=True).use(first)
     return _rest(composite, rule, epsilon, bias)
 
 

@@ -172,7 +172,7 @@ def deep_taylor(low: Any = None, high: Any = None, epsilon: Number = 1e-9) -> Co
     composite = Composite(
         name="deep_taylor", references=("montavon2017", "alber2019"), canonizers=CANONIZERS
     )
-    composite = composite.at(structure=LAYERS, position=0, optional=True).use(first)
+    composite = composite.at(structure=LAYERS, first=True, optional=True).use(first)
     return composite.at(structure=(*LAYERS, "sum", "average"), optional=True).use(others)
 
 
@@ -187,6 +187,6 @@ def _sequential(
     references = (*_LRP, "kohlbrenner2020") + (("lapuschkin2019",) if first else ())
     composite = Composite(name=name, references=references, canonizers=())
     if first is not None:
-        composite = composite.at(structure=LAYERS, position=0, optional=True).use(first)
+        composite = composite.at(structure=LAYERS, first=True, optional=True).use(first)
     composite = composite.at(structure="convolution", optional=True).use(convolution)
     return composite.at(structure="dense", optional=True).use(Epsilon(epsilon))

@@ -21,6 +21,7 @@ from relprop.propagators.linear import Addition, Contraction, Division, Multipli
 from relprop.propagators.recognised import Biased
 from relprop.recognise.bias import biased_layers, is_layer
 from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
+from relprop.recognise.gate import gates
 
 #: Equations one after another, each of them an affine map of each entry or a move.
 _Chain = tuple[Equation, ...]
@@ -52,7 +53,7 @@ def batch_norms(flow: Dataflow) -> Iterator[Operation]:
     """Each batch norm by itself."""
     # What is added to the result of a layer is its bias; what is subtracted is a mean.
     biased = (op for op in flow.found(biased_layers) if op.propagator == Biased(sign=1))
-    inside = {operation.last for operation in biased}
+    inside = {operation.last for operation in (*biased, *flow.found(gates))}
     for equation in flow.equations:
         if equation in inside or not _is_per_channel(flow, equation):
             continue

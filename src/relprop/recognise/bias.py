@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relprop._core import registry
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.affine import Scaled
-from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
+from relprop.propagators.linear import (
+    Addition,
+    Contraction,
+    Division,
+    Multiplication,
+    Negation,
+    Sum,
+)
 from relprop.propagators.recognised import Biased
+from relprop.reading.terms import Symbol, mentions
 from relprop.recognise.dataflow import Dataflow, is_device_sum, is_elementwise, is_move
 from relprop.recognise.fixed import is_fixed
 
@@ -94,7 +102,21 @@ def _scales_channels(flow: Dataflow, equation: Equation) -> bool:
     if not isinstance(kind, Multiplication | Division) or len(flow.operands(equation)) != 1:
         return False
     (other,) = (a for a in equation.inputs if a not in flow.dependent)
-    return other not in flow.touched and not flow.is_number(other)
+    if other in flow.touched or flow.is_number(other):
+        return False
+    uses = flow.consumers(equation.outputs[0])
+    return not uses or not all(_sums_up(flow, use, other) for use in uses)
+
+
+def _sums_up(flow: Dataflow, equation: Equation, weight: Atom) -> bool:
+    """Whether the channels that were multiplied with weights are added up: a head, and no scale."""
+    if not isinstance(registry.lookup(equation.primitive), Sum):
+        return False
+    index = flow.algebra.indices(weight.shape)
+    term = flow.algebra.of(weight, index)
+    kept = [s for axis, s in enumerate(index) if axis not in equation.params.get("axes", ())]
+    symbols = [s for s in kept if isinstance(s, Symbol)]
+    return not any(mentions(product, symbols) for product in term)
 
 
 def _belongs(flow: Dataflow, after: list[Equation]) -> bool:
