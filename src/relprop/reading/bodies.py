@@ -31,7 +31,7 @@ from relprop._core.graph import (
 )
 from relprop._core.trace import graph_of
 from relprop.propagators.general import is_move
-from relprop.propagators.linear import Contraction, Division, Multiplication
+from relprop.propagators.linear import Contraction, Dense, Division, Multiplication
 from relprop.reading.draft import Draft, resolved, rewired
 
 
@@ -127,12 +127,22 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
         return False
     kind = registry.lookup(maker.primitive)
     if isinstance(kind, Contraction):
-        # A product of two that depend on the inputs, as attention is, is complete by itself.
+        # A product of two that depend on the inputs, as attention is, is complete by itself, but
+        # not that of one query, of which the loop is the axis.
         pairs = zip(body.inputs, equation.inputs, strict=True)
         start = {v for v, a in pairs if a in draft.index.dependent}
         found = depends_on(body.equations, start or set(body.inputs))
-        return sum(a in found for a in maker.inputs[:2]) == 1
+        return sum(a in found for a in maker.inputs[:2]) == 1 or _has_no_axis(maker)
     return kind.reduces or isinstance(kind, _FACTORED) or maker.name in _UNFINISHED
+
+
+def _has_no_axis(product: Equation) -> bool:
+    """Whether a factor of a contraction has no axis that is in the result by itself."""
+    if not isinstance(registry.lookup(product.primitive), Dense):
+        return False
+    contracting, batch = product.params["dimension_numbers"]
+    shared = len(contracting[0]) + len(batch[0])
+    return any(len(atom.shape) == shared for atom in product.inputs[:2])
 
 
 _FACTORED = (Contraction, Multiplication, Division)

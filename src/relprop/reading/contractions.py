@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation
+from relprop._core.graph import Atom, Constant, Equation, Value
 from relprop.propagators.linear import Dense, Multiplication, Sum
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
@@ -131,6 +131,15 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
     if other in draft.index.touched:
         return
     own = (*contracting[1 - side], *batch[1 - side])
+    bare, repeated = _once(draft, other)
+    if repeated and repeated <= {*batch[1 - side]}:
+        yield from draft.derived(
+            functools.partial(_with_one_weight, equation, side, repeated),
+            [value, bare],
+            equation,
+            equation.outputs[0],
+        )
+        return
     number = draft.index.number(other) if is_literal(draft.index.maker, other) else None
     if number is not None and not batch[0]:
         yield from draft.derived(
@@ -148,6 +157,43 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
             equation,
             equation.outputs[0],
         )
+
+
+def _once(draft: Draft, weight: Atom) -> tuple[Atom, set[int]]:
+    """A weight before it was repeated, and the axes along which it was."""
+    maker = draft.index.maker.get(weight)
+    if maker is None or maker.name != "broadcast_in_dim" or len(maker.inputs) != 1:
+        return weight, set()
+    (inner,) = maker.inputs
+    to = tuple(maker.params["broadcast_dimensions"])
+    alike = all(inner.shape[i] == weight.shape[o] for i, o in enumerate(to))
+    if not alike or not isinstance(inner, Value):
+        return weight, set()
+    return inner, {*range(len(weight.shape))} - {*to}
+
+
+def _with_one_weight(
+    equation: Equation, side: int, repeated: Set[int], x: Array, weight: Array
+) -> Array:
+    """A contraction with a weight that is there once and not for each entry of a batch."""
+    contracting, batch = equation.params["dimension_numbers"]
+    names = iter(string.ascii_letters)
+    texts, free = [], []
+    shared = [next(names) for _ in (*batch[0], *contracting[0])]
+    for number, atom in enumerate(equation.inputs[:2]):
+        known = dict(zip((*batch[number], *contracting[number]), shared, strict=True))
+        own = {axis: next(names) for axis in range(len(atom.shape)) if axis not in known}
+        gone = repeated if number != side else ()
+        axes = {**known, **own}
+        texts.append("".join(axes[axis] for axis in sorted(axes) if axis not in gone))
+        free += own.values()
+    out = "".join((*shared[: len(batch[0])], *free))
+    return jnp.einsum(
+        f"{','.join(texts)}->{out}",
+        *((x, weight) if side == 0 else (weight, x)),
+        precision=equation.params["precision"],
+        preferred_element_type=equation.params["preferred_element_type"],
+    )
 
 
 def _repeated_sum(

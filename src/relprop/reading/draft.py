@@ -188,18 +188,25 @@ class Draft:
                 needed.update(equation.inputs)
                 kept.append(equation)
         kept.reverse()
-        later = [e for e in kept if self._is_own(e)]
-        groups: dict[Equation, list[Equation]] = {}
         run = list(self.graph.equations)
-        for equation in later:
+        groups: dict[tuple[Equation, int], list[Equation]] = {}
+        levels: dict[Atom, tuple[Equation, int]] = {}
+        for equation in kept:
+            if not self._is_own(equation):
+                continue
             first = equation.outputs[0]
             call = self.recalled.get(first, self.entered.get(first))
             if call is None:
                 run.append(equation)
-            else:
-                groups.setdefault(call, []).append(equation)
+                continue
+            # Of a checkpoint inside another one, what comes before it and what comes after it are
+            # two things: the one is there before it is, the other is not.
+            before = [levels[atom] for atom in equation.inputs if atom in levels]
+            level = max((n + (other is not call) for other, n in before), default=0)
+            groups.setdefault((call, level), []).append(equation)
+            levels.update(dict.fromkeys(equation.outputs, (call, level)))
         recalls = {}
-        for call, equations in groups.items():
+        for (call, _), equations in groups.items():
             made = {out for equation in equations for out in equation.outputs}
             reads = {
                 atom: None
