@@ -73,7 +73,9 @@ def _opened(
         yield equation
         return
     kind = registry.lookup(equation.primitive)
-    recall = equation if isinstance(kind, Remat) else recall
+    if isinstance(kind, Remat) and (recall is not None or not inside):
+        # Inside of another body, which was run as a whole, nothing has kept even its result.
+        recall = equation
     draft.constants.update(body.constants)
     operands = equation.inputs[len(equation.inputs) - len(body.inputs) :]
     results = list(body.outputs)
@@ -220,14 +222,15 @@ def _has_derivative(equation: Equation) -> bool:
     """Whether the derivative that a function was given is not zero, wherever it is taken."""
     numbers = [i for i, a in enumerate(equation.inputs) if _is_inexact(a)]
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in equation.inputs]
-    results = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in equation.outputs if out.inexact]
+    inexact = [out for out in equation.outputs if out.inexact]
+    results = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in inexact]
 
     def pulled_back(cotangents: list[Array], *operands: Array) -> list[Array]:
         def function(*some: Array) -> list[Array]:
             given = dict(zip(numbers, some, strict=True))
             values = [given.get(i, operand) for i, operand in enumerate(operands)]
-            outs = equation.evaluate(values)
-            return [o for o, out in zip(outs, equation.outputs, strict=True) if out.inexact]
+            outs = zip(equation.evaluate(values), equation.outputs, strict=True)
+            return [array for array, out in outs if out.inexact]
 
         return list(jax.vjp(function, *(operands[i] for i in numbers))[1](cotangents))
 

@@ -19,6 +19,7 @@ from relprop._core.graph import Atom, Constant, Equation, Value
 from relprop.propagators.linear import Dense, Multiplication, Sum
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
+from relprop.reading.repeats import simplified
 
 
 def contracted(draft: Draft) -> None:
@@ -38,6 +39,7 @@ def contracted(draft: Draft) -> None:
             made[equation] = new
     if made:
         draft.put(made)
+        simplified(draft)  # A scale may have been transposed there and back.
 
 
 def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:
@@ -209,8 +211,9 @@ def _repeated_sum(
 
 
 def _scale(batch: Sequence[int], other: Sequence[int], x: Array, factor: Array) -> Array:
-    """A product in which the axes of the factor come first."""
+    """A product with a factor along some axes, which come first in the result."""
+    order = sorted(range(len(batch)), key=lambda i: batch[i])
+    factor = jnp.transpose(factor, [other[i] for i in order])
     free = [axis for axis in range(x.ndim) if axis not in batch]
-    x = jnp.transpose(x, (*batch, *free))
-    factor = jnp.transpose(factor, other)
-    return x * factor.reshape((*factor.shape, *(1,) * len(free)))
+    product = x * jnp.expand_dims(factor, free)
+    return jnp.transpose(product, (*batch, *free))

@@ -56,12 +56,20 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
     elif equation.name == "slice":
         found = _cut_out(draft, equation)
     elif equation.name == "transpose":
-        if equation.params["permutation"] == tuple(range(len(out.shape))):
-            found = equation.inputs[0]
+        found = _transposed_back(draft, equation)
     if found is None or isinstance(found, Constant):
         return None
     alike = found.shape == out.shape and found.dtype == out.dtype
     return found if alike and equation.params.get("sharding") is None else None
+
+
+def _transposed_back(draft: Draft, equation: Equation) -> Atom | None:
+    """What has its axes in their old order after a transposition, or after two of them."""
+    (atom,), order = equation.inputs, equation.params["permutation"]
+    before = draft.index.maker.get(atom)
+    if before is not None and before.name == "transpose":
+        (atom,), order = before.inputs, [before.params["permutation"][axis] for axis in order]
+    return atom if list(order) == list(range(len(order))) else None
 
 
 def _cut_out(draft: Draft, equation: Equation) -> Atom | None:

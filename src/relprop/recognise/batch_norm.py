@@ -63,6 +63,7 @@ def batch_norms(flow: Dataflow) -> Iterator[Operation]:
             lambda chain: (
                 _is_per_channel(flow, chain[-1])
                 and _scales(flow, chain)
+                and _keeps_axes(chain)
                 and len(_axes_at_end(flow, chain)) <= 1
             ),
         )
@@ -217,6 +218,21 @@ def _axes_at_start(flow: Dataflow, chain: _Chain) -> set[int | None]:
             axes = {i for ins, outs in _groups(equation) or () if axes & {*outs} for i in ins}
         axes |= _own_axes(flow, equation)
     return axes
+
+
+def _keeps_axes(chain: _Chain) -> bool:
+    """Whether each entry of the result stands where the entry stood that it was made of."""
+    where = [frozenset((axis,)) for axis in range(len(chain[0].outputs[0].shape))]
+    for equation in chain:
+        if is_move(equation):
+            moved = [frozenset[int]()] * len(equation.outputs[0].shape)
+            for ins, outs in _groups(equation) or ():
+                for axis in outs:
+                    moved[axis] = frozenset().union(*(where[i] for i in ins))
+            where = moved
+    sizes = chain[0].outputs[0].shape
+    same = sizes == chain[-1].outputs[0].shape
+    return same and all(axes == {i} for i, axes in enumerate(where) if sizes[i] != 1)
 
 
 def _own_axes(flow: Dataflow, equation: Equation) -> set[int]:
