@@ -66,7 +66,6 @@ _CONVOLUTIONS_APART = (
     "gamma_vit",
     "chefer",
 )
-_UNMERGED = ("gamma_vit", "chefer", "lstm")
 # Rules under which both factors of a gate get relevance: all but those of signals.
 _HALVED = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
            "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit",
@@ -81,14 +80,14 @@ DIFFERENCES: tuple[Row, ...] = (
         "W = U V is two layers, with contributions of either sign between them"),
     Row("product", "convolution of width 1", _CONVOLUTIONS_APART,
         "the preset has a rule for convolutions and another one for dense layers"),
-    Row("two_layers_one_bias", "concatenated", _SHARP,
+    Row("two_layers_one_bias", "concatenated", tuple(n for n in _SHARP if n != "epsilon_plus_flat"),
         "a layer split by rows"),
     Row("two_layers_one_bias", "x @ w + h @ u + b", _SHARP,
         "nothing says which of the two layers the bias belongs to"),
     Row("scaled_layer", "(x*s) @ w + b", ("w_square",),
         "squares of unscaled weights stand beside the square of the bias"),
     Row("scaled_channels", "(x @ w)*g + b | (x @ w)/(1/g) + b | vmap | (x @ w) @ diag(g) + b",
-        _UNMERGED, "a batch norm behind a layer, which the preset declines to merge"),
+        ("gamma_vit", "lstm"), "a batch norm behind a layer, which the preset declines to merge"),
     Row("scaled_channels", "g*(x @ w + b/g) | ((x @ w) + b/g)*g + 0", ("lstm",),
         "the stabiliser is in units of what the layer returns, before it is scaled"),
     Row("batch_norm_behind", "merged by hand | no bias, m - b", ("gamma_vit", "lstm"),
