@@ -27,7 +27,7 @@ from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first, shifted_back
 from relprop.reading.repeats import simplified
-from relprop.reading.sums import settled, signed, split
+from relprop.reading.sums import joined, settled, signed, split
 
 PASSES = (
     opened,
@@ -40,6 +40,7 @@ PASSES = (
     regrouped,
     signed,
     split,
+    joined,
     settled,
 )
 

@@ -22,7 +22,6 @@ from relprop._core import registry
 from relprop._core.control import Branch, Call, Remat, Scan
 from relprop._core.graph import (
     Atom,
-    Constant,
     Environment,
     Equation,
     Graph,
@@ -195,7 +194,7 @@ def _body(draft: Draft, equation: Equation) -> Graph | None:
         plain = isinstance(kind, Remat) or _passes(body) or not _has_derivative(equation)
         return body if plain else None
     if isinstance(kind, Branch):
-        index = _known(draft, equation.inputs[0])
+        index = draft.known(equation.inputs[0])
         if index is None or any(map(_has_names, equation.bodies)):
             return None  # A place with a name is there, also where it has no relevance.
         return equation.bodies[int(np.clip(index, 0, len(equation.bodies) - 1))]
@@ -245,27 +244,3 @@ def _has_derivative(equation: Equation) -> bool:
 
 def _is_inexact(atom: Atom) -> bool:
     return jnp.issubdtype(atom.dtype, jnp.inexact)
-
-
-_SMALL = 1 << 12
-
-
-def _known(draft: Draft, atom: Atom, depth: int = 12) -> np.ndarray | None:
-    """The value of a small constant that is known when the function is traced."""
-    if isinstance(atom, Constant):
-        return np.asarray(atom.array)
-    if atom in draft.constants:
-        array = draft.constants[atom]
-        return None if _compat.is_traced(array) else array
-    equation = draft.index.maker.get(atom)
-    if equation is None or depth == 0 or equation.bodies or equation.has_effects:
-        return None
-    values = [_known(draft, a, depth - 1) for a in equation.inputs]
-    if any(value is None for value in values) or any(
-        np.prod(o.shape) > _SMALL for o in equation.outputs
-    ):
-        return None
-    with jax.ensure_compile_time_eval():
-        outputs = equation.evaluate(values)
-    found = outputs[equation.outputs.index(atom)]
-    return None if _compat.is_traced(found) else np.asarray(found)

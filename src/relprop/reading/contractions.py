@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import string
 from collections.abc import Iterator, Sequence, Set
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -16,8 +17,9 @@ from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Value
-from relprop.propagators.linear import Dense, Multiplication, Sum
+from relprop.propagators.linear import Dense, Division, Multiplication, Sum
 from relprop.reading.draft import Draft
+from relprop.reading.exponentials import followed
 from relprop.reading.numbers import is_literal
 from relprop.reading.repeats import simplified
 
@@ -25,12 +27,14 @@ from relprop.reading.repeats import simplified
 def contracted(draft: Draft) -> None:
     """Writes each sum of products as what it is."""
     made: dict[Equation, list[Equation]] = {}
+    index = draft.index
+    exponentials, _ = followed(draft.equations, index.touched, index.maker.get, index.number)
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
         if len(equation.outputs) != 1 or equation.outputs[0] not in draft.index.dependent:
             continue
         if type(kind) is Sum:  # A sum over devices is none of axes.
-            new = [*_one_contraction(draft, equation)]
+            new = [*_one_contraction(draft, equation, exponentials)]
         elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
             new = [*_simpler(draft, equation)]
         else:
@@ -42,61 +46,105 @@ def contracted(draft: Draft) -> None:
         simplified(draft)  # A scale may have been transposed there and back.
 
 
-def _one_contraction(draft: Draft, equation: Equation) -> Iterator[Equation]:
-    """The contraction that a sum of products with weights is."""
-    (value,) = equation.inputs
-    product = draft.index.maker.get(value)
-    if product is None or draft.index.only_reader(value) is not equation:
+def _one_contraction(
+    draft: Draft, equation: Equation, exponentials: Set[Atom]
+) -> Iterator[Equation]:
+    """The contraction that a sum of products is."""
+    (value,), (out,) = equation.inputs, equation.outputs
+    product, axes, order = _summed_value(draft, equation, value)
+    if product is None:
         return
-    if len(draft.index.operands(product)) != 1:
-        return
-    axes, (out,) = tuple(equation.params["axes"]), equation.outputs
     kind = registry.lookup(product.primitive)
-    if isinstance(kind, Dense):
+    if isinstance(kind, Dense) and len(draft.index.operands(product)) == 1:
         contracting, batch = product.params["dimension_numbers"]
-        if not contracting[0] or not all(axis < len(batch[0]) for axis in axes):
-            return
-        yield from draft.derived(
-            functools.partial(_with_batch_summed, product, axes), product.inputs[:2], equation, out
-        )
-    elif isinstance(kind, Multiplication):
-        (dependent,) = draft.index.operands(product)
-        factors = [_bare(draft, atom, value.shape) for atom in product.inputs]
-        (weight,) = [a for a in product.inputs if a is not dependent]
-        # What was cut off from the inputs is no weight, nor is what nobody has learnt.
-        if weight in draft.index.touched or is_literal(draft.index.maker, weight):
-            return
+        if contracting[0] and all(axis < len(batch[0]) for axis in axes):
+            yield from draft.derived(
+                functools.partial(_with_batch_summed, product, axes, order),
+                product.inputs[:2],
+                equation,
+                out,
+            )
+    elif isinstance(kind, Multiplication) and not isinstance(kind, Division):
+        shape = product.outputs[0].shape
+        factors = [_bare(draft, atom, shape) for atom in product.inputs]
         if any(factor is None for factor in factors):
             return
         # What is summed over is in both: otherwise the weight is a mere scale of a sum.
         if not all(axis in own for _, own in factors for axis in axes):  # type: ignore[misc]
             return
+        if _contracts(draft, product, factors, axes, exponentials):
+            atoms, kept = zip(*factors, strict=True)  # type: ignore[arg-type]
+            yield from draft.derived(
+                functools.partial(_summed_product, kept, axes, order), atoms, equation, out
+            )
+
+
+def _summed_value(
+    draft: Draft, equation: Equation, value: Atom
+) -> tuple[Equation | None, list[int], list[int]]:
+    """What alone a sum is taken of, before its axes were reordered.
+
+    Returns:
+        the equation, the axes that are summed, and the others in the order of the result.
+    """
+    order = list(range(len(value.shape)))
+    reader = equation
+    while True:
+        maker = draft.index.maker.get(value)
+        if maker is None or draft.index.only_reader(value) is not reader:
+            return None, [], []
+        if maker.name != "transpose":
+            break
+        order = [maker.params["permutation"][axis] for axis in order]
+        (value,), reader = maker.inputs, maker
+    axes = equation.params["axes"]
+    return maker, [order[a] for a in axes], [n for a, n in enumerate(order) if a not in axes]
+
+
+def _contracts(
+    draft: Draft,
+    product: Equation,
+    factors: Sequence[Any],
+    axes: Sequence[int],
+    exponentials: Set[Atom],
+) -> bool:
+    """Whether a product that is then summed brings its factors together as a contraction does."""
+    dependent = draft.index.operands(product)
+    if len(dependent) == 1:
+        position = product.inputs.index(dependent[0])
+        weight = product.inputs[1 - position]
+        # What was cut off from the inputs is no weight, nor is what nobody has learnt.
+        if weight in draft.index.touched or is_literal(draft.index.maker, weight):
+            return False
         # And it brings something of its own: `(h * mask).sum()` weighs entries one by one.
-        mine, theirs = (
-            dict(zip(product.inputs, factors, strict=True))[a] for a in (weight, dependent)
-        )
-        if mine is None or theirs is None or not set(mine[1]) - set(theirs[1]):
-            return
-        atoms, kept = zip(*factors, strict=True)  # type: ignore[arg-type]
-        yield from draft.derived(
-            functools.partial(_summed_product, kept, axes, len(value.shape)), atoms, equation, out
-        )
+        return bool({*factors[1 - position][1]} - {*factors[position][1]})
+    (a, first), (b, second) = factors
+    own = {*first} - {*second}, {*second} - {*first}
+    if len(dependent) != 2 or a is b or not any(own):
+        return False
+    # Attention to one query has a map without an axis of its own.
+    return all(own) or any(
+        not alone and atom in exponentials for alone, atom in zip(own, product.inputs, strict=True)
+    )
 
 
-def _with_batch_summed(product: Equation, axes: Sequence[int], a: Array, b: Array) -> Array:
+def _with_batch_summed(
+    product: Equation, axes: Sequence[int], order: Sequence[int], a: Array, b: Array
+) -> Array:
     contracting, batch = product.params["dimension_numbers"]
     kept = [i for i in range(len(batch[0])) if i not in axes]
     numbers = (
         tuple((*contracting[side], *(batch[side][i] for i in axes)) for side in (0, 1)),
         tuple(tuple(batch[side][i] for i in kept) for side in (0, 1)),
     )
-    return lax.dot_general(
+    total = lax.dot_general(
         a,
         b,
         numbers,  # type: ignore[arg-type]
         precision=product.params["precision"],
         preferred_element_type=product.params["preferred_element_type"],
     )
+    return jnp.transpose(total, [sorted(order).index(axis) for axis in order])
 
 
 def _bare(draft: Draft, atom: Atom, shape: tuple[int, ...]) -> tuple[Atom, tuple[int, ...]] | None:
@@ -110,18 +158,26 @@ def _bare(draft: Draft, atom: Atom, shape: tuple[int, ...]) -> tuple[Atom, tuple
             return None
         if all(inner.shape[i] == shape[axis] for i, axis in enumerate(axes)):
             return inner, axes
-    if any(n != m for n, m in zip(atom.shape, shape, strict=True)):
-        return None
-    return atom, tuple(range(len(shape)))
+    # An axis of length 1 is repeated by the product itself.
+    return atom, tuple(i for i, n in enumerate(shape) if atom.shape[i] == n)
 
 
 def _summed_product(
-    axes_of: Sequence[tuple[int, ...]], summed: Sequence[int], rank: int, a: Array, b: Array
+    axes_of: Sequence[tuple[int, ...]],
+    summed: Sequence[int],
+    order: Sequence[int],
+    a: Array,
+    b: Array,
 ) -> Array:
     names = string.ascii_letters
+    # Those that are of length 1 here and longer in the product.
+    arrays = (
+        x.reshape([x.shape[i] for i in axes]) if x.ndim != len(axes) else x
+        for x, axes in zip((a, b), axes_of, strict=True)
+    )
     left, right = ("".join(names[axis] for axis in axes) for axes in axes_of)
-    out = "".join(names[axis] for axis in range(rank) if axis not in summed)
-    return jnp.einsum(f"{left},{right}->{out}", a, b)
+    out = "".join(names[axis] for axis in order)
+    return jnp.einsum(f"{left},{right}->{out}", *arrays)
 
 
 def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from typing import Any
 
 import jax
+import numpy as np
 
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.graph import (
     Atom,
+    Constant,
     Equation,
     Graph,
     Recall,
@@ -21,6 +23,9 @@ from relprop._core.graph import (
 )
 from relprop._core.trace import Origin, graph_of
 from relprop.reading.numbers import number
+
+# Constants of more entries are not computed.
+_SMALL = 1 << 12
 
 
 class Draft:
@@ -76,6 +81,26 @@ class Draft:
     def is_made(self, value: Value) -> bool:
         """Whether the function as it was traced computes a value."""
         return value in self._traced
+
+    def known(self, atom: Atom, depth: int = 12) -> np.ndarray | None:
+        """The value of a small constant that is known when the function is traced."""
+        if isinstance(atom, Constant):
+            return np.asarray(atom.array)
+        if atom in self.constants:
+            array = self.constants[atom]
+            return None if _compat.is_traced(array) else np.asarray(array)
+        equation = self.index.maker.get(atom)
+        if equation is None or depth == 0 or equation.bodies or equation.has_effects:
+            return None
+        if any(np.prod(out.shape) > _SMALL for out in equation.outputs):
+            return None
+        values = [self.known(a, depth - 1) for a in equation.inputs]
+        if any(value is None for value in values):
+            return None
+        with jax.ensure_compile_time_eval():
+            outputs = equation.evaluate(values)
+        found = outputs[equation.outputs.index(atom)]
+        return None if _compat.is_traced(found) else np.asarray(found)
 
     # What is done to it.
 
@@ -183,8 +208,8 @@ class Draft:
         needed = {*self.outputs, *self.visible}
         kept = []
         for equation in reversed(self.equations):
-            own = self._is_own(equation)
-            if not own or any(out in needed for out in equation.outputs):
+            # What nobody reads any more would be read as something that is there.
+            if equation.has_effects or any(out in needed for out in equation.outputs):
                 needed.update(equation.inputs)
                 kept.append(equation)
         kept.reverse()

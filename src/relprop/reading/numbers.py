@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,8 @@ def _common(array: Any) -> float | None:
     if array.dtype.kind == "c":
         return None
     first = array.ravel()[0]
+    if array.dtype.kind == "f" and np.isnan(first):
+        return math.nan if bool(np.isnan(array).all()) else None
     return float(first) if bool((array == first).all()) else None
 
 

@@ -1,7 +1,8 @@
 """Products entry by entry, by factors of one origin.
 
 An `einsum` or `vdot` without weights is a product of entries and a sum; a product along the axis of
-a stack is that of its parts. In ``a * (sigmoid(a) * b)`` the factors that are functions of one
+a stack is that of its parts. What is multiplied by one over something is divided by that, and the
+other way round. In ``a * (sigmoid(a) * b)`` the factors that are functions of one
 value come first: ``silu(a) * b``. What is divided by the denominator of a sigmoid is multiplied by
 the sigmoid.
 """
@@ -13,6 +14,7 @@ import operator
 from collections.abc import Iterator, Set
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
@@ -75,6 +77,21 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
             equation,
             equation.outputs[0],
         )
+    elif equation.name == "scatter" and (padding := _set_into_zeros(draft, equation)):
+        yield from draft.derived(
+            lambda x: lax.pad(x, jnp.zeros((), x.dtype), padding),
+            [equation.inputs[2]],
+            equation,
+            equation.outputs[0],
+        )
+    elif isinstance(kind, Multiplication | Division) and (found := _upside_down(draft, equation)):
+        kept, inverse, divides = found
+        yield from draft.derived(
+            (lambda a, b: a / b) if divides else (lambda a, b: a * b),
+            [kept, inverse],
+            equation,
+            equation.outputs[0],
+        )
     elif isinstance(kind, Division) and equation.inputs[1] in draft.index.dependent:
         signal, denominator = equation.inputs
         constant = draft.index.number(signal) is not None
@@ -85,6 +102,43 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
                 equation,
                 equation.outputs[0],
             )
+
+
+def _upside_down(draft: Draft, equation: Equation) -> tuple[Atom, Atom, bool] | None:
+    """Of `a * (1 / b)` and `a / (1 / b)` the a, the b, and whether it is a quotient then."""
+    divided = isinstance(registry.lookup(equation.primitive), Division)
+    if len(draft.index.operands(equation)) != 2:
+        return None
+    pairs = [equation.inputs] if divided else [equation.inputs, equation.inputs[::-1]]
+    for kept, other in pairs:
+        below = _reciprocal(draft, other)
+        if below is None or below.shape != other.shape or below.dtype != other.dtype:
+            continue
+        if not divided and _of_sigmoid(draft, below):
+            continue  # One over 1 + exp(-a) is a gate, and not what something is divided by.
+        return kept, below, not divided
+    return None
+
+
+def _reciprocal(draft: Draft, atom: Atom) -> Atom | None:
+    """What a value is one over, if that is how it was made."""
+    index = draft.index
+    maker = index.maker.get(atom)
+    if maker is None or atom not in index.dependent:
+        return None
+    below: Atom | None = None
+    if maker.name == "div" and index.number(maker.inputs[0]) == 1:
+        below = maker.inputs[1]
+    elif maker.name == "integer_pow" and maker.params["y"] == -1:
+        below = maker.inputs[0]
+    elif maker.name == "pow" and index.number(maker.inputs[1]) == -1:
+        below = maker.inputs[0]
+    elif maker.name == "exp":  # exp(-log(b))
+        minus = index.maker.get(maker.inputs[0])
+        logarithm = None if minus is None else index.maker.get(minus.inputs[0])
+        if minus is not None and minus.name == "neg" and logarithm is not None:
+            below = logarithm.inputs[0] if logarithm.name == "log" else None
+    return below if below in index.dependent else None
 
 
 def _parts(draft: Draft, atom: Atom, axes: tuple[int, ...]) -> list[Atom]:
@@ -121,6 +175,20 @@ def _is_everywhere(equation: Equation) -> bool:
         and not indices.shape[-1]
         and numbers.update_window_dims == tuple(range(len(target.shape)))
     )
+
+
+def _set_into_zeros(draft: Draft, equation: Equation) -> list[tuple[int, int, int]] | None:
+    """The zeros around a value that is put into an array of them, in one piece."""
+    target, indices, updates = equation.inputs
+    numbers = equation.params["dimension_numbers"]
+    start = draft.known(indices)
+    whole = numbers.update_window_dims == tuple(range(len(target.shape)))
+    if start is None or start.ndim != 1 or not whole or draft.index.number(target) != 0:
+        return None
+    low = dict(zip(numbers.scatter_dims_to_operand_dims, start.tolist(), strict=True))
+    sizes = enumerate(zip(target.shape, updates.shape, strict=True))
+    around = [(int(low.get(i, 0)), n - m - int(low.get(i, 0)), 0) for i, (n, m) in sizes]
+    return around if all(a >= 0 and b >= 0 for a, b, _ in around) else None
 
 
 def _of_sigmoid(draft: Draft, atom: Atom) -> bool:

@@ -25,7 +25,18 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Dense, Division, Multiplication
 from relprop.reading.draft import Draft
 from relprop.reading.exponentials import EXPONENTIALS, followed
-from relprop.reading.terms import Algebra, Index, Symbol, Term, as_one, mentions, plus
+from relprop.reading.terms import (
+    ONE,
+    Algebra,
+    Index,
+    Symbol,
+    Term,
+    as_one,
+    mentions,
+    plus,
+    power,
+    summed,
+)
 
 
 def normalised_first(draft: Draft) -> None:
@@ -54,19 +65,37 @@ def _one_normalised(draft: Draft) -> bool:
             other = equation.inputs[1 - position]
             if other not in sums:
                 continue
+            if _is_one(algebra, other) and _dropped(draft, equation, position):
+                return True
             parts = _sum_of_products(draft, equation.inputs[position])
             if parts is not None:
                 _distributed(draft, equation, position, parts)
                 return True
             found = _product(draft, algebra, equation, position)
             if found is not None:
-                new = _moved(draft, equation, position, found)
+                new = _by_own_sum(draft, algebra, equation, position, found)
+                new = new or _moved(draft, equation, position, found)
                 if new is not None:
                     at = draft.equations.index(equation)
                     rest = draft.equations[at + 1 :]
                     draft.replace([*draft.equations[:at], *new, *rest], {})
                     return True
     return False
+
+
+def _is_one(algebra: Algebra, atom: Atom) -> bool:
+    """Whether a value is 1 in any case, as the sum of a softmax is."""
+    term = algebra.of(atom, algebra.indices(atom.shape))
+    return set(term) == {ONE} and abs(term[ONE] - 1.0) < 1e-6
+
+
+def _dropped(draft: Draft, equation: Equation, position: int) -> bool:
+    """Reads a value that is divided by 1 as that value, where that can be done."""
+    value, (out,) = equation.inputs[position], equation.outputs
+    if out in draft.visible or value.shape != out.shape or value.dtype != out.dtype:
+        return False
+    draft.replace([e for e in draft.equations if e is not equation], {out: value})
+    return True
 
 
 def _interpolations(draft: Draft) -> None:
@@ -217,12 +246,12 @@ def _is_normaliser(term: Term, factors: frozenset, bound: list[Symbol], sign: in
     inside = frozenset(pair for pair in above if mentions(pair, bound))
     if not any(base[0] == "exp" for base, _ in inside):
         return False
-    for base, power in factors:
+    for base, exponent in factors:
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
         for part in inner:
             for own, p in part:
                 if own[0] == "sum" and p == 1 and len(own[1]) == len(bound):
-                    if base[0] == "sum" and power * sign != -1:
+                    if base[0] == "sum" and exponent * sign != -1:
                         continue
                     if _shape(own[2]) == _shape(inside):
                         return True
@@ -266,9 +295,48 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
         return e / w if isinstance(kind, Division) else e * w
 
     new = draft.derived(divided, [factor, weight], equation)
+    return _multiplied(draft, equation, found, new)
+
+
+def _by_own_sum(
+    draft: Draft, algebra: Algebra, equation: Equation, position: int, found: _Found
+) -> list[Equation] | None:
+    """The same where the sum is a column of the product: written as the sum that it is."""
+    other, product = equation.inputs[1 - position], found.product
+    if not _is_made_of(draft, other, product.outputs[0]):
+        return None
+    factor = product.inputs[found.position]
+    axes = tuple(product.params["dimension_numbers"][0][found.position])
+    index = algebra.indices(factor.shape)
+    bound = [index[axis] for axis in axes if isinstance(index[axis], Symbol)]
+    divided = isinstance(registry.lookup(equation.primitive), Division)
+    total = power(summed(algebra.of(factor, index), bound), 1 if divided else -1)
+    weight = algebra.of(other, algebra.indices(other.shape))
+    if _shape(frozenset(weight.items())) != _shape(frozenset(total.items())):
+        return None
+    new = draft.derived(lambda e: e / e.sum(axes, keepdims=True), [factor], equation)
+    return _multiplied(draft, equation, found, new)
+
+
+def _is_made_of(draft: Draft, atom: Atom, source: Atom) -> bool:
+    """Whether a value has been taken out of another one."""
+    while atom is not source:
+        maker = draft.index.maker.get(atom)
+        operands = [] if maker is None else draft.index.operands(maker)
+        if len(operands) != 1:
+            return False
+        (atom,) = operands
+    return True
+
+
+def _multiplied(
+    draft: Draft, equation: Equation, found: _Found, new: list[Equation]
+) -> list[Equation]:
+    """The equations that divide, and then those that multiply what they made."""
+    product = found.product
     inputs = list(product.inputs)
     inputs[found.position] = new[-1].outputs[0]
-    chain = [product, *moves]
+    chain = [product, *found.moves]
     for number, step in enumerate(chain):
         last = number == len(chain) - 1
         operands = inputs if number == 0 else [new[-1].outputs[0]]

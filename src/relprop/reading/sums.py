@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,22 +49,80 @@ def settled(draft: Draft) -> None:
 
 
 def signed(draft: Draft) -> None:
-    """Adds the negative of a layer where it is subtracted: the sign is that of its weight."""
+    """Adds the negative of a layer where it is subtracted: the sign is that of its weight.
+
+    What was made negative before is added as it was, and the negative of the smallest of negatives
+    is the largest.
+    """
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
+        if isinstance(kind, Negation):
+            new = _largest(draft, equation)
+            if new:
+                made[equation] = new
+            continue
         if not (isinstance(kind, Addition) and kind.sign < 0):
             continue
         operands = draft.index.operands(equation)
         if len(operands) != 2 or operands[0].shape != operands[1].shape:
             continue
         left, right = equation.inputs
-        if _summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
+        before = draft.index.maker.get(right)
+        if before is not None and isinstance(registry.lookup(before.primitive), Negation):
+            made[equation] = draft.derived(
+                lambda a, b: a + b, [left, before.inputs[0]], equation, equation.outputs[0]
+            )
+        elif _summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
             made[equation] = draft.derived(
                 lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
             )
     if made:
         draft.put(made)
+
+
+_OPPOSITE = {"reduce_min": lax.max, "reduce_max": lax.min, "min": lax.max, "max": lax.min}
+
+
+def _largest(draft: Draft, negation: Equation) -> list[Equation]:
+    """The maximum that the negative of the minimum of negatives is, and the other way round."""
+    (value,), (out,) = negation.inputs, negation.outputs
+    chosen = draft.index.maker.get(value)
+    if chosen is None or out not in draft.index.dependent:
+        return []
+    if chosen.name not in _OPPOSITE or draft.index.only_reader(value) is not negation:
+        return []
+    found = [_negated(draft, atom) for atom in chosen.inputs]
+    before = [pair[0] for pair in found if pair is not None]
+    if len(before) < len(found):
+        return []
+    opposite = _OPPOSITE[chosen.name]
+
+    def function(*arrays: Array) -> Array:
+        arrays = tuple(pair[1](x) for pair, x in zip(found, arrays, strict=True) if pair)
+        if len(arrays) == 2:
+            return opposite(*arrays)
+        over = jnp.max if opposite is lax.max else jnp.min
+        return over(arrays[0], axis=tuple(chosen.params["axes"]))
+
+    return draft.derived(function, before, negation, out)
+
+
+def _negated(draft: Draft, atom: Atom) -> tuple[Atom, Callable[[Array], Array]] | None:
+    """What a value is the negative of, before it was moved about, and how it was."""
+    moves: list[Equation] = []
+    while (maker := draft.index.maker.get(atom)) is not None and is_move(maker):
+        if len(maker.inputs) != 1 or len(maker.outputs) != 1:
+            return None
+        moves.insert(0, maker)
+        (atom,) = maker.inputs
+    if maker is None or not isinstance(registry.lookup(maker.primitive), Negation):
+        return None
+
+    def moved(array: Array) -> Array:
+        return functools.reduce(lambda x, move: move.evaluate([x])[0], moves, array)
+
+    return maker.inputs[0], moved
 
 
 def split(draft: Draft) -> None:
@@ -112,6 +170,47 @@ def split(draft: Draft) -> None:
     if made:
         new_ones = (made.get(e, (e,)) for e in draft.equations if e not in gone)
         draft.replace(draft.sorted(itertools.chain.from_iterable(new_ones)), {})
+
+
+def joined(draft: Draft) -> None:
+    """Adds a constant to the layers whose results were put side by side, and not to all of them."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        operands = draft.index.operands(equation)
+        if not isinstance(kind, Addition) or len(operands) != 1:
+            continue
+        (value,), (out,) = operands, equation.outputs
+        constant = equation.inputs[1 - equation.inputs.index(value)]
+        side_by_side = draft.index.maker.get(value)
+        if side_by_side is None or side_by_side.name != "concatenate":
+            continue
+        alone = draft.index.only_reader(value) is equation and value.shape == out.shape
+        if not alone or constant in draft.index.touched:
+            continue
+        if not all(_is_free(draft, part) for part in side_by_side.inputs):
+            continue
+        first, axis = equation.inputs[0] is value, side_by_side.params["dimension"]
+
+        def added(
+            constant: Array, *parts: Array, sign=kind.sign, first=first, axis=axis, out=out
+        ) -> Array:
+            ends = np.cumsum([part.shape[axis] for part in parts])[:-1].tolist()
+            pieces = jnp.split(jnp.broadcast_to(constant, out.shape), ends, axis)
+            pairs = [(a, b) if first else (b, a) for a, b in zip(parts, pieces, strict=True)]
+            return jnp.concatenate([a + b if sign > 0 else a - b for a, b in pairs], axis)
+
+        made[equation] = draft.derived(added, [constant, *side_by_side.inputs], equation, out)
+    if made:
+        draft.put(made)
+
+
+def _is_free(draft: Draft, atom: Atom) -> bool:
+    """Whether a value is a layer without a bias that nothing else reads."""
+    if not isinstance(atom, Value) or draft.index.only_reader(atom) is None:
+        return False
+    part = _summand(draft, atom)
+    return part.layer and not part.biased
 
 
 def _pieces(equation: Equation) -> Iterator[tuple[Value, tuple[int, ...]]]:

@@ -353,7 +353,15 @@ def _log_add_exp(algebra: Algebra, equation: Equation) -> tuple[Equation, Equati
 
 def _product(algebra: Algebra, equation: Equation, index: Index) -> Term:
     a, b = (algebra.operand(equation, i, index) for i in (0, 1))
-    return times(a, power(b, -1) if equation.name == "div" else b)
+    product = times(a, power(b, -1) if equation.name == "div" else b)
+    return {_unmasked(factors): c for factors, c in product.items()}
+
+
+def _unmasked(product: Product) -> Product:
+    """A product without the mask of where one of its factors is not zero."""
+    powers = dict(product)
+    idle = [b for b in powers if b[0] == "mask" and b[2] == "not zero" and powers.get(b[1], 0) > 0]
+    return frozenset((b, p) for b, p in product if b not in idle) if idle else product
 
 
 def _unary(function: Callable[[Term, Equation], Term]) -> Any:
@@ -361,6 +369,14 @@ def _unary(function: Callable[[Term, Equation], Term]) -> Any:
         return function(algebra.operand(equation, 0, index), equation)
 
     return handler
+
+
+def _log(algebra: Algebra, equation: Equation, index: Index) -> Term:
+    """That of an absolute value is that of the value, where it has one."""
+    inner = algebra._maker(equation.inputs[0])
+    return logarithm(
+        algebra.operand(inner if inner and inner.name == "abs" else equation, 0, index)
+    )
 
 
 def _pow(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
@@ -461,6 +477,9 @@ def _slice(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
 
 def _concatenate(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     axis = equation.params["dimension"]
+    if isinstance(index[axis], Symbol) and all(a.shape[axis] == 1 for a in equation.inputs):
+        inner = (*index[:axis], 0, *index[axis + 1 :])
+        return _common([algebra.of(a, inner) for a in equation.inputs], index[axis])
     if not isinstance(index[axis], int):
         return None
     at = index[axis]
@@ -475,9 +494,35 @@ def _concatenate(algebra: Algebra, equation: Equation, index: Index) -> Term | N
 
 def _stack(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     axis = equation.params["axis"]
+    inner = index[:axis] + index[axis + 1 :]
+    if isinstance(index[axis], Symbol):
+        return _common([algebra.of(a, inner) for a in equation.inputs], index[axis])
     if not isinstance(index[axis], int):
         return None
-    return algebra.of(equation.inputs[index[axis]], index[:axis] + index[axis + 1 :])
+    return algebra.of(equation.inputs[index[axis]], inner)
+
+
+def _common(terms: Sequence[Term], symbol: Symbol) -> Term | None:
+    """The term of which others are the entries, in their order; None if there is none."""
+    last = len(terms) - 1
+    if not last:
+        return None
+
+    def entry(thing: Any) -> Any:
+        """With an index in the place of the last number, but for sums that are written out."""
+        if isinstance(thing, frozenset):
+            return frozenset(map(entry, thing))
+        if not isinstance(thing, tuple) or isinstance(thing, Symbol) or thing[:1] == ("add",):
+            return thing
+        if len(thing) == 3 and thing[0] == "value" and isinstance(thing[1], Value):
+            pairs = zip(thing[2], thing[1].shape, strict=True)
+            own = (symbol if i == last and n == symbol.size else i for i, n in pairs)
+            return (*thing[:2], tuple(own))
+        return tuple(map(entry, thing))
+
+    found = {entry(product): c for product, c in terms[last].items()}
+    each = (renamed_term(found, {symbol: i}) for i in range(len(terms)))
+    return found if all(a == b for a, b in zip(each, terms, strict=True)) else None
 
 
 def _reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:
@@ -537,18 +582,39 @@ def _sides(operands, contracting, batch, index, algebra) -> list[Index]:
 
 
 def _select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
-    """`where(mask, x, 0)` is x times a mask."""
+    """`where(mask, x, 0)` is x times a mask, `where(mask, x, -inf)` x plus the logarithm of one."""
     predicate, *cases = equation.inputs
     test = algebra._maker(predicate)
     if test is not None and test.name == "ne" and test.inputs[0] is test.inputs[1]:
         return algebra.operand(equation, 1, index)  # What is not NaN.
-    zero = [algebra._number(case) == 0 for case in cases]
-    if len(cases) != 2 or sum(zero) != 1:
+    numbers = [algebra._number(case) for case in cases]
+    if len(cases) != 2:
         return None
-    kept = zero.index(False)
+    for kept, number in ((1, numbers[0]), (0, numbers[1])):
+        if number is None or numbers[kept] is not None:
+            continue
+        if math.isnan(number):  # As a logarithm does where there is none.
+            return algebra.operand(equation, 1 + kept, index)
+        if number in (0, -math.inf):
+            base = _mask(algebra, predicate, kept, index)
+            own = algebra.operand(equation, 1 + kept, index)
+            if number == 0:
+                return times({frozenset({(base, 1.0)}): 1.0}, own)
+            return plus({frozenset({(("log", base), 1.0)}): 1.0}, own)
+    return None
+
+
+def _mask(algebra: Algebra, predicate: Atom, kept: int, index: Index) -> Base:
+    """What is one where a predicate chooses a case, and zero elsewhere."""
     where = index if predicate.shape else ()
-    mask = {frozenset({(("mask", predicate, kept, where), 1.0)}): 1.0}
-    return times(mask, algebra.operand(equation, 1 + kept, index))
+    test = algebra._maker(predicate)
+    if test is not None and test.name in ("ne", "eq") and algebra._number(test.inputs[1]) == 0:
+        term = algebra.operand(test, 0, where)
+        product = next(iter(term), ONE)
+        if len(term) == 1 and len(product) == 1 and kept == (test.name == "ne"):
+            ((base, _),) = product
+            return ("mask", base, "not zero")
+    return ("mask", predicate, kept, where)
 
 
 def _maximum(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
@@ -640,7 +706,7 @@ _HANDLERS: dict[str, Handler] = {
     "exp": _unary(lambda t, e: exponential(t)),
     "exp2": _unary(lambda t, e: exponential(scaled(t, math.log(2)))),
     "expm1": _unary(lambda t, e: plus(exponential(t), {ONE: -1.0})),
-    "log": _unary(lambda t, e: logarithm(t)),
+    "log": _log,
     "log1p": _unary(lambda t, e: logarithm(plus({ONE: 1.0}, t))),
     "logistic": _unary(_logistic),
     "tanh": _unary(_tanh),

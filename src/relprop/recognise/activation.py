@@ -29,6 +29,7 @@ from relprop.propagators.recognised import Activation
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
+from relprop.recognise.soft_maximum import soft_maxima
 from relprop.recognise.statistic import statistics
 
 _LIMITS = {"max": {"max"}, "min": {"min"}, "clamp": {"max", "min"}}
@@ -50,8 +51,9 @@ class _Chain(NamedTuple):
 
 def activations(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes an element-wise function of one value."""
-    # A root that divides, the factor of a mean and the bias of a layer belong to those.
-    others = (statistics, averages, biased_layers)
+    # A root that divides, the factor of a mean, the bias of a layer and the shift of a soft maximum
+    # belong to those.
+    others = (statistics, averages, biased_layers, soft_maxima)
     taken = {operation.last for find in others for operation in flow.found(find)}
     roots = {operation.last for operation in flow.found(statistics)}
     joined = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from relprop._core.graph import Atom, Equation
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import SoftMaximum
-from relprop.reading.terms import Algebra, plus
+from relprop.reading.terms import Algebra, plus, scaled
 from relprop.recognise.dataflow import Dataflow, is_move
 from relprop.recognise.softmax import arguments, is_softmax, sums_used
 
@@ -44,17 +44,17 @@ def _with_shift(flow: Dataflow, logarithm: Equation) -> Equation:
         for use in flow.consumers(value):
             if is_move(use) and len(use.inputs) == 1:
                 queue.append(use.outputs[0])
-            elif use.name == "add":
+            elif use.name in ("add", "sub") and (use.name == "add" or use.inputs[0] is value):
                 other = use.inputs[1] if use.inputs[0] is value else use.inputs[0]
-                if cancels(flow.algebra, value, other):
+                if cancels(flow.algebra, value, other, 1 if use.name == "add" else -1):
                     return use
     return logarithm
 
 
-def cancels(algebra: Algebra, value: Atom, other: Atom) -> bool:
-    """Whether a value has a summand that the other one takes away."""
-    if not value.shape == other.shape:
+def cancels(algebra: Algebra, value: Atom, other: Atom, sign: int = 1) -> bool:
+    """Whether a value has a summand that the other one, with a sign, takes away."""
+    if other.shape not in ((), value.shape):
         return False
     index = algebra.indices(value.shape)
-    own, more = algebra.of(value, index), algebra.of(other, index)
-    return bool(more) and len(plus(own, more)) == len(own) - len(more)
+    own, more = algebra.of(value, index), algebra.of(other, index if other.shape else ())
+    return bool(more) and len(plus(own, scaled(more, sign))) == len(own) - len(more)

@@ -14,6 +14,7 @@ denominator from being zero.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator
 
 from relprop._core.graph import Atom, Value
@@ -26,7 +27,7 @@ from relprop.recognise.dataflow import Dataflow
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes a softmax."""
-    ends = ("div", "mul", *EXPONENTIALS, "integer_pow", "pow", "concatenate", "select_n")
+    ends = ("div", "mul", *EXPONENTIALS, "integer_pow", "pow", "concatenate", "stack", "select_n")
     for equation in flow.equations:
         if equation.name in ends and any(out in sums_used(flow) for out in equation.outputs):
             if flow.operands(equation) and is_softmax(flow, equation.outputs[0]):
@@ -137,12 +138,25 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             moved = _moved(flow, equation.inputs[0], start)
             found.setdefault(start, set()).add(moved)
+    for start in [*found]:
+        if len(found) > 1 and _unmasked(flow, start) in found:
+            del found[start]
     if len(found) == 1:
         ((moved, *others),) = found.values()
         # With the axes and the entries that the softmax has, if all of it reads those.
         if not others and isinstance(moved, Value) and moved.shape == value.shape:
             return [moved]
     return [*found]
+
+
+def _unmasked(flow: Dataflow, value: Value) -> Atom | None:
+    """What a value is where a mask does not make it minus infinity."""
+    equation = flow.producer(value)
+    if equation is None or equation.name != "select_n" or len(flow.operands(equation)) != 1:
+        return None
+    if not any(flow.number(a) == -math.inf for a in equation.inputs[1:]):
+        return None
+    return flow.origin(flow.operands(equation)[0])[0]
 
 
 def _moved(flow: Dataflow, atom: Atom, start: Atom) -> Atom:
