@@ -72,7 +72,7 @@ MIXERS = {
     "shift by concatenation": (lambda x: jnp.concatenate([jnp.zeros((1, D)), x[:-1]]), "slice"),
     "halves swapped": (lambda x: jnp.concatenate([x[3:], x[:3]]), "concatenate"),
     "window permutation": (lambda x: x.reshape(2, 3, D).swapaxes(0, 1).reshape(T, D), "reshape"),
-    "overwritten": (lambda x: jnp.zeros((T, D)).at[1:].set(x[:-1]), "scatter"),
+    "overwritten": (lambda x: jnp.zeros((T, D)).at[1:].set(x[:-1]), "slice"),
     "cumsum": (lambda x: jnp.cumsum(x, 0), "cumsum"),
     "fft": (lambda x: jnp.fft.fft(x, axis=0).real, "fft"),
     "convolution": (convolved, "conv_general_dilated"),

@@ -105,8 +105,6 @@ DIFFERENCES: tuple[Row, ...] = (
         "the first layer is in a loop: its rule is that of all rounds"),
     Row("layers_in_a_row", "scan, bias next", _SHARP,
         "the bias is added in another round of the loop than the product"),
-    Row("convolution_of_* | depthwise", "outputs apart | channel by channel | bias by channel",
-        _BY_POSITION, "the first layer is one of the two"),
     # Gates.
     Row("glu | gated_tanh", "c - c*(1 - g)", _HALVED,
         "the halves are those of c and of 1 - g, and c is read once more"),
