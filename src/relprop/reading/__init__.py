@@ -23,6 +23,7 @@ from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
 from relprop.reading.contractions import contracted
 from relprop.reading.draft import Draft
+from relprop.reading.online import summed_at_once
 from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first, shifted_back
@@ -31,6 +32,7 @@ from relprop.reading.sums import joined, settled, signed, split
 
 PASSES = (
     opened,
+    summed_at_once,
     simplified,
     contracted,
     quantised,

@@ -55,7 +55,11 @@ def _one_contraction(
     if product is None:
         return
     kind = registry.lookup(product.primitive)
-    if isinstance(kind, Dense) and len(draft.index.operands(product)) == 1:
+    dense = isinstance(kind, Dense)
+    if dense and (
+        len(draft.index.operands(product)) == 1
+        or any(atom in exponentials for atom in product.inputs[:2])
+    ):
         contracting, batch = product.params["dimension_numbers"]
         if contracting[0] and all(axis < len(batch[0]) for axis in axes):
             yield from draft.derived(

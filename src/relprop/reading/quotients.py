@@ -274,8 +274,10 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
     product, kind = found.product, registry.lookup(equation.primitive)
     dense = registry.lookup(product.primitive)
     assert isinstance(dense, Dense)
-    factor = product.inputs[found.position]
     carried = dense.carried(product, found.position)
+    factor, turns, order = _before_turns(draft, product.inputs[found.position])
+    back = np.argsort(order).tolist()
+    sizes = product.inputs[found.position].shape
     weight = equation.inputs[1 - position]
     shape = np.broadcast_shapes(weight.shape, equation.outputs[0].shape)
     (result,) = product.outputs
@@ -288,14 +290,24 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
         # It is the same for all that the other factor brings: the first entry stands for it.
         kept = [axis for axis in carried if axis is not None]
         w = w[tuple(slice(None) if a in kept else 0 for a in range(len(result.shape)))]
-        order = sorted(kept)
-        w = jnp.transpose(w, [order.index(axis) for axis in kept])
-        w = w.reshape([1 if axis is None else n for n, axis in zip(e.shape, carried, strict=True)])
-        w = jnp.broadcast_to(w, e.shape)
+        w = jnp.transpose(w, [sorted(kept).index(axis) for axis in kept])
+        w = w.reshape([1 if axis is None else n for n, axis in zip(sizes, carried, strict=True)])
+        w = jnp.transpose(jnp.broadcast_to(w, sizes), back)
         return e / w if isinstance(kind, Division) else e * w
 
     new = draft.derived(divided, [factor, weight], equation)
-    return _multiplied(draft, equation, found, new)
+    return _multiplied(draft, equation, found, turns, new)
+
+
+def _before_turns(draft: Draft, atom: Atom) -> tuple[Atom, list[Equation], list[int]]:
+    """A value before it was transposed, how it was, and which of its axes each axis was then."""
+    turns: list[Equation] = []
+    order = list(range(len(atom.shape)))
+    while (maker := draft.index.maker.get(atom)) is not None and maker.name == "transpose":
+        order = [maker.params["permutation"][axis] for axis in order]
+        turns.insert(0, maker)
+        (atom,) = maker.inputs
+    return atom, turns, order
 
 
 def _by_own_sum(
@@ -305,8 +317,8 @@ def _by_own_sum(
     other, product = equation.inputs[1 - position], found.product
     if not _is_made_of(draft, other, product.outputs[0]):
         return None
-    factor = product.inputs[found.position]
-    axes = tuple(product.params["dimension_numbers"][0][found.position])
+    factor, turns, order = _before_turns(draft, product.inputs[found.position])
+    axes = tuple(order[axis] for axis in product.params["dimension_numbers"][0][found.position])
     index = algebra.indices(factor.shape)
     bound = [index[axis] for axis in axes if isinstance(index[axis], Symbol)]
     divided = isinstance(registry.lookup(equation.primitive), Division)
@@ -315,7 +327,7 @@ def _by_own_sum(
     if _shape(frozenset(weight.items())) != _shape(frozenset(total.items())):
         return None
     new = draft.derived(lambda e: e / e.sum(axes, keepdims=True), [factor], equation)
-    return _multiplied(draft, equation, found, new)
+    return _multiplied(draft, equation, found, turns, new)
 
 
 def _is_made_of(draft: Draft, atom: Atom, source: Atom) -> bool:
@@ -330,10 +342,12 @@ def _is_made_of(draft: Draft, atom: Atom, source: Atom) -> bool:
 
 
 def _multiplied(
-    draft: Draft, equation: Equation, found: _Found, new: list[Equation]
+    draft: Draft, equation: Equation, found: _Found, turns: list[Equation], new: list[Equation]
 ) -> list[Equation]:
     """The equations that divide, and then those that multiply what they made."""
     product = found.product
+    for turn in turns:
+        new.append(draft.again(turn, [new[-1].outputs[0]], None))
     inputs = list(product.inputs)
     inputs[found.position] = new[-1].outputs[0]
     chain = [product, *found.moves]

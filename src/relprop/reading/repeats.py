@@ -10,6 +10,7 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Value
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft, rewired
+from relprop.reading.numbers import is_literal
 
 
 def simplified(draft: Draft) -> None:
@@ -51,6 +52,8 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
             found = a
         elif draft.index.number(a) == neutral and _commutes(kind):
             found = b
+        elif isinstance(kind, Multiplication):  # Nothing times anything is nothing.
+            found = next((atom for atom in (a, b) if _is_nothing(draft, atom)), None)
     elif equation.name in ("convert_element_type", "copy", "copy_p", "reshape", "squeeze"):
         found = equation.inputs[0]
     elif equation.name == "slice":
@@ -61,6 +64,11 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         return None
     alike = found.shape == out.shape and found.dtype == out.dtype
     return found if alike and equation.params.get("sharding") is None else None
+
+
+def _is_nothing(draft: Draft, atom: Atom) -> bool:
+    """Whether the code says that a value is zero; parameters may become something else."""
+    return draft.index.number(atom) == 0 and is_literal(draft.index.maker, atom)
 
 
 def _transposed_back(draft: Draft, equation: Equation) -> Atom | None:

@@ -221,6 +221,11 @@ def summed(term: Term, over: Sequence[Symbol]) -> Term:
         coefficient *= math.prod(s.size for s in free)
         bound = [s for s in over if s not in free]
         if bound:
+            if len(inside) == 1:
+                ((base, p),) = inside
+                if base[0] == "sum" and p == 1:  # A sum of sums is one.
+                    inside, bound = base[2], [*base[1], *bound]
+            bound.sort(key=lambda s: s.size)
             # Other names than those of sums inside.
             first = 1 + max((s.name for s in _symbols(inside) if s.bound), default=-1)
             names = {s: Symbol(first + i, s.size, True) for i, s in enumerate(bound)}
@@ -562,6 +567,15 @@ def _contract(algebra: Algebra, equation: Equation, index: Index) -> Term | None
             inner = times(constant, algebra.of(equation.inputs[other], sides[other]))
             return summed(inner, [s for s in over if isinstance(s, Symbol)])
     return None
+
+
+def contraction(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """The sum of the products that any contraction is; for those who ask for it."""
+    (contracting, batch) = equation.params["dimension_numbers"]
+    sides = _sides(equation.inputs[:2], contracting, batch, index, algebra)
+    a, b = (algebra.of(atom, own) for atom, own in zip(equation.inputs[:2], sides, strict=True))
+    over = [sides[0][axis] for axis in contracting[0]]
+    return summed(times(a, b), [s for s in over if isinstance(s, Symbol)])
 
 
 def _sides(operands, contracting, batch, index, algebra) -> list[Index]:
