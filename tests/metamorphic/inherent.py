@@ -115,7 +115,7 @@ DIFFERENCES: tuple[Row, ...] = (
     Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
         "the halves are those of z and of h - n, and n is read once more"),
     # Attention.
-    Row("many_heads", "scale in weights", ("epsilon", "z_plus", "lstm"),
+    Row("many_heads", "scale in weights", ("epsilon", "gamma", "z_plus", "lstm"),
         "the stabiliser is in units of what the layer returns, which is scaled here"),
     Row("rotary_attention", "halves | stacked", ("chefer",),
         "the reference scales both shares of each sum to conserve relevance over all entries"),

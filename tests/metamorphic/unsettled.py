@@ -9,19 +9,13 @@ from __future__ import annotations
 #: Per piece and spelling, the explainers under which it differs.
 UNSETTLED: dict[tuple[str, str], frozenset[str]] = {
     ("attention", "the heaviest of all"): frozenset(("transformer_attribution",)),
-    ("attention", "two blocks by weights"): frozenset(
-        (
-            "chefer",
-            "transformer_attribution",
-        )
-    ),
+    ("attention", "two blocks by weights"): frozenset(("transformer_attribution",)),
     ("group_norm", "split"): frozenset(("z_plus",)),
     ("group_norm", "vmap over groups"): frozenset(("chefer",)),
     ("integer_weights", "einsum"): frozenset(("chefer",)),
     ("layer_norm", "scan"): frozenset(("chefer",)),
     ("layer_norm", "where(q > 0, z/sqrt, 0)"): frozenset(("z_plus",)),
     ("lstm", "fused"): frozenset(("chefer",)),
-    ("many_heads", "custom_vjp"): frozenset(("transformer_attribution",)),
     ("rotary_attention", "complex numbers"): frozenset(("chefer",)),
     ("state_space", "associative_scan"): frozenset(
         (

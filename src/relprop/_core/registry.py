@@ -29,6 +29,7 @@ class Propagator:
         inline: a call that only groups equations; it is copied into the caller.
         bodies: the names of the parameters that hold sub-computations.
         native: must be evaluated in the dtype it was traced in, not in higher precision.
+        of_first: a function of the entries of its first operand, of which others are the scale.
         transposable: linear in the active operands together, if `linear` says so, and JAX can
             transpose it.
         extreme: 1 where the result is the largest of some entries, -1 where the smallest.
@@ -48,6 +49,7 @@ class Propagator:
     inline: ClassVar[bool] = False
     bodies: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     native: ClassVar[bool] = True
+    of_first: ClassVar[bool] = False
     transposable: ClassVar[bool] = False
     extreme: int = dataclasses.field(default=0, kw_only=True)
     multiplies: ClassVar[bool] = False

@@ -17,12 +17,13 @@ from relprop._transform import inspect, relevance
 from relprop.anatomy.streams import TokenFlow
 from relprop.attribution.bimodal import Relevancies
 from relprop.attribution.full import Entries, relevance_of_tokens
-from relprop.attribution.maps import Layer, chosen, layers_of, listed
+from relprop.attribution.maps import Layer, chosen, layers_of, listed, unseen
 from relprop.attribution.methods import FULL, GENERIC, UNIMODAL, methods, methods_by_rules, weighted
 from relprop.attribution.query import answered, positions_of
 from relprop.composites import Composite, composite_of
 from relprop.places import AttentionMaps, Start
 from relprop.rules import Gradient
+from relprop.structures import structures
 
 Tokens = Float[Array, "n t"] | dict[str, Float[Array, "n t"]]
 Joint = Float[Array, "n t t"] | dict[str, Float[Array, "n s t"]]
@@ -164,6 +165,8 @@ def transformer_attribution(
         if method in methods_by_rules():
             by_rules = inside(composite, AttentionMaps())
         plain = inside(_gradient_beside(composite), AttentionMaps())
+        if unseen(flow, plain):  # They are inside of functions that have derivatives of their own.
+            plain = inside(_gradient_inside(composite), AttentionMaps())
         every = layers_of(flow, plain, by_rules)
         counting = chosen(every, start_layer, layers, heads)
         asked = _asked(flow, stream)
@@ -192,6 +195,16 @@ def _gradient_beside(composite: Composite) -> Composite:
         if entry.where.region is not None:
             gradient = gradient.at(region=entry.where.region, optional=True).use(Gradient())
     return gradient.then(presets.gradient())
+
+
+def _gradient_inside(composite: Composite) -> Composite:
+    """The same, but by what is inside of functions that have a derivative of their own."""
+    gradient = dataclasses.replace(_gradient_beside(composite), canonizers=())
+    regions = [entry for entry in gradient.entries if entry.where.region is not None]
+    known = structures().items()
+    plain = tuple(name for name, entry in known if not (entry.encloses or entry.whole))
+    inside = Composite(name=gradient.name, canonizers=()).at(structure=plain, optional=True)
+    return dataclasses.replace(gradient, entries=(*regions, *inside.use(Gradient()).entries))
 
 
 def _joint(

@@ -37,6 +37,11 @@ class Layer:
         return Layer(self.look, self.attention[:, numbers], self.gradient[:, numbers], relevance)
 
 
+def unseen(flow: TokenFlow, found: Mapping[str, Inside]) -> list[Look]:
+    """Applications of attention whose map is none of some maps."""
+    return [look for look in flow.looks.values() if _name(look) not in found]
+
+
 def layers_of(
     flow: TokenFlow, plain: Mapping[str, Inside], by_rules: Mapping[str, Inside] | None
 ) -> dict[int, Layer]:
@@ -51,9 +56,7 @@ def layers_of(
         InputError: a map is inside of something that a rule takes as one operation.
     """
     given = [plain] if by_rules is None else [plain, by_rules]
-    hidden = [
-        look for look in flow.looks.values() if any(_name(look) not in found for found in given)
-    ]
+    hidden = list(dict.fromkeys(look for found in given for look in unseen(flow, found)))
     if hidden:
         raise InputError(
             "The rules take as one operation what has attention in it, so that its map has no "

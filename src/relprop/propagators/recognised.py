@@ -33,7 +33,9 @@ class Activation(Propagator):
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Propagator):
-    """The softmax of its first operand."""
+    """The softmax of its first operand; others are what else is in its denominator."""
+
+    of_first: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return "softmax"

@@ -4,7 +4,8 @@ The forward pass runs a function as it was traced. What rules are given to is a 
 which the same thing is always written in the same way:
 
 1. bodies with one caller are part of what is around them (`bodies`);
-2. what changes nothing is not there, and nothing is there twice (`repeats`);
+2. what a loop sums up under a shift that it carries is a sum (`online`); what changes nothing is
+   not there, and nothing is there twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
 4. constants that are added belong to the layer that they are the bias of (`sums`);
 5. a normalisation comes before what is linear in its result (`quotients`).

@@ -119,7 +119,7 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         over: the axes that it is taken over, if they are known.
     """
     exponentials, sums = _exponentials(flow)
-    found: dict[Value, set[Atom]] = {}
+    found: dict[Value, dict[Atom, None]] = {}
     queue: list[Atom] = [value]
     seen: set[Atom] = set()
     while queue:
@@ -137,15 +137,16 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             moved = _moved(flow, equation.inputs[0], start)
-            found.setdefault(start, set()).add(moved)
+            found.setdefault(start, {})[moved] = None
     for start in [*found]:
         if len(found) > 1 and _unmasked(flow, start) in found:
             del found[start]
     if len(found) == 1:
-        ((moved, *others),) = found.values()
-        # With the axes and the entries that the softmax has, if all of it reads those.
-        if not others and isinstance(moved, Value) and moved.shape == value.shape:
-            return [moved]
+        (moved,) = found.values()
+        # With the axes and the entries that the softmax has; of blocks, its own is the first.
+        parts = [atom for atom in moved if isinstance(atom, Value)]
+        if len(parts) == len(moved) and parts[0].shape == value.shape:
+            return parts
     return [*found]
 
 

@@ -32,7 +32,8 @@ class Pass(Rule):
 
     .. math:: R_i = R_j
 
-    For operations with one active operand, of the shape of the output.
+    For operations with one active operand, of the shape of the output. Of a softmax that is computed
+    in blocks, which reads those of the others as well, it is its own block.
 
     Source: Bach et al. 2015, section 2.5; in AttnLRP the identity rule.
     """
@@ -40,7 +41,8 @@ class Pass(Rule):
     def problem(self, operation, active):
         operands = [a for a, on in zip(operation.inputs, active, strict=True) if on]
         (out, *more) = operation.outputs
-        if len(operands) == 1 and not more and operands[0].shape == out.shape:
+        own = len(operands) == 1 or (operation.propagator.of_first and active[0])
+        if own and not more and operands[0].shape == out.shape:
             return None
         shapes = " and ".join(str(tuple(a.shape)) for a in operands)
         return (
@@ -55,7 +57,7 @@ class Pass(Rule):
         if multiplier is not None and site.operation.propagator.rectifies(site.operation):
             # As y is x where it isn't zero, nothing needs to be multiplied and divided again.
             return [Relevance(relevance.share, jnp.where(y == 0, 0, multiplier))]
-        return [Relevance(share=relevance.total(y))]
+        return [Relevance(share=relevance.total(y)), *[None] * (len(site.inputs) - 1)]
 
 
 @jtu.register_pytree_with_keys_class
