@@ -32,8 +32,8 @@ class Pass(Rule):
 
     .. math:: R_i = R_j
 
-    For operations with one active operand, of the shape of the output. Of a softmax that is computed
-    in blocks, which reads those of the others as well, it is its own block.
+    For operations with one active operand, of the shape of the output. For a softmax that is
+    computed in blocks, which reads all of them, that is its own block.
 
     Source: Bach et al. 2015, section 2.5; in AttnLRP the identity rule.
     """
