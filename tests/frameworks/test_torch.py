@@ -94,7 +94,7 @@ CASES = {
     "lstm": (
         lambda: Of(nn.LSTM(8, 4, batch_first=True), lambda m, x: m(x)[0]),
         # At the first step the state is zero: no input reaches its product and its gate.
-        {"dense": 2 * STEPS - 1, "activation": 5 * STEPS, "gate": 3 * STEPS - 1},
+        {"dense": 2 * STEPS - 1, "activation": 5 * STEPS - 1, "gate": 3 * STEPS - 1},
         ["layer.weight_ih_l0"] + ["layer.weight_hh_l0", "layer.weight_ih_l0"] * (STEPS - 1),
     ),
     "activations": (

@@ -259,8 +259,10 @@ def _check(flow: TokenFlow) -> None:
     windows = [look for look in looks if look.windows]
     if windows:
         raise InputError(
-            "There are attention maps of parts of the tokens, such as windows, which say nothing "
-            f"about the others:\n{listed(windows)}\n{_INSTEAD}"
+            "There are attention maps of parts of the tokens, such as windows or keys in chunks, "
+            f"which say nothing about the others:\n{listed(windows)}\nWhere it is chunks of keys, "
+            "write the attention without them (a framework's plain, 'eager' implementation), or: "
+            f"{_INSTEAD}"
         )
     hidden = [look for look in looks if look.obstacle]
     if hidden:
