@@ -153,6 +153,61 @@ def test_values_and_gradient():
     np.testing.assert_allclose(gradient, jax.grad(f)(X), rtol=1e-4, atol=1e-5)
 
 
+def test_backwards_with_a_counter():
+    """What is gone over from its end meets the numbers of turns in the other order."""
+    weights = jnp.arange(1.0, T // N + 1)
+
+    def weighed(q, k, v):
+        chunks = k.reshape(-1, N, D), v.reshape(-1, N, D)
+
+        def turn(carry, kv):
+            i, *carry = carry
+            return (i + 1, *step(q, carry, kv[0], kv[1] * weights[i])), None
+
+        first = jnp.int32(0), *start(q, v)
+        _, _, total, out = lax.scan(turn, first, chunks, reverse=True)[0]
+        return out / total[:, None]
+
+    def at_once(q, k, v):
+        return plain(q, k, v * jnp.repeat(weights[::-1], N)[:, None])
+
+    np.testing.assert_allclose(model(weighed)(X), model(at_once)(X), rtol=1e-5)
+    same(model(weighed), model(at_once), RULES["attn_lrp"])
+
+
+# It looks like a product with a gate, which is told.
+@pytest.mark.filterwarnings("ignore::relprop.SuspicionWarning")
+def test_what_reads_the_shift_and_the_turn_is_no_summand():
+    """A factor of the shift doesn't cancel, though the number of the turn is in it as well."""
+
+    def f(x):
+        z = jnp.tanh(x @ Q)
+
+        def turn(carry, z):
+            i, m, total = carry
+            new = jnp.maximum(m, z)
+            added = jnp.exp(z - new) * jnp.cos(new * (i + 1).astype(x.dtype))
+            return (i + 1, new, total * jnp.exp(m - new) + added), None
+
+        carry = jnp.int32(0), jnp.full(T, -1e30), jnp.zeros(T)
+        return jnp.sum(lax.scan(turn, carry, z.T)[0][2])
+
+    assert "scan" in [op.structure for op in relprop.inspect(f, Epsilon(0.1))(X)]
+
+
+def test_an_additive_mask():
+    def added(q, k, v):
+        return jax.nn.softmax(q @ k.T + jnp.where(MASK, 0.0, -jnp.inf)) @ v
+
+    def of_logarithms(q, k, v):
+        z = q @ k.T + jnp.where(MASK, 0.0, -jnp.inf)
+        return jnp.exp(z - jax.nn.logsumexp(z, -1, keepdims=True)) @ v
+
+    masked = model(lambda q, k, v: plain(q, k, v, MASK))
+    for attend in (added, of_logarithms):
+        same(model(attend), masked, RULES["attn_lrp"])
+
+
 def test_another_decay_is_no_shift():
     """What forgets is a recurrence: nothing cancels, and it stays a loop."""
 

@@ -200,11 +200,11 @@ def _gradient_beside(composite: Composite) -> Composite:
 def _gradient_inside(composite: Composite) -> Composite:
     """The same, but by what is inside of functions that have a derivative of their own."""
     gradient = dataclasses.replace(_gradient_beside(composite), canonizers=())
-    regions = [entry for entry in gradient.entries if entry.where.region is not None]
+    regions = tuple(entry for entry in gradient.entries if entry.where.region is not None)
     known = structures().items()
     plain = tuple(name for name, entry in known if not (entry.encloses or entry.whole))
-    inside = Composite(name=gradient.name, canonizers=()).at(structure=plain, optional=True)
-    return dataclasses.replace(gradient, entries=(*regions, *inside.use(Gradient()).entries))
+    gradient = dataclasses.replace(gradient, entries=regions)
+    return gradient.at(structure=plain, optional=True).use(Gradient())
 
 
 def _joint(

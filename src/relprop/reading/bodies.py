@@ -219,7 +219,7 @@ def _passes(body: Graph) -> bool:
 
 def _has_derivative(equation: Equation) -> bool:
     """Whether the derivative that a function was given is not zero, wherever it is taken."""
-    numbers = [i for i, a in enumerate(equation.inputs) if _is_inexact(a)]
+    numbers = [i for i, a in enumerate(equation.inputs) if a.inexact]
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in equation.inputs]
     inexact = [out for out in equation.outputs if out.inexact]
     results = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in inexact]
@@ -240,7 +240,3 @@ def _has_derivative(equation: Equation) -> bool:
     graph = graph_of(jaxpr)
     found = depends_on(graph.equations, {*graph.inputs[: len(results)]})
     return any(out in found for out in graph.outputs)
-
-
-def _is_inexact(atom: Atom) -> bool:
-    return jnp.issubdtype(atom.dtype, jnp.inexact)

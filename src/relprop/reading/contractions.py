@@ -19,7 +19,6 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Constant, Equation, Value
 from relprop.propagators.linear import Dense, Division, Multiplication, Sum
 from relprop.reading.draft import Draft
-from relprop.reading.exponentials import followed
 from relprop.reading.numbers import is_literal
 from relprop.reading.repeats import simplified
 
@@ -27,8 +26,7 @@ from relprop.reading.repeats import simplified
 def contracted(draft: Draft) -> None:
     """Writes each sum of products as what it is."""
     made: dict[Equation, list[Equation]] = {}
-    index = draft.index
-    exponentials, _ = followed(draft.equations, index.touched, index.maker.get, index.number)
+    exponentials, _ = draft.index.exponentials
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
         if len(equation.outputs) != 1 or equation.outputs[0] not in draft.index.dependent:

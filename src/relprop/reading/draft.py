@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -22,6 +23,7 @@ from relprop._core.graph import (
     depends_on,
 )
 from relprop._core.trace import Origin, graph_of
+from relprop.reading.exponentials import followed
 from relprop.reading.numbers import number
 
 # Constants of more entries are not computed.
@@ -289,6 +291,11 @@ class _Index:
                 needed.update(equation.inputs)
                 for atom in dict.fromkeys(equation.inputs):
                     self.readers.setdefault(atom, []).append(equation)
+
+    @functools.cached_property
+    def exponentials(self) -> tuple[set[Atom], set[Atom]]:
+        """What is computed from exponentials, and from sums of them: see `followed`."""
+        return followed(self.position, self.touched, self.maker.get, self.number)
 
     def operands(self, equation: Equation) -> list[Value]:
         """The operands that depend on the explained inputs."""

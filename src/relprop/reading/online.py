@@ -66,7 +66,7 @@ class _Loop:
     def __init__(self, draft: Draft, equation: Equation):
         (self.body,) = equation.bodies
         consts, carried = _compat.scan_sizes(equation.params)
-        self.length = equation.params["length"]
+        self.length, self.reverse = equation.params["length"], equation.params["reverse"]
         self.constants = self.body.inputs[:consts]
         self.starts = self.body.inputs[consts : consts + carried]
         self.entries = self.body.inputs[consts + carried :]
@@ -135,7 +135,10 @@ class _Loop:
                 known.update((out, array) for out, array in pairs if out not in given)
             return known[value]
 
-        return jax.vmap(turn)(jnp.arange(self.length), *arrays[count:])
+        numbers = jnp.arange(self.length)  # Of the turns, in the order of what is gone over.
+        if self.reverse:
+            numbers = self.length - 1 - numbers
+        return jax.vmap(turn)(numbers, *arrays[count:])
 
 
 def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equation]]]:
@@ -177,9 +180,7 @@ def _all_turns(loop: _Loop, found: _Sum, *operands: Array) -> Array:
 def _carried_sums(draft: Draft, loop: _Loop) -> Iterator[_Sum]:
     body = loop.body
     algebra = Algebra(loop.makers.get, loop.number, {"dot_general": contraction})
-    changing = computed_from(body.equations, loop.starts) - computed_from(
-        body.equations, loop.counters
-    )
+    changing = computed_from(body.equations, [s for s in loop.starts if s not in loop.counters])
     for carry, start in enumerate(loop.starts):
         result = body.outputs[carry]
         maker = loop.makers.get(result)

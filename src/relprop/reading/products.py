@@ -23,7 +23,6 @@ from relprop.propagators.general import is_elementwise
 from relprop.propagators.linear import Dense, Division, Multiplication, ScatteredSum
 from relprop.propagators.product import Product, RunningProduct
 from relprop.reading.draft import Draft
-from relprop.reading.exponentials import followed
 from relprop.reading.terms import Algebra
 
 
@@ -31,8 +30,7 @@ def spelled_out(draft: Draft) -> None:
     """Writes products of entries as such."""
     made: list[Equation] = []
     changed = False
-    index = draft.index
-    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
+    _, sums = draft.index.exponentials
     for equation in draft.equations:
         new = [*_spelled(draft, equation, sums)]
         changed |= bool(new)

@@ -24,7 +24,7 @@ from relprop._core.graph import Atom, Equation
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Dense, Division, Multiplication
 from relprop.reading.draft import Draft
-from relprop.reading.exponentials import EXPONENTIALS, followed
+from relprop.reading.exponentials import EXPONENTIALS
 from relprop.reading.terms import (
     ONE,
     Algebra,
@@ -51,8 +51,7 @@ def normalised_first(draft: Draft) -> None:
 
 def _one_normalised(draft: Draft) -> bool:
     algebra = Algebra(draft.index.maker.get, draft.index.number)
-    index = draft.index
-    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
+    _, sums = draft.index.exponentials
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
         if not isinstance(kind, Multiplication | Division) or len(equation.inputs) != 2:
@@ -101,7 +100,7 @@ def _dropped(draft: Draft, equation: Equation, position: int) -> bool:
 def _interpolations(draft: Draft) -> None:
     """Writes ``a - w * (a - b)`` as ``(1 - w) * a + w * b`` where w says what blocks weigh."""
     index = draft.index
-    _, sums = followed(draft.equations, index.touched, index.maker.get, index.number)
+    _, sums = draft.index.exponentials
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)

@@ -605,14 +605,14 @@ def _select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     if len(cases) != 2:
         return None
     for kept, number in ((1, numbers[0]), (0, numbers[1])):
-        if number is None or numbers[kept] is not None:
-            continue
-        if math.isnan(number):  # As a logarithm does where there is none.
+        if number is not None and math.isnan(number):  # As a logarithm where there is none.
             return algebra.operand(equation, 1 + kept, index)
-        if number in (0, -math.inf):
+    for hidden in (-math.inf, 0):
+        if numbers.count(hidden) == 1:
+            kept = 1 - numbers.index(hidden)
             base = _mask(algebra, predicate, kept, index)
             own = algebra.operand(equation, 1 + kept, index)
-            if number == 0:
+            if hidden == 0:
                 return times({frozenset({(base, 1.0)}): 1.0}, own)
             return plus({frozenset({(("log", base), 1.0)}): 1.0}, own)
     return None
