@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 EDITABLE := --no-build-isolation --editable
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest lint format docs bench census train constraints clean clean-venv
+.PHONY: help demo test test-newest lint format docs dist-check bench evidence census train constraints clean clean-venv
 
 help:
 	@echo "make demo         explain the bundled images; writes $(OUT)/"
@@ -22,7 +22,9 @@ help:
 	@echo "make lint         ruff, pyright, import-linter"
 	@echo "make format       let ruff mend what it can"
 	@echo "make docs         the documentation; a warning is an error"
+	@echo "make dist-check   wheel and sdist, built and installed in a clean environment"
 	@echo "make bench        time, FLOPs and memory (ARGS='...' are passed on)"
+	@echo "make evidence     all methods on all planted tasks; writes docs/explanation/evidence.md"
 	@echo "make census       a hundred models of many libraries (ARGS='--only GLOB')"
 	@echo "make constraints  pin what $(VENV) holds in constraints.txt"
 	@echo "make clean        remove outputs and caches (clean-venv: the environments)"
@@ -51,8 +53,15 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+dist-check: $(VENV)/.ready
+	PYTHON=$(BIN)/python bash scripts/check_distributions.sh
+
 bench: $(VENV)/.installed-demo
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Goes on where it was broken off; nice, since it takes minutes.
+evidence: $(VENV)/.installed-demo
+	nice $(BIN)/python -m evidence $(ARGS)
 
 # KerasHub and Equimo would bring TensorFlow and CUDA; the models need neither.
 census: $(VENV)/.installed-test
@@ -60,7 +69,7 @@ census: $(VENV)/.installed-test
 	$(BIN)/python -m census --workers $(WORKERS) $(ARGS)
 
 # All extras must be in the environment, so that each of them gets pinned.
-constraints: $(addprefix $(VENV)/.installed-,test docs lint peers)
+constraints: $(addprefix $(VENV)/.installed-,test docs lint peers cluster)
 	$(BIN)/python scripts/constraints.py > constraints.new
 	mv constraints.new constraints.txt
 	touch $(VENV)/.ready $(VENV)/.installed-*
@@ -84,7 +93,7 @@ $(VENV_NEWEST)/.installed-%: pyproject.toml constraints-newest.txt
 	@touch $@
 
 clean:
-	rm -rf $(OUT) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache
+	rm -rf $(OUT) app-screenshots evidence-report docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache
 	find src tests docs scripts benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv:

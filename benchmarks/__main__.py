@@ -8,16 +8,32 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import attribution, bounds, figure, peers, rules, scaling, staging
+from benchmarks import (
+    attribution,
+    bounds,
+    circuits,
+    faithfulness,
+    figure,
+    graphs,
+    jobs,
+    peers,
+    rules,
+    scaling,
+    staging,
+)
 from benchmarks.results import Options, Result, environment, table, write
 
 BENCHMARKS = {
     "bounds": bounds,
     "attribution": attribution,
+    "circuits": circuits,
+    "graphs": graphs,
     "staging": staging,
     "scaling": scaling,
     "rules": rules,
     "peers": peers,
+    "faithfulness": faithfulness,
+    "jobs": jobs,
 }
 
 
@@ -35,7 +51,8 @@ def main(
     """Prints a table per benchmark; writes benchmarks.json and a figure for each.
 
     Without --wall, functions of JAX are compiled for shapes alone, and XLA counts their FLOPs and
-    bytes. Only `peers` runs always, since PyTorch has nothing to count before it runs.
+    bytes. `peers` runs always, since PyTorch has nothing to count before it runs; `jobs` only
+    with --wall.
     """
     console = Console()
     unknown = sorted(set(names or ()) - set(BENCHMARKS))

@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from relprop import zoo
+from relprop._weights import write_weights
 from relprop.zoo import digits
 
 SEED = 0
@@ -142,7 +143,7 @@ def write(folder: Path, models: dict[str, Any], accuracies: dict[str, float]) ->
             "test_accuracy": f"{accuracies[name]:.4f}",
             **{package: version(package) for package in ("jax", "flax", "optax", "scikit-learn")},
         }
-        digits.write_weights(path, nnx.to_pure_dict(nnx.state(model)), metadata)
+        write_weights(path, nnx.to_pure_dict(nnx.state(model)), metadata)
         print(f"{path}: {path.stat().st_size} bytes")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,3 +28,37 @@ def checked(signature: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(signature).parameters.values()
     has_result = any(p.name.startswith("ret") and p.kind is p.KEYWORD_ONLY for p in parameters)
     return beartype(conf=CONF)(signature) if has_result else signature
+
+
+# What annotations call that which has a shape, or holds what has one.
+SHAPED = ("Array", "PyTree", "Relevance", "Arriving", "Leaving", "LinearMap")
+
+
+def leave_out_graphs(packages: Sequence[str]) -> None:
+    """Functions without arrays in their annotations are not checked, in what has been imported.
+
+    Most of them have no annotations to be checked. The others look at graphs, which takes less time
+    than a check, and pyright has seen their types. What users give to rules is checked.
+    """
+    for name, module in list(sys.modules.items()):
+        if any(name == package or name.startswith(f"{package}.") for package in packages):
+            for function in _functions(module):
+                names = " ".join(map(str, function.__annotations__.values()))
+                shaped = any(word in names for word in SHAPED)
+                if not shaped and function.__name__ != "__init__":
+                    typing.no_type_check(function)
+
+
+def _functions(module: Any) -> Iterator[Any]:
+    """Those of a module and of its classes."""
+    for value in vars(module).values():
+        if getattr(value, "__module__", None) == module.__name__:
+            members = vars(value).values() if inspect.isclass(value) else [value]
+            yield from filter(inspect.isfunction, map(_function, members))
+
+
+def _function(member: Any) -> Any:
+    """What a member of a class was made of."""
+    for made_of in ("__func__", "func", "fget"):
+        member = getattr(member, made_of, member)
+    return member

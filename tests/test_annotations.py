@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 
 import relprop
 from relprop.chefer import functional
+from relprop.propagators import general
+from relprop.rules import signs
 
 
 def test_what_is_accepted_must_be_annotated():
@@ -26,3 +30,15 @@ def test_shapes_must_fit_those_of_the_result():
 def test_what_is_refused_needs_no_annotation():
     with pytest.raises(ValueError, match="none"):
         relprop.presets.lstm("none")
+
+
+def test_only_functions_of_graphs_are_left_out():
+    """See `leave_out_graphs`: what has arrays in its annotations is checked, and constructors."""
+    unchecked = "__no_type_check__"
+    assert hasattr(general.is_elementwise, unchecked) is not checks_all()
+    assert not hasattr(signs.number_of_terms, unchecked)
+    assert not hasattr(relprop.rules.ZBox.__init__, unchecked)
+
+
+def checks_all():
+    return os.environ.get("RELPROP_CHECK") == "all"

@@ -11,7 +11,18 @@ import pytest
 pytestmark = pytest.mark.frameworks
 typer = pytest.importorskip("typer", reason="the benchmarks need relprop[cli]")
 
-from benchmarks import attribution, bounds, figure, results, scaling, staging  # noqa: E402
+from benchmarks import (  # noqa: E402
+    attribution,
+    bounds,
+    circuits,
+    faithfulness,
+    figure,
+    graphs,
+    jobs,
+    results,
+    scaling,
+    staging,
+)
 from benchmarks.peers import cases, contest, contestants, imports, ratios  # noqa: E402
 
 QUICK = results.Options(quick=True)
@@ -38,14 +49,26 @@ def _shortened(row):
     return dataclasses.replace(row, rules=dict(list(row.rules.items())[:1]))
 
 
+def test_jobs_next_to_a_loop(monkeypatch, unoptimised):
+    pytest.importorskip("zarr", reason="stores are an extra")
+    monkeypatch.setattr(jobs, "SAMPLES", 8 * 3 * jobs.BATCH)
+    monkeypatch.setattr(jobs, "WARM", 1)
+    assert not [*jobs.results(QUICK)]  # nothing is run without being asked for
+    found = [*jobs.results(dataclasses.replace(QUICK, runs=1, only="cnn"))]
+    assert [result.subject for result in found] == ["bare loop", "job"]
+    assert found[0].ratios == {"wall": 1.0, "processors": 1.0}
+    assert found[1].ratios["wall"] == found[1].amounts["wall"] / found[0].amounts["wall"]
+
+
 @pytest.mark.parametrize(
     ("module", "only", "subjects"),
     [
         (attribution, "", "FUNCTIONS"),
+        (circuits, "", "BOUNDS"),
         (staging, "scan", "RULES"),
         (scaling, "tokens", "RULES"),
     ],
-    ids=["attribution", "staging", "scaling"],
+    ids=["attribution", "circuits", "staging", "scaling"],
 )
 def test_others_in_miniature(module, only, subjects, monkeypatch, unoptimised):
     two = dict(list(getattr(module, subjects).items())[:2])
@@ -56,6 +79,11 @@ def test_others_in_miniature(module, only, subjects, monkeypatch, unoptimised):
     assert all(shown <= set(r.ratios) for r in found[1:])
     if module is staging:
         assert {r.ratios["traces of a second call"] for r in found[1:]} == {0.0}
+
+
+def test_graphs_in_miniature(unoptimised):
+    base, graph = graphs.results(dataclasses.replace(QUICK, runs=1))
+    assert graph.ratios["wall"] == graph.amounts["wall"] / base.amounts["wall"]
 
 
 def test_bounds_mark_what_is_above_them():
@@ -85,3 +113,22 @@ def test_contestants_explain_the_same_module():
     absent = ratios._result(case.name, invited[0], outcomes | {contestants.TORCH: "left out"})
     assert absent.note == "left out" and not absent.ratios
     assert imports.AttentionFunctions(a=1).get_interface("b", 2) == 2
+
+
+def test_metrics_without_quantus_are_left_out(monkeypatch):
+    monkeypatch.delenv("QUANTUS_PYTHON", raising=False)
+    found = list(faithfulness.results(QUICK))
+    assert [r.case for r in found] == ["digits-cnn", "digits-vit"]
+    assert all("no QUANTUS_PYTHON" in r.note and not r.ratios for r in found)
+
+
+def test_metrics_are_compared_per_sample(monkeypatch):
+    pytest.importorskip("flax")
+    theirs = {"Monotonicity": 100.0, "ROAD": "fails: ValueError"}
+    monkeypatch.setattr(faithfulness, "_theirs", lambda *given: theirs)
+    monkeypatch.setattr(faithfulness, "METRICS", {n: faithfulness.METRICS[n] for n in theirs})
+    monkeypatch.setenv("QUANTUS_PYTHON", "python")
+    fast, failed = faithfulness.results(dataclasses.replace(QUICK, only="cnn"))
+    assert fast.ratios["speed"] == 100 / fast.amounts["relprop"] > 10 and not fast.note
+    assert fast.amounts["relprop, first call"] > fast.amounts["relprop"]
+    assert failed.note == "fails: ValueError" and not failed.ratios

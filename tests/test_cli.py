@@ -1,24 +1,30 @@
 """The command line, on models that compile quickly; `make demo` runs the demo in full."""
 
 import contextlib
+import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("typer")
 pytest.importorskip("flax")
 
+import rich.console
 from PIL import Image
 from typer.testing import CliRunner
 
 import relprop
+import relprop_program
 from relprop import cli, presets, zoo
-from relprop.cli import job, tables
+from relprop.cli import defaults, job, tables
 from relprop.cli.inputs import load_model, read_images, value_range
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
@@ -171,7 +177,8 @@ def test_demo(tmp_path, monkeypatch):
 
 
 def test_demo_names_rules_that_exist():
-    names = {name for rules in cli.RULES.values() for name in rules} | set(cli.OTHER_RULES)
+    names = {name for rules in cli.RULES.values() for name in rules}
+    names |= {name for rules, _ in defaults.ADVICE.values() for name in rules} | set(defaults.PLAIN)
     assert names <= set(presets.names())
 
 
@@ -190,21 +197,106 @@ def test_as_a_program(here):
     assert re.search(r"a\.png .* 100 % +100 %", result.stdout)  # there is no bias
 
 
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *args):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from relprop_program import main
+sys.argv = ["relprop", "rules"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["relprop", "jax.numpy", "relprop.cli.tables"])
+def test_interrupted_while_it_is_imported(module):
+    source = str(Path(cli.__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(module=module)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source, "JAX_PLATFORMS": "cpu"},
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "relprop: Interrupted.\n"
+
+
+def test_interrupted_later(monkeypatch):
+    """Once as by any Ctrl-C; twice at once, whoever has swallowed the first one."""
+    before, ended = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(os, "write", lambda *args: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            relprop_program._interrupt(signal.SIGINT, None)
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [130]
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_tables_at_any_width(width, monkeypatch):
+    table = tables._table()
+    for name in ("image", "score", "epsilon_\nplus", "gamma"):
+        table.add_column(name)
+    table.add_row("a.png", "12.345", "-0.01 %", "100 %")
+    shown = rich.console.Console(width=width, file=io.StringIO())
+    monkeypatch.setattr(tables, "_console", lambda: shown)
+    tables.show(table, "no table")
+    text = shown.file.getvalue()
+    assert all(number in text for number in ("12.345", "-0.01 %", "100 %", "no table"))
+    assert max(map(len, text.splitlines())) <= width
+    assert ("gamma: 100 %" in text) == (width == 20)
+
+
 def test_main_exits(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["rules"])
     assert "attn_lrp" in capsys.readouterr().out
 
 
-def test_a_bundled_model_with_its_own_rules(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RULES", {"digits-cnn": ("gradient",)})
+def test_rules_that_were_not_named_are_those_of_the_kind_of_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "PLAIN", ("gradient",))  # for the time that others compile
+    monkeypatch.setitem(defaults.ADVICE, "convolutions", (("epsilon",), "it has convolutions"))
     image = zoo.samples()[3]
     result = run("explain", "--model", "digits_cnn", "--out", tmp_path, image)
     assert result.exit_code == 0, result.output
     assert re.search(rf"{image.name} +3 +3 ", result.stdout)
-    assert f"--model digits_cnn --rules gradient --out {tmp_path} {image}" in (
-        (tmp_path / "report.html").read_text()
-    )
+    assert "No rules were named: epsilon for this model, since it has conv" in result.stderr
+    repeat = f"--model digits_cnn --rules gradient --rules epsilon --out {tmp_path} {image}"
+    assert repeat in (tmp_path / "report.html").read_text()
+
+
+def test_kinds_of_models():
+    w = np.ones((3, 3), np.float32)
+
+    def attends(x):
+        maps = jax.nn.softmax((x @ w) @ (x @ w).T, axis=-1)
+        return jnp.sum(maps @ (x @ w))
+
+    def decays(x):
+        def step(state, now):
+            return 0.9 * state + now @ w, None
+
+        return jnp.sum(jax.lax.scan(step, jnp.zeros(3), x)[0])
+
+    def convolves(x):
+        return jnp.sum(
+            jax.lax.conv(x[None, None], np.ones((1, 1, 2, 2), np.float32), (1, 1), "SAME")
+        )
+
+    kinds = {
+        f: defaults.kind_of(f, np.ones((4, 3), np.float32)) for f in (attends, convolves, decays)
+    }
+    assert kinds[attends] == "attention" and kinds[convolves] == "convolutions"
+    assert kinds[decays] in ("recurrence", "state space")
+    assert defaults.kind_of(lambda x: jnp.sum(x @ w), np.ones((4, 3), np.float32)) == "dense layers"
+    assert defaults.default(attends, np.ones((4, 3), np.float32)).rules[-1] == "attn_lrp"
 
 
 def test_scores_and_sums(here):

@@ -81,11 +81,20 @@ def test_permissions_are_those_of_any_file(tmp_path):
     assert (tmp_path / "new").read_text() == "b"
 
 
-def test_links_stay_links(tmp_path):
+def test_links_are_not_followed(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")
-    write_text(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    with pytest.raises(FileExistsError, match="a link, which is not followed"):
+        write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_cannot_be_encoded_leaves_the_old_file(tmp_path):
+    (tmp_path / "page").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "page", "a lone surrogate: \udcff")
+    assert held(tmp_path) == {"page": b"old"}
 
 
 def test_devices_are_written_to():

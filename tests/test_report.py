@@ -143,6 +143,16 @@ def test_balance():
     assert sum(balance.parts().values()) == balance.handed_out
 
 
+def test_what_is_said_of_a_balance():
+    nothing = report.Balance(0.0, 0.0, 0.0, 0.0, 0.0)
+    assert "nothing was handed out" in nothing.sentence("relp")
+    stopped = report.Balance(1.0, 0.2, 0.0, 0.0, 0.8)
+    assert stopped.unrest == pytest.approx(0)
+    assert "a part of the score" in stopped.sentence("cp-lrp")
+    noisy = report.Balance(1.0, 0.2, 5.0, 0.0, -4.2)
+    assert "noisy" in noisy.sentence("epsilon")
+
+
 def test_left_out_rules_command_and_versions(tmp_path):
     text, page = written(
         tmp_path,

@@ -17,7 +17,7 @@ Image = pytest.importorskip("PIL.Image")
 
 import safetensors.numpy  # noqa: E402
 
-from relprop import zoo  # noqa: E402
+from relprop import _weights, zoo  # noqa: E402
 from relprop.zoo import digits  # noqa: E402
 
 NAMES = ("digits-cnn", "digits-vit")
@@ -70,7 +70,7 @@ def test_params_are_nested_dicts_of_float32_arrays(name, models):
     _, params, _ = models[name]
     leaves, treedef = jax.tree.flatten(params)
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in leaves)
-    assert treedef == jax.tree.structure(digits._nest(digits._flatten(params)))
+    assert treedef == jax.tree.structure(_weights._nest(_weights._flatten(params)))
     assert 20_000 < sum(leaf.size for leaf in leaves) < 60_000
 
 
@@ -180,7 +180,7 @@ def test_unfit_weights_are_listed_all_at_once(tmp_path, models):
     path = tmp_path / "digits_cnn.safetensors"
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(ValueError, match="are not those of the model") as caught:
-        digits.read_weights(path, params)
+        _weights.read_weights(path, params)
     message = str(caught.value)
     for fault in (
         "missing: conv1/kernel, float32[3,3,1,32]",
@@ -197,7 +197,7 @@ def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "digits_cnn.safetensors"
     path.write_bytes(digits.weights_file("digits-cnn").read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a readable safetensors file"):
-        digits.read_weights(path, {})
+        _weights.read_weights(path, {})
 
 
 def test_without_flax_only_load_fails():

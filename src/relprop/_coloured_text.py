@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from relprop._characters import visible as visible
 from relprop._colours import Colour, css, diverging, ink
-
-_VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +87,6 @@ def colours(value: float, scale: float) -> tuple[Colour, Colour]:
     strength = value / scale if scale and np.isfinite(value) else 0.0
     red, green, blue = diverging("bwr")(np.asarray(strength)).tolist()
     return (red, green, blue), ink((red, green, blue))
-
-
-def visible(part: str) -> str:
-    r"""A token without characters that would act: on a terminal, escapes could do anything.
-
-    >>> print(visible("a\n\x1b[0m"))
-    a↵\x1b[0m
-    """
-    shown = (_VISIBLE.get(c, c) for c in part)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def split(part: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.extend import source_info_util
@@ -25,6 +26,7 @@ __all__ = [
     "Primitive",
     "alike",
     "as_one",
+    "at_source",
     "barrier",
     "bind",
     "call_shardings",
@@ -72,9 +74,19 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
     params = {**eqn.params, **overrides}
     # Plain params fail for custom derivatives: their functions are packed in the jaxpr.
     with _context(eqn):
-        values = _together(values, [varying(var.aval) for var in eqn.invars])
+        # Derivatives that users have written index what they are given; as JAX has it, by tracers.
+        values = [jnp.asarray(v) if isinstance(v, np.ndarray) and v.ndim else v for v in values]
+        summed = frozenset(params.get("axes", ())) if prim.name in _SUMS else frozenset()
+        values = _together(values, [varying(var.aval) for var in eqn.invars], summed)
         out = prim.bind(*values, **prim.get_bind_params(params))
     return list(out) if prim.multiple_results else [out]
+
+
+@contextlib.contextmanager
+def at_source(eqn: Any) -> Iterator[None]:
+    """What is evaluated meanwhile has the user's line of an equation for its source."""
+    with source_info_util.user_context(eqn.source_info.traceback):
+        yield
 
 
 def replaced(eqn: Any, invars: Sequence[Any], **params: Any) -> Any:
@@ -127,14 +139,20 @@ def varying(kind: Any) -> frozenset[Any]:
     return frozenset(getattr(manual, "varying", None) or ())
 
 
-def _together(values: Sequence[Any], traced: Sequence[frozenset[Any]]) -> list[Any]:
-    """Operands with copies for the devices along which others of them differ.
+# Sums over devices, which only take what differs between them.
+_SUMS = frozenset({"psum", "psum_invariant"})
+
+
+def _together(
+    values: Sequence[Any], traced: Sequence[frozenset[Any]], summed: frozenset[Any]
+) -> list[Any]:
+    """Operands with copies for the devices along which others of them differ, or are summed.
 
     A number in the code is the same on all devices; what it meets may not be.
     """
     if not any(traced):
         return list(values)
-    present = frozenset().union(*(varying(type_of(x)) for x in values))
+    present = summed.union(*(varying(type_of(x)) for x in values))
     return [_spread(x, axes & present) for x, axes in zip(values, traced, strict=True)]
 
 
@@ -145,10 +163,14 @@ def _spread(array: Any, axes: frozenset[Any]) -> Any:
 
 
 def alike(array: jax.Array, like: Any) -> jax.Array:
-    """An array of relevance, laid out over devices as the value that it is the relevance of.
+    """An array of relevance, laid out over devices as its value is.
 
-    What differs between devices that hold the same value is added up: each has a part of the
-    relevance.
+    Where devices hold the same value, each of them has found a part of its relevance: the parts are
+    added up. Where they hold different ones, each keeps its own.
+
+    Args:
+        array: the relevance.
+        like: the value, or anything of its type.
     """
     wanted = type_of(like)
     surplus = varying(type_of(array)) - varying(wanted)

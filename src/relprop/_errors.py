@@ -43,6 +43,10 @@ class SuspicionWarning(UserWarning):
     """Places of the function may not mean to relevance what their author meant; lists all."""
 
 
+class JobError(RelpropError, RuntimeError):
+    """A job over a dataset cannot go on; what it has committed is kept, and it can be resumed."""
+
+
 class UnknownNameError(RelpropError, KeyError, ValueError):
     """A rule, preset, structure or model name is not known; names the near matches."""
 
@@ -56,6 +60,10 @@ class ConservationWarning(UserWarning):
 
 class GrowthWarning(UserWarning):
     """Relevance is far above the score that it is relevance of, so that it means nothing."""
+
+
+class TiesWarning(UserWarning):
+    """Relevance is the same everywhere, so that an order of it is one by chance."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -75,8 +83,10 @@ for _error in (
     NothingMatchedError,
     SuspicionError,
     SuspicionWarning,
+    JobError,
     UnknownNameError,
     ConservationWarning,
     GrowthWarning,
+    TiesWarning,
 ):
     _error.__module__ = "relprop"  # tracebacks then show the public name

@@ -8,6 +8,7 @@ reads the folder, and imports nothing that it names.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,31 @@ def refuse_code(folder: Path) -> None:
         )
 
 
+def refuse_quantised(config: Mapping[str, Any], name: str) -> None:
+    """Whether weights are numbers, and not codes of a package of its own.
+
+    Args:
+        config: of the model.
+        name: what has it, for the message.
+
+    Raises:
+        InputError: names how the weights are quantised, and what to do.
+    """
+    given = config.get("quantization_config")
+    if not given:
+        return
+    own = dict(given) if isinstance(given, Mapping) else vars(given)
+    bits = [n for n in ("4", "8") if own.get(f"load_in_{n}bit") or own.get("bits") == int(n)]
+    how = str(own.get("quant_method") or ("bitsandbytes" if bits else "an unknown method"))
+    width = f" with {bits[0]} bits" if bits else ""
+    raise InputError(
+        f"The weights of {name} are quantised by {_short(how)}{width}: they are codes for kernels "
+        "that JAX does not have. Explain the model that they stand for: load it where those run, "
+        "call model.dequantize(), and save the result with model.save_pretrained(folder). "
+        "Products of int8 with scales in JAX itself need nothing of this."
+    )
+
+
 def _parsed(file: Path) -> Any:
     """What is in a JSON file; nothing if it is none, which nobody else can read then either."""
     try:
@@ -132,7 +158,8 @@ def no_weights(folder: Path) -> str:
     return (
         f"There is no {folder / WEIGHTS}, but {', '.join(others)}. Only safetensors are read: "
         "other formats can run code while they are loaded. If you trust the file, convert it by "
-        "loading it with transformers and calling model.save_pretrained(folder)."
+        "loading it with transformers (gguf_file=... for GGUF) and calling "
+        "model.save_pretrained(folder)."
     )
 
 
@@ -182,6 +209,14 @@ def check_safetensors(file: Path) -> None:
         ) from error
     if empty:
         raise InputError(f"{file} holds no tensors: the weights of the model are missing.")
+
+
+def numbers_in(file: Path) -> int:
+    """How many numbers the tensors of a safetensors file have, by its header."""
+    import safetensors
+
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
 
 
 def _entries(found: Any) -> Iterator[tuple[str, Any]]:

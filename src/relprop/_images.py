@@ -12,6 +12,9 @@ from PIL import Image
 
 from relprop._errors import InputError
 
+#: What Pillow may take an image for, whatever the file is called. EPS is not among them: opening
+#: one starts Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from relprop._core.plan import Plan, Step
+from relprop._core.record import PLACES, Accounts
 from relprop._core.relevance import precise
-from relprop._core.run import PLACES, Accounts
 from relprop._core.trace import Trace
 from relprop._growth import A_LOT, times_the_score
 from relprop._inspect import PlannedOperation, walk
@@ -192,10 +192,20 @@ class Ledger(Table, Sequence[LedgerRow]):
         given = float(self.seed) + self.entered - self.not_conserved
         return given - self.left - self.bias - self.epsilon - self.stopped - self.cut
 
+    @property
+    def explained(self) -> float:
+        """The relevance of the explained inputs, summed: what other results call so, too."""
+        return self.left
+
+    @property
+    def absorbed(self) -> float:
+        """All of the score that the inputs do not have."""
+        return float(self.seed) - self.left
+
     def columns(self) -> Sequence[str]:
         return (
             "#", "structure", "primitive", "rule", "arrived", "left", "bias", "epsilon", "stopped",
-            "cut", "not conserved", "gap", "source",
+            "cut", "not conserved", "gap", "parameter", "source",
         )  # fmt: skip
 
     def cells(self) -> list[list[str]]:
@@ -207,6 +217,7 @@ class Ledger(Table, Sequence[LedgerRow]):
                 row.operation.rule_name,
                 *map(_number, (row.arrived, row.left, row.bias, row.epsilon, row.stopped)),
                 *map(_number, (row.cut, row.not_conserved, row.gap)),
+                row.operation.path,
                 row.operation.source,
             ]
             for row in self
@@ -281,7 +292,7 @@ def _not_conserved(step: Step, accounts: Accounts) -> float:
     if step.bodies:
         return sum(_not_conserved(s, accounts) for body in step.bodies for s in body.steps)
     account = accounts.get(step.number)
-    if account is None or step.rule is None or step.aside:
+    if account is None or step.rule is None or step.off_path:
         return 0.0
     if step.rule.conserves(step.operation, step.active):
         return 0.0

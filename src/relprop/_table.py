@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 from collections.abc import Sequence
 from typing import Any
+
+from relprop._characters import visible
 
 
 class Table:
@@ -27,7 +30,7 @@ class Table:
         return ""
 
     def __str__(self) -> str:
-        rows = [list(self.columns()), *map(list, self.cells())]
+        rows = [[visible(cell) for cell in row] for row in (self.columns(), *self.cells())]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         rows.insert(1, ["-" * width for width in widths])
         lines = [
@@ -36,17 +39,35 @@ class Table:
         ]
         return "\n".join(part for part in (self.title(), *lines, self.footer()) if part)
 
+    def _repr_html_(self) -> str:
+        """The table for notebooks."""
+        head = "".join(f"<th>{_html(name)}</th>" for name in self.columns())
+        rows = (
+            f"<tr>{''.join(f'<td style=white-space:pre>{_html(cell)}</td>' for cell in row)}</tr>"
+            for row in self.cells()
+        )
+        title, footer = (
+            "".join(f"<div>{_html(line)}</div>" for line in text.splitlines())
+            for text in (self.title(), self.footer())
+        )
+        return f"{title}<table><tr>{head}</tr>{''.join(rows)}</table>{footer}"
+
     def __rich__(self) -> Any:
         import rich.console
         import rich.table
+        import rich.text
 
         table = rich.table.Table(title=self.title() or None, box=None, pad_edge=False)
         wide = shutil.get_terminal_size((120, 40)).columns >= 100
         for column in self.columns():
             table.add_column(column, overflow="fold", no_wrap=not wide)
         for row in self.cells():
-            table.add_row(*row)
+            table.add_row(*(rich.text.Text(visible(cell)) for cell in row))
         return rich.console.Group(table, self.footer()) if self.footer() else table
+
+
+def _html(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def amount(value: float, whole: float) -> str:

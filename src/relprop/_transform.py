@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,18 +11,19 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree, Shaped
 
 from relprop import _compat
+from relprop._core.forward import forward
+from relprop._core.record import Keep
 from relprop._core.registry import unrepeatable
 from relprop._core.relevance import Relevance, precise
-from relprop._core.run import Keep, forward
 from relprop._errors import InputError
-from relprop._explanation import Run, checked_seed, closed
 from relprop._growth import A_LOT, times_the_score, warn_of_growth
 from relprop._inspect import Inspection, inspection
 from relprop._ledger import Ledger, ledger_of
 from relprop._programs import Programs
+from relprop._run import Run, checked_seed, closed
 from relprop._suspicions import check_policy
 from relprop.composites import composite_of
-from relprop.places import places_of
+from relprop.places.kinds import places_of
 
 
 def relevance(
@@ -372,15 +373,7 @@ def ledger(
             )
 
         def compute(keep: Keep) -> tuple[Any, ...]:
-            def booked(constants: list[Any], arrays: list[Any]) -> tuple[Any, ...]:
-                here = run.with_constants(constants)
-                outputs, tape = forward(here.plan, arrays)
-                seeds = here.seed(outputs[0])
-                leaving, record = here.backward(tape, seeds, keep)
-                handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
-                return outputs[0], handed, here.result(leaving, tape, argnums), record.accounts
-
-            return programs(booked, constants, list(run.trace.arrays))
+            return programs(_booking(run, argnums, keep), constants, list(run.trace.arrays))
 
         # Looking at every number is worth its while only where some are none; but what has an
         # effect, such as a callback, is not to be run for it again.
@@ -397,3 +390,61 @@ def ledger(
         return book
 
     return ledger_of_f
+
+
+def repeated_ledger(
+    f: Callable[..., Any],
+    rules: Any,
+    args: Sequence[Any],
+    argnums: int | Sequence[int] = 0,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Callable[..., Ledger]:
+    """As `ledger`, for many arguments of the same shapes: f is traced and compiled once.
+
+    Args:
+        f: as for `relevance`; what it reads beside its arguments stays as it is now.
+        rules: as for `relevance`.
+        args: arguments to trace it with.
+        argnums: as for `relevance`.
+        compiler_options: as for `jax.jit`.
+
+    Returns:
+        A function with the arguments of f that returns a `Ledger`; numbers that are NaN or infinite
+        are looked for by `ledger`.
+
+    Raises:
+        MissingRuleError, RuleError, NothingMatchedError, InputError: as for `relevance`.
+
+    >>> import jax.numpy as jnp
+    >>> from relprop.rules import Epsilon
+    >>> book = repeated_ledger(lambda x: jnp.sum(2 * x + 1), Epsilon(), [jnp.zeros(2)])
+    >>> float(book(jnp.array([1.0, 3.0])).left), float(book(jnp.array([1.0, 4.0])).left)
+    (8.0, 10.0)
+    """
+    composite = composite_of(rules)
+    run = Run.start(f, args, argnums, composite, "error", False, on_suspicion="ignore")
+    options = None if compiler_options is None else dict(compiler_options)
+    program = jax.jit(_booking(run, argnums, "sums"), compiler_options=options)
+    constants = list(run.plan.graph.constants.values())
+
+    def ledger_of_f(*args: Any) -> Ledger:
+        score, seed, found, accounts = program(constants, jax.tree.leaves(args))
+        if not all(np.isfinite(np.asarray(a)).all() for a in jax.tree.leaves((score, found))):
+            return ledger(f, rules, argnums, on_suspicion="ignore")(*args)
+        return ledger_of(run.plan, accounts, np.asarray(score), np.asarray(seed), found, None)
+
+    return ledger_of_f
+
+
+def _booking(run: Run, argnums: int | Sequence[int], keep: Keep) -> Callable[..., Any]:
+    """What computes score, seed, relevance and accounts of constants and arguments."""
+
+    def booked(constants: list[Any], arrays: list[Any]) -> tuple[Any, ...]:
+        here = run.with_constants(constants)
+        outputs, tape = forward(here.plan, arrays)
+        seeds = here.seed(outputs[0])
+        leaving, record = here.backward(tape, seeds, keep)
+        handed = (seeds[0] or Relevance()).total(precise(outputs[0]))
+        return outputs[0], handed, here.result(leaving, tape, argnums), record.accounts
+
+    return booked

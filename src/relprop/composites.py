@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from relprop._bibliography import bibtex
 from relprop._core.plan import Step
 from relprop._errors import RuleError, unknown_name
+from relprop._globs import glob
 from relprop._table import Table
 from relprop.rules import Rule, Zero
 from relprop.structures import ALL_DEFAULTS, DEFAULTS, canonizers, structures
@@ -91,10 +91,10 @@ class Where:
             return False  # What is inside has rules of its own, unless it is asked for by name.
         return (
             (not self.structures or step.structure in self.structures)
-            and any(_glob(e.name, self.primitive) for e in step.operation.equations)
-            and _glob(step.path, self.path)
-            and _glob(step.scope, self.scope)
-            and (self.region is None or bool(step.region and _glob(step.region, self.region)))
+            and any(glob(e.name, self.primitive) for e in step.operation.equations)
+            and glob(step.path, self.path)
+            and glob(step.scope, self.scope)
+            and (self.region is None or bool(step.region and glob(step.region, self.region)))
             and (self.shape is None or _fits(step.operation.outputs[0].shape, self.shape))
             and (self.predicate is None or bool(self.predicate(step)))
         )
@@ -164,9 +164,9 @@ class Composite(Table):
     linear, sum, average, scale, offset, softmax  Zero(bias='absorb')
     activation                                    Pass()
     maximum, structural                           Route()
-    soft maximum                                  Gradient()
-    product, gate, quotient                       Uniform()
-    statistic                                     Constant()
+    logsumexp                                     Gradient()
+    product, gate, homogeneous, quotient          Uniform()
+    normaliser                                    Constant()
     calls, branches, loops                        by the rules inside
     batch norms                                   merged into layers
     """
@@ -203,6 +203,12 @@ class Composite(Table):
     def is_gradient(self) -> bool:
         """Whether one rule that is no rule of relevance applies to everything, as `jax.grad`."""
         return any(e.where == Where() and e.rule.everywhere for e in self.entries)
+
+    @property
+    def is_derivative(self) -> bool:
+        """Whether relevance is the derivative of the score, of which parts may be left out."""
+        rules = [entry.rule for entry in self.entries]
+        return self.is_gradient and all(rule.everywhere or rule.detaches for rule in rules)
 
     def canonized(self, *names: str) -> Composite:
         """The composite with these canonizers and no others; without names, with none.
@@ -332,7 +338,3 @@ def _fits(shape: tuple[int, ...], pattern: tuple[Any, ...]) -> bool:
 def _shown(value: Any) -> str:
     """A function by its name, anything else as it prints."""
     return getattr(value, "__name__", None) or repr(value).replace("Ellipsis", "...")
-
-
-def _glob(text: str, pattern: str | None) -> bool:
-    return pattern is None or fnmatch.fnmatchcase(text, pattern)

@@ -1,13 +1,13 @@
-r"""Concept relevance: what single channels, heads or neurons of a layer have to do with a score.
+r"""Concept relevance: what single channels, heads or neurons of a layer contribute to a score.
 
-Relevance that passes one channel of a layer and no other explains where the concept that the
-channel stands for is found in the input, for this one score:
+A channel stands for a concept. The relevance that goes through this channel, and through no other
+one of its layer, shows where in the input the concept was found, as far as it matters here:
 
 .. math:: R_i(c) = R_i \text{ with } R'_j = \delta_{jc} R_j \text{ at the layer}
 
-It is one masked pass (`relprop.places.Masked`), and what passes all channels adds up to the
-relevance of the input, but for what goes around the layer. Channels are ranked by the relevance
-that arrives at them, and understood by the samples in which it is largest.
+That is one pass with a mask at the layer (`relprop.places.Masked`). Over all channels these sum to
+the relevance of the input, less what goes around the layer. Channels are ranked by the relevance
+that arrives at them; the samples in which it is largest show what a channel stands for.
 
 Which axis the channels lie along is read from the layer that made the value: from the dimension
 numbers of a convolution (NHWC, NCHW, whatever a framework makes of them), from the axis that the
@@ -31,11 +31,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from relprop import _compat
 from relprop._errors import InputError
-from relprop._explanation import Run, closed
+from relprop._run import Run, closed
 from relprop._transform import relevance
 from relprop.anatomy.channels import channel_axis
 from relprop.composites import composite_of
-from relprop.places import Inside, Masked, places_of
+from relprop.places import Inside, Masked
+from relprop.places.kinds import places_of
 
 __all__ = ["Only", "References", "channels", "references", "relevance_of"]
 
@@ -182,9 +183,9 @@ def channels(
             given and cannot be read from what made the value.
 
     >>> from relprop import named, rules
-    >>> f = lambda x: jnp.sum(named(x @ jnp.diag(jnp.array([1.0, 2.0])), "hidden"))
+    >>> f = lambda x: jnp.sum(named(x @ jnp.array([[1.0, 1.0], [0.0, 2.0]]), "hidden"))
     >>> channels(f, rules.Epsilon(), "hidden")(jnp.array([[3.0, 4.0], [1.0, 0.0]])).tolist()
-    [4.0, 8.0]
+    [4.0, 12.0]
 
     Source: Achtibat et al. 2023 (ranking of concepts).
     """

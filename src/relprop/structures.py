@@ -26,9 +26,10 @@ propagator that says what rules may know about them:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from relprop._core.operation import Operation as Operation
+from relprop.recognise import Recogniser as Recogniser
 from relprop.recognise import (
     activation,
     average,
@@ -36,12 +37,12 @@ from relprop.recognise import (
     bias,
     fixed,
     gate,
+    logsumexp,
     neuron,
     norm,
-    parted,
-    soft_maximum,
+    normaliser,
+    sharded,
     softmax,
-    statistic,
     straight_through,
 )
 from relprop.recognise.dataflow import Dataflow as Dataflow
@@ -57,8 +58,6 @@ __all__ = [
     "removed",
     "structures",
 ]
-
-Recogniser = Callable[[Dataflow], Iterable[Operation]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Canonizer:
 
 
 _structures: dict[str, Structure] = {}
-_wholes: dict[str, Structure] = {}
+_whole_structures: dict[str, Structure] = {}
 _canonizers: dict[str, Canonizer] = {}
 
 
@@ -115,7 +114,7 @@ def register(entry: Structure | Canonizer) -> None:
     if isinstance(entry, Canonizer):
         _canonizers[entry.name] = entry
     elif isinstance(entry, Structure):
-        (_wholes if entry.whole else _structures)[entry.name] = entry
+        (_whole_structures if entry.whole else _structures)[entry.name] = entry
     else:
         raise TypeError(f"A Structure or a Canonizer can be registered, got {entry!r}.")
 
@@ -126,7 +125,7 @@ def removed(name: str) -> Structure | Canonizer:
     Raises:
         KeyError: there is none of that name.
     """
-    for table in (_structures, _wholes, _canonizers):
+    for table in (_structures, _whole_structures, _canonizers):
         if name in table:
             return table.pop(name)  # type: ignore[return-value]
     raise KeyError(name)
@@ -134,7 +133,7 @@ def removed(name: str) -> Structure | Canonizer:
 
 def structures() -> Mapping[str, Structure]:
     """All structures by their names, those that a composite has to name among them."""
-    return {**_wholes, **_structures}
+    return {**_whole_structures, **_structures}
 
 
 def canonizers() -> Mapping[str, Canonizer]:
@@ -142,17 +141,20 @@ def canonizers() -> Mapping[str, Canonizer]:
     return dict(_canonizers)
 
 
-def recognisers(wholes: Collection[str], merged: Collection[str]) -> list[Recogniser]:
+def recognisers(whole_structures: Collection[str], merged: Collection[str]) -> list[Recogniser]:
     """What is looked for, in the order of precedence.
 
     Args:
-        wholes: structures that a composite names.
+        whole_structures: structures that a composite names.
         merged: the canonizers that it wants.
     """
     found = [entry.recogniser for name, entry in _canonizers.items() if name in merged]
     # What passes relevance straight on says so itself, whatever else it might be taken for.
     found.append(straight_through.straight_through)
-    for table in ([s for s in _wholes.values() if s.name in wholes], _structures.values()):
+    for table in (
+        [s for s in _whole_structures.values() if s.name in whole_structures],
+        _structures.values(),
+    ):
         for entry in sorted(table, key=lambda entry: entry.rank):
             found.extend(entry.recognisers)
     return found
@@ -161,11 +163,11 @@ def recognisers(wholes: Collection[str], merged: Collection[str]) -> list[Recogn
 class _Defaults(Mapping[str, "Rule | None"]):
     """The rules that structures get if no other is named, as the table has them now."""
 
-    def __init__(self, wholes: bool = False):
-        self._wholes = wholes
+    def __init__(self, whole_structures: bool = False):
+        self._whole_structures = whole_structures
 
     def _table(self) -> Mapping[str, Structure]:
-        return structures() if self._wholes else _structures
+        return structures() if self._whole_structures else _structures
 
     def __getitem__(self, name: str) -> Rule | None:
         return self._table()[name].rule
@@ -184,13 +186,13 @@ class _Defaults(Mapping[str, "Rule | None"]):
 #: None: relevance passes by the rules of what is inside.
 DEFAULTS: Mapping[str, Rule | None] = _Defaults()
 #: The same with larger structures, which are taken as one operation where a composite names them.
-ALL_DEFAULTS: Mapping[str, Rule | None] = _Defaults(wholes=True)
+ALL_DEFAULTS: Mapping[str, Rule | None] = _Defaults(whole_structures=True)
 
 for _entry in (
     Structure(
         "dense",
         Zero(),
-        (bias.biased_layers, parted.parted_layers),
+        (bias.biased_layers, sharded.sharded_layers),
         "A product with weights, its bias and the numbers that it is scaled by.",
         rank=50,
     ),
@@ -215,21 +217,27 @@ for _entry in (
     ),
     Structure("maximum", Route(), (), "The largest or smallest of some values."),
     Structure(
-        "soft maximum",
+        "logsumexp",
         Gradient(),
-        (soft_maximum.soft_maxima,),
+        (logsumexp.logsumexps,),
         "The logarithm of a sum of exponentials.",
         rank=20,
     ),
     Structure("structural", Route(), (), "Moves and copies numbers."),
     Structure("product", Uniform(), (), "A product of values that depend on the inputs."),
     Structure("gate", Uniform(), (gate.gates,), "An activation times what it opens for.", rank=80),
+    Structure(
+        "homogeneous",
+        Uniform(),
+        (),
+        "A function of matrices whose degree in each of them is known.",
+    ),
     Structure("quotient", Uniform(), (), "A value divided by another."),
     Structure("softmax", Zero(), (softmax.softmaxes,), "Exponentials over their sum.", rank=10),
     Structure(
-        "statistic",
+        "normaliser",
         Constant(),
-        (statistic.statistics,),
+        (normaliser.normalisers,),
         "The root that a normalisation divides by.",
         rank=30,
     ),

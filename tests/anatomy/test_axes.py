@@ -8,12 +8,15 @@ import relprop
 T, U, D = 6, 4, 8
 
 
-def looks(f, *shapes):
+def applications(f, *shapes):
     argnums = tuple(range(len(shapes)))
     args = [jnp.ones(shape) for shape in shapes]
     flow = relprop.inspect(f, relprop.presets.gradient(), argnums)(*args).flow
     names = [stream.name for stream in flow.streams]
-    return [(names[look.queries], names[look.keys]) for look in flow.looks.values()], flow
+    return [
+        (names[application.queries], names[application.keys])
+        for application in flow.applications.values()
+    ], flow
 
 
 def softmax(scores):
@@ -40,7 +43,7 @@ W = jnp.ones((D, D))
     ],
 )
 def test_the_same_tokens(moved):
-    found, _ = looks(lambda x: mix(moved(x) @ W, x @ W)[0, 0], (T, D))
+    found, _ = applications(lambda x: mix(moved(x) @ W, x @ W)[0, 0], (T, D))
     assert found == [("x", "x")]
 
 
@@ -55,7 +58,7 @@ def test_the_same_tokens(moved):
     ],
 )
 def test_other_tokens(moved):
-    found, flow = looks(lambda x: mix(moved(x) @ W, x @ W)[0, 0], (T, D))
+    found, flow = applications(lambda x: mix(moved(x) @ W, x @ W)[0, 0], (T, D))
     assert len({name for pair in found for name in pair}) == 2
     assert [stream.size for stream in flow.streams] == [T, T]
 
@@ -67,7 +70,7 @@ def test_queries_are_those_whose_axis_comes_first():
         return (softmax(jnp.einsum("kd,qd->kq", y @ W, x @ W).T) @ (y @ W))[0, 0]
 
     for length in (U, T):
-        found, flow = looks(f, (T, D), (length, D))
+        found, flow = applications(f, (T, D), (length, D))
         assert found == [("x", "y")]
         assert flow.read == (0,)
 
@@ -82,7 +85,7 @@ def test_heads_samples_and_windows():
         parts = (x + whole).reshape(3, 2, T // 2, D)
         return whole[0, 0, 0] + mix(parts @ W, parts @ W)[0, 0, 0, 0]
 
-    _, flow = looks(f, (3, T, D))
-    first, second = flow.looks.values()
+    _, flow = applications(f, (3, T, D))
+    first, second = flow.applications.values()
     assert first.leading == (("batch", 3), ("head", 2)) and not first.windows
     assert second.leading == (("batch", 3), ("window", 2)) and second.windows

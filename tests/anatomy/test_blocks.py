@@ -387,6 +387,119 @@ def test_routers(score):
     assert block.experts == 6
 
 
+@pytest.mark.parametrize(
+    "pooled",
+    [
+        lambda h: jnp.take_along_axis(h, jnp.argmax(h, 1, keepdims=True), 1),
+        lambda h: lax.top_k(jnp.swapaxes(h, 1, 2), 1)[0],
+        lambda h: jnp.sort(h, 1)[:, h.shape[1] // 2],
+    ],
+    ids=["argmax", "top_k", "median"],
+)
+def test_the_largest_over_positions_is_no_router(pooled):
+    def f(x):
+        return (pooled(jax.nn.relu(x @ W[0][:, :6])) ** 2).sum()
+
+    assert not blocks(f, X, kind=Router)
+
+
+EXPERTS = jnp.stack(W[:6])
+
+
+def _all_experts(x):
+    return jax.nn.relu(jnp.einsum("btd,edf->btef", x, EXPERTS))
+
+
+def _only_the_best(gates):
+    return gates * jax.nn.one_hot(jnp.argmax(gates, -1), gates.shape[-1])
+
+
+@pytest.mark.parametrize("kept", [lambda g: g, _only_the_best], ids=["dense", "one_hot"])
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda g, e: jnp.einsum("bte,btef->btf", g, e),
+        lambda g, e: (g[..., None] * e).sum(2),
+        lambda g, e: jnp.einsum("ebtf,ebt->btf", jnp.moveaxis(e, 2, 0), jnp.moveaxis(g, 2, 0)),
+    ],
+    ids=["einsum", "multiply and sum", "experts first"],
+)
+def test_experts_that_are_weighed_are_routed_and_not_attended_to(mixed, kept):
+    def f(x):
+        gates = kept(jax.nn.softmax(x @ W[7][:, :6] + 0.1, -1))
+        return (mixed(gates, _all_experts(x)) ** 2).sum()
+
+    (block,) = blocks(f, X, kind=Router)
+    assert block.experts == 6
+    assert not blocks(f, X, kind=Attention)
+
+
+def _pooled(x):
+    weights = jax.nn.softmax(x @ W[0][:, :1], 1)[..., 0]
+    return jnp.einsum("bt,btd->bd", weights, x * x)
+
+
+def _made_by_a_layer(x):
+    """Synthesizer."""
+    weights = jax.nn.softmax(x @ W[0][:, :T], -1)
+    return jnp.einsum("bts,bsd->btd", weights, x * x)
+
+
+def _by_location(x):
+    """Luong et al. 2015."""
+    weights = jax.nn.softmax(x[:, -1] @ W[0][:, :T], -1)
+    return jnp.einsum("bs,bsd->bd", weights, x @ W[1])
+
+
+def _of_neighbours(x):
+    """Local attention, dynamic convolution."""
+    weights = jax.nn.softmax(x @ W[0][:, :3], -1)
+    near = jnp.stack([jnp.roll(x, shift, 1) for shift in (-1, 0, 1)], 2)
+    return jnp.einsum("btk,btkd->btd", weights, near)
+
+
+def _of_the_whole_text(x):
+    weights = jax.nn.softmax(x.reshape(B, T * D) @ jnp.tile(W[0][:, :T], (T, 1)), -1)
+    return jnp.einsum("bt,btd->bd", weights, jnp.tanh(x @ W[2]))
+
+
+def _learned_queries(x):
+    """As many heads as tokens."""
+    queries = W[3][:T]
+    weights = jax.nn.softmax(jnp.einsum("hd,btd->hbt", queries, x), -1)
+    return jnp.einsum("hbt,hbte->hbe", weights, jnp.stack([x * x] * T))
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [_pooled, _made_by_a_layer, _by_location, _of_neighbours, _of_the_whole_text, _learned_queries],
+)
+def test_weights_of_tokens_are_attention(mixed):
+    def f(x):
+        return (mixed(x) ** 2).sum()
+
+    assert len(blocks(f, X, kind=Attention)) == 1
+    assert not blocks(f, X, kind=Router)
+
+
+def test_an_expected_class_is_neither():
+    def f(x):
+        return (jax.nn.softmax(x @ W[0][:, :4]) @ jnp.arange(4.0)) ** 2
+
+    assert not blocks(f, X[0, 0], kind=Router) and not blocks(f, X[0, 0], kind=Attention)
+
+
+def test_attribution_around_experts():
+    def f(x):
+        attention = jax.nn.softmax(x @ W[1] @ jnp.swapaxes(x @ W[2], 1, 2), -1)
+        x = x + attention @ (x @ W[3])
+        gates = jax.nn.softmax(x @ W[7][:, :6], -1)
+        return (x + jnp.einsum("bte,btef->btf", gates, _all_experts(x)))[:, 0].sum(-1)
+
+    found = relprop.transformer_attribution(lambda x: f(x)[0])(X[:1])
+    assert np.isfinite(found).all() and found.shape[-1] == T
+
+
 def test_a_router_whose_scores_are_shifted_for_the_choice_only():
     experts = jnp.stack(W[:6])
 

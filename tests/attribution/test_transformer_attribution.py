@@ -1,5 +1,7 @@
 """Transformer attribution of any function, and what it is compared with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +116,31 @@ def test_every_method_from_its_definition():
     assert set(expected) == set(methods())
     for method, tokens in expected.items():
         close(transformer_attribution(score, method=method)(X[0]), tokens)
+
+
+@pytest.mark.parametrize("seed", ["score", "one"])
+def test_the_score_adds_up_where_tokens_are_shares_of_it(seed):
+    rules = dataclasses.replace(relprop.presets.attn_lrp(), seed=seed)
+    explain = transformer_attribution(score, method="full_lrp", rules=rules, details=True)
+    found = explain(X[0])
+    given = float(score(X[0])) if seed == "score" else 1.0
+    close(found.score, score(X[0]))
+    close(found.explained, found.tokens.sum())
+    close(found.explained + found.absorbed, given)
+    assert found.line().startswith(f"tokens {float(found.explained):+.4g} absorbed ")
+    assert f"= {'score' if seed == 'score' else '1, of a score'} " in found.line()
+    both = jax.vmap(explain)(X)
+    close(both.explained, both.tokens.sum((1, 2)))
+    with pytest.raises(relprop.InputError, match="no one score"):
+        both.line()
+    assert jax.tree.map(lambda x: x[0], both).line() == found.line()
+
+
+def test_other_methods_have_a_score_and_no_shares_of_it():
+    found = transformer_attribution(score, method="rollout", details=True)(X[0])
+    close(found.score, score(X[0]))
+    assert found.explained is None and found.absorbed is None
+    assert found.line().endswith("no shares")
 
 
 def test_relevance_of_maps_is_that_of_the_rules():

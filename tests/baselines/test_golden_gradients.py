@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from relprop import baselines
+from relprop._batches import Batches
 from relprop.baselines import _integrated
-from relprop.baselines._batches import Batches
 
 from .models import GOLDEN, cases, golden, golden_explained, golden_model
 

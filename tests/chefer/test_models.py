@@ -300,7 +300,10 @@ def test_texts(bert, inputs, says):
     [
         (lambda: chefer.ViTConfig.of({"dim": 6}), "A ViT has no 'dim' in its configuration"),
         (lambda: chefer.ViTConfig(embed_dim=6, num_heads=4), "not divisible by num_heads=4"),
-        (lambda: chefer.BertConfig.of({"hidden_act": "swish"}), "hidden_act='swish' is not known"),
+        (
+            lambda: chefer.BertConfig.of({"hidden_act": "swish"}),
+            "hidden_act 'swish': this must be",
+        ),
         (lambda: chefer.BertConfig(hidden_size=7), "not divisible by num_attention_heads=12"),
         (lambda: chefer.BertConfig.of({"model_type": "roberta"}), "model_type='roberta'"),
         (lambda: chefer.VGG.init({"depth": 16}, jax.random.key(0)), "A VGG has no 'depth'"),
@@ -314,6 +317,14 @@ def test_configurations(make, says):
 def test_configurations_as_hugging_face_has_them():
     labels = {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "dropout": 0.1}
     assert chefer.BertConfig.of(BERT | labels).num_labels == 3
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_numbers_of_numpy_in_a_configuration(kind):
+    least = np.finfo(kind).min
+    assert chefer.BertConfig(mask_value=least).mask_value == least
+    with pytest.raises(relprop.InputError, match="mask_value"):
+        chefer.BertConfig(mask_value=kind("nan"))
 
 
 def test_presets_by_name():

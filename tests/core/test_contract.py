@@ -230,6 +230,15 @@ READ = {
     ),
     "integer_pow": (lambda x: x**-1, ("y",)),
     "name": (lambda x: relprop.named(x, "x"), ("name",)),
+    "tile": (lambda x: lax.tile(x, (2,)), ("reps",)),
+    "triangular_solve": (
+        lambda x: lax.linalg.triangular_solve(W, x[:, None], left_side=True, lower=True),
+        ("left_side", "lower", "transpose_a", "unit_diagonal"),
+    ),
+    "custom_linear_solve": (
+        lambda x: lax.custom_linear_solve(lambda y: W @ y, x, lambda _, b: b, symmetric=True),
+        ("jaxprs",),
+    ),
 }
 
 
@@ -252,7 +261,7 @@ def test_every_param_that_the_source_reads_is_in_a_test():
     read |= set(re.findall(r'params\.get\(["\'](\w+)["\']', text))
     tested = {key for _, keys in READ.values() for key in keys}
     tested |= {"num_consts", "num_carry", "ft_in", "length", "reverse", "unroll"}  # scan
-    tested |= {"prevent_cse", "const_lengths", "call_jaxpr"}
+    tested |= {"prevent_cse", "policy", "const_lengths", "call_jaxpr"}
     # Of shard_map, whose models in tests/sharding would not run without them.
     tested |= {"mesh", "in_specs", "out_specs", "check_vma", "newly_manual_axes"}
     assert read <= tested

@@ -65,7 +65,10 @@ def test_plans_and_ledgers_go_through_pickle(rule):
     book = relprop.ledger(model, rule)(x, weights)
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
         assert list(again) == list(plan) and str(again) == str(plan)
-        assert again.blocks == plan.blocks and len(again.flow.looks) == len(plan.flow.looks) == 1
+        assert (
+            again.blocks == plan.blocks
+            and len(again.flow.applications) == len(plan.flow.applications) == 1
+        )
     for again in (pickle.loads(pickle.dumps(book)), copy.deepcopy(book)):
         assert list(again) == list(book) and str(again) == str(book)
         np.testing.assert_array_equal(again.relevance, book.relevance)

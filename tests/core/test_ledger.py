@@ -166,7 +166,7 @@ NEURON = {"dense", "activation", "sum"}
             presets.guided_backprop(),
             {"dense", "activation", "sum"},
         ),
-        (lambda x: jax.nn.logsumexp(x @ W), rules.Zero(), {"soft maximum"}),
+        (lambda x: jax.nn.logsumexp(x @ W), rules.Zero(), {"logsumexp"}),
         (_attention, presets.cp_lrp(), set()),
         (lambda x: jax.nn.relu(x @ W).max(), rules.Gamma(), set()),
         (lambda x: jax.nn.silu(x @ W).sum(), rules.AlphaBeta(2.0, 1.0), set()),

@@ -27,7 +27,7 @@ EPSILON = Epsilon()
 
 def several(x):
     with jax.named_scope("encoder"):
-        root = lax.linalg.cholesky(x @ x.T)
+        root = lax.linalg.svd(x @ x.T, compute_uv=False)[:, None]
     with jax.named_scope("decoder"):
         angle = jnp.arctan2(root + 1.0, x)
     return jnp.sum(angle * jnp.linalg.slogdet(x)[1])
@@ -45,7 +45,7 @@ def test_all_of_them_are_listed_with_what_is_needed_to_find_them():
     message = str(caught.value)
     assert message.startswith("3 operation(s)")
     for primitive, text, scope in (
-        ("cholesky", "cholesky", "encoder"),
+        ("svd", "linalg.svd", "encoder"),
         ("atan2", "arctan2", "decoder"),
         ("lu", "slogdet", ""),
     ):
@@ -59,9 +59,8 @@ def test_all_of_them_are_listed_with_what_is_needed_to_find_them():
 
 def test_inactive_operands_are_in_brackets():
     with pytest.raises(relprop.MissingRuleError) as caught:
-        relprop.relevance(lambda a: jnp.sum(jnp.linalg.solve(a, jnp.ones(3))), EPSILON)(X)
-    assert "(float32[3" in str(caught.value)  # the right-hand side
-    assert "custom_linear_solve: " in str(caught.value)
+        relprop.relevance(lambda x: jnp.sum(x.at[0].multiply(jnp.ones(3))), EPSILON)(X)
+    assert "scatter-mul: float32[3, 3], (int32[1]), (float32[3])" in str(caught.value)
 
 
 def test_what_relevance_does_not_reach_is_no_matter():
@@ -77,12 +76,12 @@ def test_what_relevance_does_not_reach_is_no_matter():
 
 @pytest.mark.parametrize("transform", ["relevance", "value_and_relevance", "inspect", "ledger"])
 def test_every_transform_refuses(transform):
-    with pytest.raises(relprop.MissingRuleError, match="cholesky"):
+    with pytest.raises(relprop.MissingRuleError, match="lu"):
         getattr(relprop, transform)(several, EPSILON)(X)
 
 
 def test_vrp_refuses_before_anything_runs():
-    with pytest.raises(relprop.MissingRuleError, match="cholesky"):
+    with pytest.raises(relprop.MissingRuleError, match="lu"):
         relprop.vrp(several, X, rules=EPSILON)
 
 
@@ -102,9 +101,9 @@ def test_it_is_found_under_jit():
     ids=["jit", "checkpoint", "cond", "scan"],
 )
 def test_it_is_found_inside(around):
-    f = around(lambda x: lax.linalg.cholesky(x @ x.T))
+    f = around(lambda x: lax.linalg.lu(x @ x.T)[0])
     with pytest.raises(
-        relprop.MissingRuleError, match="1 operation.*\n.*cholesky: .*\n.*test_missing.py"
+        relprop.MissingRuleError, match="1 operation.*\n.*lu: .*\n.*test_missing.py"
     ):
         relprop.relevance(lambda x: jnp.sum(f(x)), EPSILON)(X)
 
@@ -144,9 +143,9 @@ def test_mutable_arrays_are_refused_or_right(f, rule):
 
 
 def test_a_named_rule_is_enough():
-    composite = relprop.Composite().at(primitive="cholesky").use(Zero())
-    got = relprop.relevance(lambda x: jnp.sum(lax.linalg.cholesky(x)), composite)(X + X.T)
-    close(got, (X + X.T) * jax.grad(lambda x: jnp.sum(lax.linalg.cholesky(x)))(X + X.T))
+    composite = relprop.Composite().at(primitive="lu").use(Zero())
+    got = relprop.relevance(lambda x: jnp.sum(lax.linalg.lu(x)[0]), composite)(X + X.T)
+    close(got, (X + X.T) * jax.grad(lambda x: jnp.sum(lax.linalg.lu(x)[0]))(X + X.T))
 
 
 # Code that is no JAX.
@@ -203,22 +202,22 @@ def test_a_kernel_with_a_derivative_around_it():
 
 
 def f_one(x):
-    return jnp.sum(lax.linalg.cholesky(jnp.tanh(x) + 3.0 * jnp.eye(3)) @ WEIGHT)
+    return jnp.sum(lax.linalg.lu(jnp.tanh(x) + 3.0 * jnp.eye(3))[0] @ WEIGHT)
 
 
 def test_gradient_policy_is_noted_where_it_was_taken():
     plan = relprop.inspect(f_one, EPSILON, on_missing="gradient")(X)
     noted = {op.primitive: op for op in plan if op.note}
-    assert list(noted) == ["cholesky"]
-    assert noted["cholesky"].note == "on_missing"
-    assert noted["cholesky"].rule == Zero()
+    assert list(noted) == ["lu"]
+    assert noted["lu"].note == "on_missing"
+    assert noted["lu"].rule == Zero()
     assert "on_missing" in str(plan)
     assert {op.structure for op in plan} >= {"dense", "offset", "activation", "sum", "unknown"}
 
 
 def test_gradient_policy_is_gradient_times_input_there():
     got = relprop.relevance(f_one, EPSILON, on_missing="gradient")(X)
-    composite = relprop.Composite().at(primitive="cholesky").use(Zero())
+    composite = relprop.Composite().at(primitive="lu").use(Zero())
     composite = composite.at(structure="dense").use(EPSILON)
     close(got, relprop.relevance(f_one, composite)(X))
     # The activation before it keeps its own rule: the whole is not gradient times input.
@@ -227,10 +226,12 @@ def test_gradient_policy_is_gradient_times_input_there():
 
 def test_a_rule_as_the_policy():
     def f(x):
-        return jnp.sum(lax.linalg.cholesky(x, symmetrize_input=False))
+        return jnp.sum(
+            jax.custom_derivatives.linear_call(jnp.multiply, jnp.multiply, WEIGHT[0, 0], x)
+        )
 
     got = relprop.relevance(f, EPSILON, on_missing=Pass())(X)
-    close(got, lax.linalg.cholesky(X, symmetrize_input=False))
+    close(got, X)
     plan = relprop.inspect(f, EPSILON, on_missing=Pass())(X)
     assert [op.rule for op in plan if op.note] == [Pass()]
 
@@ -257,7 +258,7 @@ def test_policies_work_in_every_transform():
     close(back(out)[0], expected)
     book = relprop.ledger(f_one, EPSILON, on_missing="gradient")(X)
     close(jnp.asarray(book.relevance), expected)
-    assert [row.operation.primitive for row in book if row.operation.note] == ["cholesky"]
+    assert [row.operation.primitive for row in book if row.operation.note] == ["lu"]
     assert float(value) == pytest.approx(float(book.score), rel=1e-6)
 
 

@@ -54,7 +54,7 @@ FUNCTIONS = {
     "gated": (_first(lambda x: jax.nn.silu(x @ W) * (x @ W)), ROWS),
     "norm": (_first(lambda x: _norm(x @ W)), ROWS),
     "softmax": (_first(lambda x: jax.nn.softmax(x @ W)), ROWS),
-    "soft_maximum": (lambda x: jax.nn.logsumexp(x @ W, axis=-1)[0], ROWS),
+    "logsumexp": (lambda x: jax.nn.logsumexp(x @ W, axis=-1)[0], ROWS),
     "maximum": (lambda x: jnp.max(x @ W, axis=-1)[0], ROWS),
     "product": (lambda x: jnp.prod(x @ W, axis=-1)[0], ROWS),
     "empty_mean": (_mean_of_positive, jnp.array([[1.0, 2.0, -1.0], [-1.0, -1.0, -1.0]])),

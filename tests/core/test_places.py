@@ -333,3 +333,56 @@ def test_parameters_that_start_a_way_of_their_own():
     params = {"queries": 2 * X[:1]}
     _, inside = relprop.relevance(f, RULES, places=relprop.places.Start("*queries"))(X, params)
     close(inside["params/queries"].relevance, 2 * X[:1] * W[0].sum(1)[None])
+
+
+# Coefficients: relevance per unit of a value.
+
+
+@pytest.mark.parametrize("function", [unrolled, scanned])
+def test_coefficients_are_there_where_the_value_is_zero(function):
+    zero = jnp.zeros_like(X)
+    for rules in (RULES, relprop.rules.Gradient()):
+        _, inside = relprop.relevance(function, rules, places="**/layer")(zero)
+        at_last = [*inside.values()][-1].coefficient
+        last = at_last[-1] if function is scanned else at_last
+        close(last, jnp.ones_like(X))
+        assert all(jnp.abs(place.coefficient).min() > 0 for place in inside.values())
+        assert not any(place.value.any() for place in inside.values())
+
+
+def test_coefficients_times_values_are_relevance():
+    explain = jax.jit(
+        relprop.relevance(unrolled, RULES, places=["*/layer", Input(structure="dense")])
+    )
+    for place in explain(X)[1].values():
+        close(place.coefficient * place.value, place.relevance)
+
+
+@pytest.mark.parametrize("rule", [relprop.rules.Flat(), relprop.rules.WSquare()])
+def test_what_receives_shares_has_no_coefficient(rule):
+    _, inside = relprop.relevance(unrolled, rule, places="0/layer")(X)
+    assert inside["0/layer"].coefficient is None
+    assert jnp.abs(inside["0/layer"].relevance).min() > 0
+
+
+def test_what_an_activation_reads_has_no_coefficient():
+    def f(x):
+        return jax.nn.gelu(relprop.named(x @ W[0], "before")).sum()
+
+    _, inside = relprop.relevance(f, RULES, places="before")(X)
+    assert inside["before"].coefficient is None
+    _, inside = relprop.relevance(f, relprop.rules.Gradient(), places="before")(X)
+    close(inside["before"].coefficient, jax.vmap(jax.vmap(jax.grad(jax.nn.gelu)))(X @ W[0]))
+
+
+def test_coefficients_are_zero_in_a_branch_that_was_not_taken_and_where_nothing_arrives():
+    def f(x, which):
+        def twice(x):
+            return relprop.named(x * 2, "twice")
+
+        relprop.named(x * 3, "unused")
+        return lax.cond(which, twice, lambda x: x, x).sum()
+
+    for which in (True, False):
+        _, inside = relprop.relevance(f, RULES, places="twice")(X, which)
+        close(inside["twice"].coefficient, jnp.full_like(X, which))

@@ -14,7 +14,16 @@ import numpy as np
 import relprop
 
 #: What an author of a model would name; means, scales and reshapes are left out.
-NAMED = ("dense", "convolution", "softmax", "statistic", "activation", "gate", "product", "maximum")
+NAMED = (
+    "dense",
+    "convolution",
+    "softmax",
+    "normaliser",
+    "activation",
+    "gate",
+    "product",
+    "maximum",
+)
 LAYERS = ("dense", "convolution")
 
 

@@ -16,7 +16,7 @@ nn = eqx.nn
 pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 8))
-NORM = {"statistic": 1}
+NORM = {"normaliser": 1}
 
 
 class Recurrent(eqx.Module):

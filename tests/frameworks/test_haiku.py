@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
-NORM = {"statistic": 1}
+NORM = {"normaliser": 1}
 
 
 def lstm(x):

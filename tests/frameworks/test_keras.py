@@ -20,7 +20,7 @@ layers = keras.layers
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
-NORM = {"statistic": 1}
+NORM = {"normaliser": 1}
 PROJECTIONS = ["query", "key", "value", "attention_output"]
 
 

@@ -14,7 +14,7 @@ nn = pytest.importorskip("flax.linen")
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
-NORM = {"statistic": 1}
+NORM = {"normaliser": 1}
 
 
 class Of(nn.Module):
@@ -143,5 +143,5 @@ def test_one_path_for_scanned_layers():
     module = stack(name="layers")
     params = jax.jit(module.init)(jax.random.key(0), X, None)
     paths = kernels("up/", "down/")
-    counts = {"dense": 2, "statistic": 1, "activation": 1}
+    counts = {"dense": 2, "normaliser": 1, "activation": 1}
     assert_structure(lambda params, x: module.apply(params, x, None)[0], params, X, counts, paths)

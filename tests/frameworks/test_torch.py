@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("torchax") is None, reason="needs torchax"),
 ]
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
-NORM = {"statistic": 1}
+NORM = {"normaliser": 1}
 STEPS = 6  # torchax unrolls recurrent layers.
 
 
@@ -82,7 +82,7 @@ CASES = {
     ),
     "encoder_layer": (
         lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu"),
-        {"dense": 4, "softmax": 1, "product": 2, "statistic": 2, "activation": 1},
+        {"dense": 4, "softmax": 1, "product": 2, "normaliser": 2, "activation": 1},
         ["self_attn.in_proj_weight", "self_attn.out_proj.weight"]
         + ["linear1.weight", "linear2.weight"],
     ),

@@ -553,8 +553,9 @@ def test_fake_quantisation():
 
 
 def test_all_problems_are_told_at_once():
-    with pytest.raises(relprop.InputError, match="(?s)training mode.*float64.*'bias'"):
-        relprop.interop.from_torch(torch.nn.Linear(3, 2).double())
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout()).double()
+    with pytest.raises(relprop.InputError, match="(?s)training mode.*float64.*'0.bias'"):
+        relprop.interop.from_torch(module)
 
 
 def test_the_channels_of_a_convolutional_network():

@@ -35,20 +35,6 @@ ATTRIBUTION = "transformer_attribution"
 EXPLAINERS = (*RULES, ATTRIBUTION)
 
 
-def explain(name: str, f: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    """A function of the same arguments that returns the score and the relevance of the first one.
-
-    f returns a pair of the score and what else there is, or None.
-    """
-    if name == ATTRIBUTION:
-        attribute = relprop.transformer_attribution(lambda *args: f(*args)[0])
-        return lambda *args: (f(*args)[0], attribute(*args))
-
-    def explained(*args: Any) -> tuple[Any, Any]:
-        transform = relprop.value_and_relevance(
-            f, RULES[name], has_aux=True, on_suspicion="ignore", growth_limit=float("inf")
-        )
-        (score, _), found = transform(*args)
-        return score, found
-
-    return explained
+def attribution(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Transformer attribution of the first argument of a function that returns its score first."""
+    return relprop.transformer_attribution(lambda *args: f(*args)[0])

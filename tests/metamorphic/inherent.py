@@ -92,7 +92,7 @@ DIFFERENCES: tuple[Row, ...] = (
         "a batch norm behind a layer, which the preset declines to merge"),
     Row("scaled_layer", "(x*s) @ w + b", ("w_square",),
         "squares of unscaled weights stand beside the square of the bias"),
-    Row("scaled_channels", "(x @ w)*g + b | (x @ w)/(1/g) + b | vmap | (x @ w) @ diag(g) + b",
+    Row("scaled_channels", "(x @ w)*g + b | (x @ w)/(1/g) + b | vmap | einsum* | (x @ w) @ *",
         ("gamma_vit", "lstm"), "a batch norm behind a layer, which the preset declines to merge"),
     Row("scaled_channels", "g*(x @ w + b/g) | ((x @ w) + b/g)*g + 0", ("lstm",),
         "the stabiliser is in units of what the layer returns, before it is scaled"),
@@ -117,7 +117,7 @@ DIFFERENCES: tuple[Row, ...] = (
     # Attention.
     Row("many_heads", "scale in weights", ("epsilon", "gamma", "z_plus", "lstm"),
         "the stabiliser is in units of what the layer returns, which is scaled here"),
-    Row("rotary_attention", "halves | stacked", ("chefer",),
+    Row("rotary_attention", "halves | stacked | complex numbers", ("chefer",),
         "the reference scales both shares of each sum to conserve relevance over all entries"),
     # Convolutions.
     Row("patches", "convolution | convolution, NCHW", _CONVOLUTIONS_APART,
@@ -130,7 +130,17 @@ DIFFERENCES: tuple[Row, ...] = (
     Row("sum_of_three | residual_block", "sum of stack | 3*mean | einsum | ones @ stack",
         ("chefer",),
         "the reference has a rule of its own for the sum of two values"),
+    # Norms.
+    Row("layer_norm", "centring matrix", ("chefer",),
+        "a mean that is taken away by a matrix is a linear map by itself, before the norm"),
     # Recurrences.
+    Row("lstm", "fused", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries, here"
+        " of all gates at once"),
+    Row("state_space", "associative_scan",
+        ("zero", "epsilon", "z_plus", "w_square", "epsilon_plus_flat", "attn_lrp", "cp_lrp",
+         "relp", "chefer", "lstm"),
+        "decays are multiplied with each other first: other factors, and halves of halves"),
     Row("lstm", "scan, x @ w + h @ u + b", _SHARP,
         "nothing says which of the two layers the bias belongs to"),
     Row("lstm", "scan, x @ w + (h @ u + b)", _SHARP,
@@ -153,6 +163,20 @@ DIFFERENCES: tuple[Row, ...] = (
         "nested halves: a factor of a product of products gets a half or a quarter"),
 )  # fmt: skip
 REFUSALS: tuple[Row, ...] = (
+    Row("attention", "the heaviest of all", ("transformer_attribution",),
+        "the keys stand in another order for each query: there is no one map"),
+    Row("attention", "two blocks *", ("transformer_attribution",),
+        "the blocks are weighed by numbers of their own: there is no one map"),
+    Row("attention", "halves*", ("transformer_attribution",),
+        "the map comes in two halves: there is no one map"),
+    Row("attention", "flash*", ("transformer_attribution",),
+        "the keys come block by block: there is no one map"),
+    Row("attention", "blocks by *", ("transformer_attribution",),
+        "the keys come block by block: there is no one map"),
+    Row("causal_attention", "with a cache", ("transformer_attribution",),
+        "each query has a map of its own length"),
+    Row("softmax | attention", "halves side by side", ("chefer",),
+        "half of a softmax has not the shape of what it is taken of, which the reference passes"),
     Row("product", "linear_call", _ALL,
         "a function with a transpose of the user's own has no rule, and says so"),
 )  # fmt: skip

@@ -12,11 +12,12 @@ import numpy as np
 
 import relprop
 
-from .explainers import ATTRIBUTION, EXPLAINERS, explain
+from .explainers import ATTRIBUTION, EXPLAINERS, RULES, attribution
 from .grammar import PIECES
 from .inherent import DIFFERENCES, REFUSALS, Row
 from .networks import Network
-from .uncompiled import evaluated, has_loops
+from .subject import Subject
+from .uncompiled import evaluated, unchecked
 from .unsettled import is_unsettled
 
 VALUES, RELEVANCE = 1e-8, 1e-6
@@ -108,11 +109,15 @@ def outcome(network: Network, explainers: Sequence[str]) -> tuple[float, dict[st
     """The score, and under each explainer the relevance or the error in its place."""
     with quiet():
         f, args = network.function(), network.arguments
-        looping = has_loops(f, *args)
-        score, outcomes = float(evaluated(f, args, looping)[0]), {}
+        subject = Subject(f, args)
+        score, outcomes = subject.score(f, args), {}
         for name in explainers:
             try:
-                outcomes[name] = np.asarray(evaluated(explain(name, f), args, looping)[1])
+                if name == ATTRIBUTION:
+                    found = evaluated(attribution(f), args)
+                else:
+                    found = subject.relevance(RULES[name])
+                outcomes[name] = np.asarray(found)
             except Exception as error:
                 first = next(iter(str(error).strip().splitlines()), "")
                 deliberate = isinstance(error, relprop.RelpropError)
@@ -148,8 +153,16 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Double precision, and not a word; the tracer-leak checker would turn off JAX's caches."""
-    with warnings.catch_warnings(), jax.enable_x64(True), jax.check_tracer_leaks(False):
+    """Double precision, and not a word.
+
+    The tracer-leak checker would turn off JAX's caches.
+    """
+    with (
+        warnings.catch_warnings(),
+        jax.enable_x64(True),
+        jax.check_tracer_leaks(False),
+        unchecked(),
+    ):
         warnings.simplefilter("ignore")
         yield
 

@@ -4,6 +4,8 @@ The values are those of the layer but for rounding, and so is the relevance: her
 correlate with that of the layer, as it is not equal.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from .explainers import RULES
 from .grammar import D, T, as_users
 from .judge import quiet
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 EXPLAINED = ("zero", "epsilon", "gamma", "z_plus", "epsilon_plus", "attn_lrp", "cp_lrp", "lstm")
 
 
@@ -75,14 +78,53 @@ def in_a_checkpoint(x):
     return jax.checkpoint(per_token)(x)
 
 
+def rounded_floats(x):
+    """As AQT: integers, but of a type that has none."""
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return (jnp.round(x / scale) @ Q.astype(x.dtype)) * scale * SCALE + B
+
+
+def own_derivative(x):
+    """As in training: the rounding passes what it gets."""
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return _passing(x / scale) * scale @ (Q * SCALE) + B
+
+
+@jax.custom_vjp
+def _passing(z):
+    return jnp.clip(jnp.round(z), -128, 127)
+
+
+_passing.defvjp(lambda z: (_passing(z), None), lambda _, cotangent: (cotangent,))
+
+
+def one_scale_for_both(x):
+    scale = jnp.abs(x).max() / 127
+    return _product(_integers(x * (1 / scale))).astype(x.dtype) * (SCALE * scale) + B
+
+
+def with_a_zero_point(x):
+    low, high = x.min(), x.max()
+    scale = (high - low) / 255
+    zero = jnp.round(-low / scale)
+    return (jnp.clip(jnp.round(x / scale + zero), 0, 255) - zero) * scale @ (Q * SCALE) + B
+
+
+def eight_bit_floats(x):
+    scale = jnp.abs(x).max() / 448
+    return (x / scale).astype(jnp.float8_e4m3fn).astype(x.dtype) @ (Q * SCALE) * scale + B
+
+
 SPELLINGS = (per_token, per_tensor, times_the_inverse, known_scale,
-             stopped_scale, in_a_jit, in_a_checkpoint)  # fmt: skip
+             stopped_scale, in_a_jit, in_a_checkpoint, rounded_floats, own_derivative,
+             one_scale_for_both, with_a_zero_point, eight_bit_floats)  # fmt: skip
 
 
 def dequantised(x):
     return x @ (Q * SCALE) + B
 
 
+@functools.cache
 def relevance(layer, name):
     def score(x):
         with as_users():
@@ -97,7 +139,8 @@ def relevance(layer, name):
 def test_relevance_is_that_of_the_layer(layer, name):
     with quiet(), as_users():
         x = jnp.asarray(X)
-        np.testing.assert_allclose(layer(x), dequantised(x), atol=0.05)
+        coarse = 0.2 if layer is eight_bit_floats else 0.05
+        np.testing.assert_allclose(layer(x), dequantised(x), atol=coarse)
     got, wanted = relevance(layer, name), relevance(dequantised, name)
     assert np.isfinite(got).all()
     assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99

@@ -3,15 +3,19 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
+import relprop
+
 from .drawn import fixed_sample
-from .explainers import ATTRIBUTION, EXPLAINERS
+from .explainers import ATTRIBUTION, EXPLAINERS, RULES
 from .grammar import PIECES
 from .inherent import DIFFERENCES, REFUSALS
-from .judge import Judge, outcome, table
+from .judge import Judge, distance, outcome, quiet, table
 from .networks import Network
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 # Of rules that differ in numbers only, one is enough. A gamma takes twice the time of the others.
 EXPLAINED = ("zero", "epsilon", "z_plus", "w_square", "epsilon_plus_flat", "attn_lrp", "cp_lrp",
              "relp", "chefer", "lstm", ATTRIBUTION)  # fmt: skip
@@ -59,6 +63,17 @@ def test_other_functions_are_noticed():
     judge.references[network.reference] = outcome(other, judge.explainers)
     with pytest.raises(AssertionError, match="it is another function"):
         judge(network)
+
+
+@pytest.mark.parametrize("piece, name", [("attention", "cp_lrp"), ("gru", "epsilon")])
+def test_it_is_what_users_get(piece, name):
+    """The harness shares work between rules and runs loops by hand; users do neither."""
+    network = Network(piece, PIECES[piece].reference)
+    with quiet():
+        explain = relprop.relevance(network.function(), RULES[name], has_aux=True)
+        wanted, _ = explain(*network.arguments)
+    _, outcomes = outcome(network, ("zero", "attn_lrp", name))
+    assert distance(outcomes[name], np.asarray(wanted)) <= 1e-12
 
 
 def test_a_difference_is_noticed():

@@ -3,6 +3,7 @@
 `tests/core/test_gradient_parity.py` knows one rule, which switches all recognition off.
 """
 
+import functools
 import warnings
 
 import jax
@@ -15,9 +16,11 @@ from relprop import presets
 from .. import zoo_functions as zoo
 from .grammar import as_users
 from .rewritten import each_wrapped, with_intermediates
-from .uncompiled import evaluated, has_loops
+from .subject import Subject
+from .uncompiled import unchecked
 from .wrappers import WRAPPERS
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 PRESETS = {
     "attn_lrp": presets.attn_lrp(),
     "cp_lrp": presets.cp_lrp(),
@@ -28,26 +31,30 @@ BODIES = ("checkpoint", "custom_jvp", "jit")
 TOLERANCE = 1e-3  # single precision, and sums in another order
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
-    yield
-    jax.clear_caches()
+class Explained:
+    """The relevance of all arguments of a score, under one preset after the other."""
 
+    def __init__(self, f, args, has_aux=False):
+        self.f = f if has_aux else lambda *args: (f(*args), None)
+        self.args = args
 
-def explained(f, args, name, has_aux=False):
-    """The relevance of all arguments, or the error in its place."""
-    numbers = tuple(range(len(args)))
-    transform = relprop.relevance(f, PRESETS[name], numbers, has_aux, on_missing="gradient")
+    @functools.cached_property
+    def subject(self):
+        return Subject(self.f, self.args, tuple(range(len(self.args))), on_missing="gradient")
 
-    def alone(*args):
-        return transform(*args)[0] if has_aux else transform(*args)
-
-    with warnings.catch_warnings(), jax.check_tracer_leaks(False), as_users():
-        warnings.simplefilter("ignore")  # what relprop has to say about a case
-        try:
-            return evaluated(alone, args, has_loops(f, *args))
-        except relprop.RelpropError as error:
-            return type(error).__name__
+    def by(self, name):
+        """The relevance, or the error in its place."""
+        with (
+            warnings.catch_warnings(),
+            jax.check_tracer_leaks(False),
+            as_users(),
+            unchecked(),
+        ):
+            warnings.simplefilter("ignore")  # what relprop has to say about a case
+            try:
+                return self.subject.relevance(PRESETS[name])
+            except relprop.RelpropError as error:
+                return type(error).__name__
 
 
 def same(got, wanted):
@@ -67,21 +74,21 @@ def test_the_zoo_in_other_forms(case):
     """Each operation in a body of its own, and everything that is computed returned as aux."""
     f, args = case.explained()
     score = zoo.score(f)
+    plain = Explained(score, args)
+    wrapped, both = {}, {}
     changed = []
     for number, name in enumerate(PRESETS):
         body = BODIES[(zoo.CASES.index(case) + number) % len(BODIES)]
-        wanted = explained(score, args, name)
-        wrapped = each_wrapped(score, WRAPPERS[body], *args)
-        both = with_intermediates(wrapped, *args)
-        if same(explained(both, args, name, True), wanted):
+        if body not in wrapped:
+            within = each_wrapped(score, WRAPPERS[body], *args)
+            wrapped[body] = Explained(within, args)
+            both[body] = Explained(with_intermediates(within, *args), args, True)
+        wanted = plain.by(name)
+        if same(both[body].by(name), wanted):
             continue
-        exposed = with_intermediates(score, *args)
+        exposed = Explained(with_intermediates(score, *args), args, True)
+        forms = {f"each operation in {body}": wrapped[body], "intermediates as aux": exposed}
         changed += [
-            f"{name}: {what}"
-            for what, got in (
-                (f"each operation in {body}", explained(wrapped, args, name)),
-                ("intermediates as aux", explained(exposed, args, name, True)),
-            )
-            if not same(got, wanted)
+            f"{name}: {what}" for what, form in forms.items() if not same(form.by(name), wanted)
         ] or [f"{name}: each operation in {body} with intermediates as aux"]
     assert not changed

@@ -8,29 +8,8 @@ from __future__ import annotations
 
 #: Per piece and spelling, the explainers under which it differs.
 UNSETTLED: dict[tuple[str, str], frozenset[str]] = {
-    ("attention", "the heaviest of all"): frozenset(("transformer_attribution",)),
-    ("attention", "two blocks by weights"): frozenset(("transformer_attribution",)),
-    ("group_norm", "split"): frozenset(("z_plus",)),
-    ("group_norm", "vmap over groups"): frozenset(("chefer",)),
+    ("causal_attention", "with a cache"): frozenset(("chefer",)),
     ("integer_weights", "einsum"): frozenset(("chefer",)),
-    ("layer_norm", "scan"): frozenset(("chefer",)),
-    ("layer_norm", "where(q > 0, z/sqrt, 0)"): frozenset(("z_plus",)),
-    ("lstm", "fused"): frozenset(("chefer",)),
-    ("rotary_attention", "complex numbers"): frozenset(("chefer",)),
-    ("state_space", "associative_scan"): frozenset(
-        (
-            "attn_lrp",
-            "chefer",
-            "cp_lrp",
-            "epsilon",
-            "epsilon_plus_flat",
-            "lstm",
-            "relp",
-            "w_square",
-            "z_plus",
-            "zero",
-        )
-    ),
 }
 
 

@@ -21,7 +21,7 @@ def colour_at(figure, axes, column, row):
 class Page(html.parser.HTMLParser):
     """What is in a piece of HTML; fails where tags do not match."""
 
-    void = frozenset({"img", "br", "meta"})
+    void = frozenset({"img", "br", "input", "meta"})
 
     def __init__(self, text):
         super().__init__()

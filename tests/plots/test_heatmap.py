@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
-from relprop import InputError, plots
+from relprop import InputError, UnknownNameError, plots
 from tests.plots.pictures import Page, colour_at, rgb
 
 pytestmark = pytest.mark.frameworks
@@ -126,22 +126,65 @@ def test_gallery():
     relevance[0, 0, 0], relevance[1, 0, 0] = 1.0, 4.0
     options = {"names": ["a_$1", "b"], "notes": {"eps": ["5 %", ""]}, "maps": {"map": images}}
     figure = plots.gallery(images, {"eps": relevance, "plain": 0 * relevance}, **options)
-    (axes,) = figure.axes
+    axes, bar = figure.axes
+    assert bar.get_ylabel() == "relevance / full colour of the tile"
     rgb(figure)
     heads = [label.get_text() for label in axes.get_xticklabels()]
     assert heads == ["image", "eps", "plain", "map"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a_$1", "b"]
     assert [text.get_text() for text in axes.texts] == ["5 %"]
     canvas = np.asarray(axes.images[0].get_array())
-    tile = 96 + 8
+    side = 224  # of few tiles
+    tile = side + 8
     assert canvas.shape == (2 * tile, 4 * tile, 3)
     first, second = canvas[0, tile], canvas[tile, tile]
-    assert first[0] > 220 and (first[1:] < 40).all() and second[0] > 220
-    assert (canvas[:96, tile + 96 : 2 * tile] == 255).all()
+    assert first.tolist() == second.tolist() == [255, 0, 0]
+    assert (canvas[:side, tile + side : 2 * tile] == 255).all()
     shared = plots.gallery(images, {"eps": relevance}, shared=True)
     weak = np.asarray(shared.axes[0].images[0].get_array())[0, tile]
     assert 0 < int(weak[0]) - int(weak[2]) < 150
     assert figure.alt == "Gallery of 2 images (a_$1, b) by eps, plain, map."
+
+
+def test_a_gallery_of_many_has_pages():
+    images = np.zeros((50, 2, 2))
+    images[48] = 1.0
+    names = [str(n) for n in range(50)]
+    assert plots.pages(50) == 3
+    figure = plots.gallery(images, {"eps": images}, names=names, page=3)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["48", "49"]
+    canvas = np.asarray(axes.images[0].get_array())
+    assert canvas[0, 0].tolist() == [255] * 3 and canvas[-20, 0].tolist() == [0] * 3
+    assert figure.alt.endswith("by eps, page 3 of 3.")
+    first = plots.gallery(images, {"eps": images})
+    assert first.get_figheight() < 30
+    for page in (0, 4):
+        with pytest.raises(InputError, match="pages 1 to 3"):
+            plots.gallery(images, {"eps": images}, page=page)
+
+
+def test_styles_of_a_gallery():
+    image = np.array([[[1.0, 0.0], [0.5, 0.5]]])
+    relevance = np.array([[[0.1, 0.1], [-1.0, 0.0]]])
+    tiles = {}
+    for style in ("plain", "overlay", "opacity", "contours"):
+        figure = plots.gallery(image, {"eps": relevance}, style=style)
+        canvas = np.asarray(figure.axes[0].images[0].get_array()).astype(int)
+        tiles[style] = canvas[:224, 232:456]
+    plain, opacity, contours = tiles["plain"], tiles["opacity"], tiles["contours"]
+    assert plain[150, 50].tolist() == [0, 0, 255] and plain[150, 150].tolist() == [255] * 3
+    # A tenth of the strongest makes as much of a difference on white as on black.
+    added = [opacity[50, x, 0] - opacity[50, x, 2] for x in (50, 150)]
+    assert added[0] == pytest.approx(added[1], abs=2) and 15 < added[0] < 40
+    assert opacity[150, 50].tolist() == [0, 0, 255]
+    # A line around what is strong and negative, and none elsewhere.
+    blue = (contours[..., 2] - contours[..., 0]) > 50
+    assert blue[113:120, 50].all() and blue[150, 104:111].all()
+    assert not blue[:110].any() and not blue[:, 114:].any()
+    assert not blue[150, 50]
+    with pytest.raises(UnknownNameError, match="overlay"):
+        plots.gallery(image, {"eps": relevance}, style="overly")
 
 
 def test_html_is_escaped_and_has_words_and_numbers():

@@ -42,7 +42,10 @@ NUMBERS = {
         presets.deep_taylor, presets.sequential_a, presets.lstm,
     ],
     "gamma": [Gamma, presets.epsilon_gamma_box],
-    "alpha": [AlphaBeta, presets.lrp_alpha_beta, presets.chefer, chefer.Dense, chefer.Convolution],
+    "alpha": [
+        *(AlphaBeta, presets.lrp_alpha_beta, presets.chefer),
+        *(chefer.DenseRule, chefer.ConvolutionRule),
+    ],
     "beta": [rules.BetaSmooth, presets.beta_smooth],
     "positive": [rules.Reweighted],
     "negative": [rules.Reweighted],

@@ -8,7 +8,8 @@ from jax import lax
 
 import relprop
 from relprop import rules
-from relprop.rules import signs
+from relprop._core import cpu
+from relprop.rules import magnitudes
 from tests import oracles
 
 EPS = 1e-3
@@ -50,8 +51,8 @@ def _convolution():
 @pytest.fixture(params=[2, 4])
 def in_parts(request, monkeypatch):
     """Weights count as large from the first entry on; parts of so many of six outputs."""
-    monkeypatch.setattr(signs, "LARGE", 1)
-    monkeypatch.setattr(signs, "PART", request.param * TERMS)
+    monkeypatch.setattr(cpu, "LARGE", 1)
+    monkeypatch.setattr(magnitudes, "PART", request.param * TERMS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -131,8 +132,8 @@ def test_three_products_beside_the_forward_pass_and_one_copy_of_a_weight(name):
 def test_of_a_large_weight_there_is_no_whole_copy(monkeypatch):
     explain = relprop.value_and_relevance(_mlp, rules.ZPlus())
     whole = _compiled(explain, 4)
-    monkeypatch.setattr(signs, "LARGE", WIDTH * WIDTH)
-    monkeypatch.setattr(signs, "PART", WIDTH * WIDTH // 8)
+    monkeypatch.setattr(cpu, "LARGE", WIDTH * WIDTH)
+    monkeypatch.setattr(magnitudes, "PART", WIDTH * WIDTH // 8)
     # A new function, since JAX remembers what it has compiled.
     in_parts = _compiled(lambda *args: explain(*args), 4)
     assert _memory(in_parts) < _memory(whole) - WEIGHT // 2

@@ -6,6 +6,11 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+
+import relprop
+
 SCRIPT = """
 import sys
 
@@ -56,13 +61,37 @@ print("equal", float(value))
 """
 
 
-def test_two_processes():
+#: A job whose processes begin at the same moment, each with two devices.
+JOB = """
+import sys
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+port, number, out = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
+
+import numpy as np
+
+from relprop import jobs
+from relprop.rules import Zero
+
+x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+w = np.arange(1.0, 5.0, dtype=np.float32)
+jobs.explain(lambda x: (x * w).sum(), Zero(), x, out, 8, batches_per_chunk=1, progress=False)
+print("equal", number)
+"""
+
+
+def run_two(script, *args):
+    """Runs a script in two processes that find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(port), str(number)],
+            [sys.executable, "-c", script, str(port), str(number), *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,7 +102,20 @@ def test_two_processes():
         for process in started:
             out, error = process.communicate(timeout=300)
             assert process.returncode == 0, error[-3000:]
-            assert "equal" in out, out
+            assert "equal" in out
     finally:
         for process in started:
             process.kill()
+
+
+def test_two_processes():
+    run_two(SCRIPT)
+
+
+def test_a_job_of_two_processes(tmp_path):
+    pytest.importorskip("zarr", reason="stores are an extra")
+    run_two(JOB, str(tmp_path / "out"))
+    found = relprop.load(tmp_path / "out")
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    assert found.is_complete and not found.errors
+    np.testing.assert_array_equal(np.asarray(found.relevance), x * np.arange(1.0, 5.0, dtype="f4"))

@@ -158,7 +158,7 @@ def test_plan():
     assert layers == [(op.structure, op.path) for op in one if op.structure == "dense"]
     # One of them has its bias after the sum over devices.
     assert [op.path for op in plan if "psum" in str(op.primitive)] == []
-    kinds = ("softmax", "statistic", "gate", "activation", "product", "sum")
+    kinds = ("softmax", "normaliser", "gate", "activation", "product", "sum")
     for kind in kinds:
         count = sum(op.structure == kind for op in one)
         assert sum(op.structure == kind for op in plan) == count, kind

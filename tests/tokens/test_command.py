@@ -38,9 +38,23 @@ def test_next_token_rather_than_another(folder, tmp_path):
     found = run(folder, "the cats", *options)
     assert found.exit_code == 0, found.output
     title, *lines, where = found.stdout.strip().splitlines()
-    assert title.startswith("sample 0: 'cat' (") and "rather than 'sat' (" in title
+    assert title.startswith("'cat' (") and "rather than 'sat' (" in title
     assert "".join(line.split()[0] for line in lines) == "thecats"
     assert where == str(page) and "cat" in page.read_text(encoding="utf-8")
+
+
+def test_nothing_but_the_result(folder):
+    """No bars and warnings of transformers, which has its own settings again afterwards."""
+    from transformers.utils import logging
+
+    found = run(folder, "the cats", "--rules", "gradient")
+    assert found.exit_code == 0 and found.stderr == ""
+    assert logging.is_progress_bar_enabled() and logging.get_verbosity() == logging.WARNING
+
+
+def test_a_text_beyond_the_last_position(folder):
+    found = run(folder, "the cats " * 600)
+    assert found.exit_code == 2 and "embeddings of 1024 positions" in found.stderr, found.output
 
 
 def test_generation(folder):

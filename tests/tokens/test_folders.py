@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import shutil
 import warnings
 
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 
 import relprop
 from relprop import cli, tokens
+from relprop.rules import Gradient
+from tests.cli.values import VALUES
 from tests.tokens.test_torch import module, saved_tokenizer
 
 pytestmark = [
@@ -67,9 +70,8 @@ def run(folder, *args):
 
 def refused(result, *parts):
     assert result.exit_code == 2, result.output
-    # transformers shows its progress before.
-    message = result.stderr.partition("relprop: ")[2]
-    assert message and "Traceback" not in result.output
+    message = result.stderr.removeprefix("relprop: ")
+    assert message != result.stderr and "Traceback" not in result.output
     for part in parts:
         assert part in message, message
     return message
@@ -226,7 +228,7 @@ def test_sizes_of_nothing(folder, size, value):
     of_gpt2 |= {"hidden_size": "n_embd", "vocab_size": "vocab_size"}
     name = of_gpt2[size] if of_gpt2[size] in config else size
     edited(folder / "config.json", **{name: value})
-    refused(run(folder), f"{name} is {value}")
+    refused(run(folder), f"{name} {value}: these must be numbers from 1")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "\ud7ff", "[" * 100000])
@@ -254,6 +256,29 @@ def test_a_configuration_that_is_none(folder, text):
 def test_configurations_of_other_models(folder, entries):
     edited(folder / "config.json", **entries)
     refused(run(folder), str(folder))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "'gptq' with 4 bits"),
+        ({"quant_method": "awq", "bits": 4}, "'awq' with 4 bits"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes' with 4 bits"),
+        ({"load_in_8bit": True}, "'bitsandbytes' with 8 bits"),
+        ({"quant_method": "fp8"}, "'fp8'"),
+        ({"bits": "\x1b[31m"}, "'an unknown method'"),
+    ],
+)
+def test_quantised_weights(gpt2, given, said):
+    edited(gpt2 / "config.json", quantization_config=given)
+    refused(run(gpt2), f"quantised by {said}", "dequantize()")
+
+
+def test_a_quantised_module():
+    made = module("GPT2LMHeadModel")
+    made.config.quantization_config = {"quant_method": "hqq"}
+    with pytest.raises(relprop.InputError, match=r"GPT2LMHeadModel are quantised by 'hqq'"):
+        tokens.from_torch(made)
 
 
 def test_the_wrong_number_of_layers(folder):
@@ -477,3 +502,31 @@ def test_options_of_transformers(gpt2):
         gpt2, dtype="bfloat16", attn_implementation="eager", trust_remote_code=False
     )
     assert {str(x.dtype) for n, x in model.params.items() if "weight" in n} == {"bfloat16"}
+
+
+def test_entries_of_every_kind(gpt2):
+    """Of every size all these values in turn: refused before anything is allocated, or a model."""
+    file = gpt2 / "config.json"
+    config = json.loads(file.read_text())
+    entries = ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon")
+    before, refusals = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    for entry in entries:
+        for value in VALUES:
+            file.write_text(json.dumps(config | {entry: value}))
+            try:
+                tokens.explain(tokens.from_pretrained(gpt2), "cats", rules=Gradient())
+            except relprop.InputError:
+                refusals += 1
+    assert refusals > 0.7 * len(entries) * len(VALUES)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # 1 GB, in kB
+
+
+@pytest.mark.parametrize("entries", [{"n_layer": 500, "n_embd": 4096}, {"vocab_size": 10**7}])
+def test_more_numbers_than_the_files_have(gpt2, entries):
+    edited(gpt2 / "config.json", **entries)
+    refused(run(gpt2), "is of a model of", "take the weights that belong to config.json")
+
+
+def test_all_wrong_entries_are_named(gpt2):
+    edited(gpt2 / "config.json", n_layer="12", vocab_size=1.5, layer_norm_epsilon=[1e-5])
+    refused(run(gpt2), "3 entries", "n_layer '12'", "vocab_size 1.5", "layer_norm_epsilon")

@@ -1,7 +1,8 @@
-"""Values of two runs of one function, the second being what the first is compared with.
+"""Pairs of values, of an input and of the reference that it is compared with.
 
-DeepLIFT explains a difference from a reference. Both runs have the same plan, so that one tape can
-hold a pair wherever they are not the same; machinery that only hands values on needs not know.
+DeepLIFT explains the difference that an input makes from a reference. The function is evaluated
+for both, by one plan, and a value that differs between the two is kept as a `Compared` pair.
+Machinery that only hands values on need not know about it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,14 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from relprop import _compat
+from relprop._core.backward import backward
 from relprop._core.compared import Compared, evaluate, value_of
+from relprop._core.cpu import after
 from relprop._core.edit import within
+from relprop._core.forward import forward
 from relprop._core.graph import Graph, Value
-from relprop._core.order import after
-from relprop._core.plan import Masks, Nested, Plan, Planner, Step, reach
+from relprop._core.plan import Masks, Nested, Plan, Planner, reach
+from relprop._core.record import Record
 from relprop._core.registry import unrepeatable
 from relprop._core.relevance import Relevance, add
-from relprop._core.run import Record, Tape, backward, forward
+from relprop._core.tape import made_inside, mentioned, packed, unpacked
 
 
 def _plan_body(planner: Planner, graph: Graph, masks: Masks, outputs: Sequence[Value]) -> Plan:
@@ -142,7 +145,7 @@ class Branch(Nested):
         def branch(body):
             def run(*operands):
                 outputs, tape = forward(body, operands, replay)
-                return outputs, packed(body, tape, _made_inside(body))
+                return outputs, packed(body, tape, made_inside(body))
 
             return run
 
@@ -163,7 +166,7 @@ class Branch(Nested):
                 if apart:
                     _, again = forward(body, operands, replay=True)
                 else:
-                    again = unpacked(body, shared.read(number), _made_inside(body))
+                    again = unpacked(body, shared.read(number), made_inside(body))
                     again.update(zip(body.graph.inputs, operands, strict=True))
                 return backward(body, again, arriving, request)
 
@@ -388,64 +391,6 @@ class While(Nested):
             list(values[first + second :]),
         )
         return final, ()
-
-
-def mentioned(plan: Plan, known: Set[Any] = frozenset()) -> list[Value]:
-    """The values that the way back reads, without those that are known anyway."""
-    kept: dict[Value, None] = {}
-    for step in plan.steps:
-        if step.detaches:
-            continue
-        for atom in (*step.operation.inputs, *step.operation.outputs):
-            if isinstance(atom, Value) and atom not in known:
-                kept[atom] = None
-    kept.update((value, None) for value in plan.watched if value not in known)
-    return _on_tape(plan, kept, known)
-
-
-def _on_tape(plan: Plan, values: Iterable[Value], known: Set[Any]) -> list[Value]:
-    """What has to be kept so that some values can be read: what is computed again is not."""
-    kept: dict[Value, None] = {}
-    queue, seen = list(values), set()
-    while queue:
-        value = queue.pop(0)
-        group = plan.graph.recalls.get(value)
-        if group is None:
-            if value not in known and value not in plan.graph.constants:
-                kept[value] = None
-        elif group not in seen:
-            seen.add(group)
-            queue.extend(group.reads)
-    return list(kept)
-
-
-def _made_inside(plan: Plan) -> list[Value]:
-    """The values that the way back reads, without the inputs of the graph."""
-    inputs = set(plan.graph.inputs)
-    kept: dict[Any, None] = dict.fromkeys(mentioned(plan, inputs))
-    # Relevance arrives at a constant as well, where another branch returns something active.
-    kept.update((out, None) for out in plan.graph.outputs if out not in plan.active)
-    return _on_tape(plan, (value for value in kept if isinstance(value, Value)), inputs)
-
-
-def packed(plan: Plan, tape: Tape, values: Sequence[Value]) -> tuple[list[Any], list[Any]]:
-    """A tape as a tree of arrays, for loops to stack."""
-    return tape.read_all(values), [tape.inner[step] for step in _taped(plan)]
-
-
-def unpacked(plan: Plan, packed: tuple[list[Any], list[Any]], values: Sequence[Value]) -> Tape:
-    tape = Tape()
-    tape.update(plan.graph.constants)
-    arrays, inner = packed
-    tape.update(zip(values, arrays, strict=True))
-    tape.inner.update(zip(_taped(plan), inner, strict=True))
-    return tape
-
-
-def _taped(plan: Plan) -> list[Step]:
-    """The steps whose bodies have a tape of the forward pass."""
-    recalls = plan.graph.recalls
-    return [s for s in plan.steps if s.bodies and s.operation.outputs[0] not in recalls]
 
 
 def _kept_values(plan: Plan, consts: int, carried: int) -> list[Value]:

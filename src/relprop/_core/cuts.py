@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Graph, Value
-from relprop._core.operation import Operation
 from relprop._core.plan import CUT, Plan, Step
+from relprop._core.registry import operation_of
 
 
 class Grade(enum.IntEnum):
@@ -206,7 +206,7 @@ def with_cuts(plan: Plan, ways: Ways) -> Plan:
 
 def _row(cut: Equation, ways: Ways, note: str) -> Step:
     active = tuple(atom in ways.dependent for atom in cut.inputs)
-    return Step(Operation.of(cut), active, CUT, note=note)
+    return Step(operation_of(cut), active, CUT, note=note)
 
 
 def _marked(

@@ -15,8 +15,8 @@ from relprop._core.plan import Plan
 from relprop._core.relevance import Relevance, add
 from relprop._errors import InputError
 
-# Of the relevance that has arrived at a value, and the value: a mask, or more relevance.
-Make = Callable[[Array, Array], Any]
+# The numbers of an edit, from the relevance that has arrived at a value and from that value.
+Compute = Callable[[Array, Array], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,12 +25,12 @@ class Edit:
 
     Attributes:
         array: the numbers, of the shape of the value, in front of it one axis per loop around.
-        make: what computes them, in place of an array.
+        make: a function that computes them on the way back, in place of an array.
         name: of the place, for messages.
     """
 
     array: Shaped[Array, "..."] | None
-    make: Make | None = dataclasses.field(metadata={"static": True})
+    make: Compute | None = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
     kind: ClassVar[str]
 

@@ -54,7 +54,7 @@ class Value:
         return jnp.issubdtype(self.dtype, jnp.inexact)
 
 
-class Constant:
+class Literal:
     """A number or array written into the graph."""
 
     __slots__ = ("array",)
@@ -74,7 +74,7 @@ class Constant:
         return jnp.result_type(self.array)
 
 
-Atom = Value | Constant
+Atom = Value | Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Environment(dict):
     """What is known while a graph is evaluated: `Value` -> array; constants read as they are."""
 
     def read(self, atom: Atom) -> Any:
-        return atom.array if isinstance(atom, Constant) else self[atom]
+        return atom.array if isinstance(atom, Literal) else self[atom]
 
     def read_all(self, atoms: Sequence[Atom]) -> list[Any]:
         return [self.read(atom) for atom in atoms]

@@ -8,7 +8,8 @@ from typing import Any
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Graph, Value, depends_on
-from relprop._core.operation import Operation
+from relprop._core.operation import Operation, Propagator
+from relprop._core.registry import operation_of
 
 #: The structure of a step that tells where the way from the explained inputs ends.
 CUT = "cut"
@@ -29,7 +30,7 @@ class Step:
         note: what a user should know about it, such as that a policy chose the rule.
         credited: per operand, whether it is computed from parameters that are to be credited with
             what they contribute.
-        aside: nothing here depends on the explained inputs; the step only leads to such parameters,
+        off_path: nothing here depends on the explained inputs; the step only leads to parameters,
             and its `active` operands are those computed from them.
         severed: per operand, whether it is a summand that is computed from the explained inputs by
             way of cuts only.
@@ -44,7 +45,7 @@ class Step:
     number: int = -1
     note: str = ""
     credited: tuple[bool, ...] = ()
-    aside: bool = False
+    off_path: bool = False
     severed: tuple[bool, ...] = ()
     cuts: tuple[Equation, ...] = ()
 
@@ -98,6 +99,11 @@ class Step:
         return isinstance(self.operation.propagator, Nested)
 
     @property
+    def watches(self) -> bool:
+        """Whether relevance is asked for inside."""
+        return any(body.watches for body in self.bodies)
+
+    @property
     def missing(self) -> bool:
         return self.rule is None and not self.bodies and not self.cut
 
@@ -130,7 +136,7 @@ class Plan:
     @property
     def watches(self) -> bool:
         """Whether relevance is asked for anywhere inside."""
-        return bool(self.watched) or any(b.watches for step in self.steps for b in step.bodies)
+        return bool(self.watched) or any(step.watches for step in self.steps)
 
     def is_active(self, atoms: Sequence[Atom]) -> tuple[bool, ...]:
         return tuple(atom in self.active for atom in atoms)
@@ -139,18 +145,18 @@ class Plan:
         """Whether relevance is kept of a value."""
         return atom in self.active or atom in self.credited
 
-    def walk(self, aside: bool = False) -> Iterator[Step]:
+    def walk(self, off_path: bool = False) -> Iterator[Step]:
         """All steps but cuts, those of bodies after the step that holds them.
 
         Args:
-            aside: also those that only lead to credited parameters.
+            off_path: also those that only lead to credited parameters.
         """
         for step in self.steps:
-            if step.cut or (step.aside and not aside):
+            if step.cut or (step.off_path and not off_path):
                 continue
             yield step
             for body in step.bodies:
-                yield from body.walk(aside)
+                yield from body.walk(off_path)
 
     def nested(self) -> Iterator[Plan]:
         """Itself and the plans of all bodies."""
@@ -221,11 +227,11 @@ class Planner:
             mask = tuple(atom in active for atom in operation.inputs)
             held = tuple(a in parameters and a not in active for a in operation.inputs)
             loose = tuple(a in dependent and a not in active for a in operation.inputs)
-            aside = not (any(mask) or self._starts(operation))
-            if aside and not any(held):
+            off_path = not (any(mask) or self._starts(operation))
+            if off_path and not any(held):
                 continue
-            masks = (held, loose, ()) if aside else (mask, loose, held)
-            step = inside._step(operation, *masks, aside=aside)
+            masks = (held, loose, ()) if off_path else (mask, loose, held)
+            step = inside._step(operation, *masks, off_path=off_path)
             steps.append(step)
             if step.detaches:
                 continue
@@ -233,7 +239,7 @@ class Planner:
             if step.bodies:
                 reached = step.nested.outputs_in(step, lambda body: body.active)
                 constant = step.nested.outputs_in(step, lambda body: body.credited)
-            (parameters if aside else active).update(out for out in reached if out.inexact)
+            (parameters if off_path else active).update(out for out in reached if out.inexact)
             parameters.update(out for out in constant if out.inexact and out not in active)
         return Plan(
             graph,
@@ -254,7 +260,7 @@ class Planner:
         dependent = depends_on(graph.equations, set(starting), _cuts)
 
         def closed(equation: Equation) -> bool:
-            operation = Operation.of(equation)
+            operation = operation_of(equation)
             mask = tuple(atom in dependent for atom in operation.inputs)
             structure = operation.propagator.structure(operation, mask)
             return self.choose(Step(operation, mask, structure))[0] is not None
@@ -278,12 +284,14 @@ class Planner:
         mask: tuple[bool, ...],
         detached: tuple[bool, ...],
         credited: tuple[bool, ...],
-        aside: bool,
+        off_path: bool,
     ) -> Step:
         kind = operation.propagator
         structure = kind.detached_structure if any(detached) else kind.structure
         credited = credited or (False,) * len(mask)
-        step = Step(operation, mask, structure(operation, mask), credited=credited, aside=aside)
+        step = Step(
+            operation, mask, structure(operation, mask), credited=credited, off_path=off_path
+        )
         rule, note = self.choose(step)
         if rule is None and isinstance(kind, Nested):
             bodies = kind.plan(operation, (mask, detached, credited), self)
@@ -365,7 +373,7 @@ def numbered(plan: Plan, start: int = 0) -> tuple[Plan, int]:
 Masks = tuple[Sequence[bool], Sequence[bool], Sequence[bool]]
 
 
-class Nested(registry.Propagator):
+class Nested(Propagator):
     """An operation with bodies: relevance passes by the rules of what is inside."""
 
     def plan(self, operation: Operation, masks: Masks, planner: Planner) -> tuple[Plan, ...]:

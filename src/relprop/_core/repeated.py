@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from relprop import _compat
-from relprop._core.graph import Atom, Constant
+from relprop._core.graph import Atom, Literal
 from relprop._core.plan import Step
 
 
@@ -61,7 +61,7 @@ def _kind(step: Step) -> tuple[Any, ...]:
     order: dict[Atom, int] = {}
 
     def name(atom: Atom) -> Hashable:
-        if not isinstance(atom, Constant):
+        if not isinstance(atom, Literal):
             return order.setdefault(atom, len(order)), atom.shape, atom.dtype
         if not _is_number(atom):
             return "array", id(atom.array)
@@ -83,4 +83,4 @@ def _kind(step: Step) -> tuple[Any, ...]:
 
 
 def _is_number(atom: Atom) -> bool:
-    return isinstance(atom, Constant) and atom.shape == ()
+    return isinstance(atom, Literal) and atom.shape == ()

@@ -22,10 +22,13 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from relprop import _compat
-from relprop._core.control import Call, mentioned, packed, unpacked
+from relprop._core.backward import backward
+from relprop._core.control import Call
+from relprop._core.forward import forward
 from relprop._core.graph import Value
 from relprop._core.plan import Plan
-from relprop._core.run import Record, backward, forward
+from relprop._core.record import Record
+from relprop._core.tape import mentioned, packed, unpacked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from relprop import _compat
 from relprop._arguments import explained_outputs
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Graph, Value
+from relprop._core.graph import Atom, Equation, Graph, Literal, Value
+from relprop._core.operation import Propagator
 from relprop._core.region import region_of
 from relprop._errors import InputError
 
@@ -61,48 +62,23 @@ def trace(
     args: Sequence[Any],
     argnums: Sequence[int],
     has_aux: bool = False,
+    integers: bool = False,
 ) -> Trace:
     """Traces `function(*args)`; array leaves become inputs, everything else stays as it is.
+
+    Of the explained arguments only real numbers are accepted, or with `integers` any arrays.
 
     As with `jax.grad`, Python numbers are arrays in the explained arguments and themselves in
     the others, so that a function may branch on them; and in what is returned beside the explained
     outputs, anything that is no array stays what it is.
     """
-    names = _argument_names(function, len(args))
-    flat = [jtu.tree_flatten_with_path(arg) for arg in args]
-    dynamic: list[tuple[int, int]] = []
-    arrays: list[Any] = []
-    labels: list[str] = []
-    explained: dict[int, list[int]] = {number: [] for number in argnums}
-    for number, (leaves, _) in enumerate(flat):
-        for position, (path, leaf) in enumerate(leaves):
-            label = "/".join(part for part in (names[number], _path(path)) if part)
-            if number in explained:
-                leaf = _explainable(leaf, label)
-                explained[number].append(len(arrays))
-            elif not _is_array(leaf) or _is_numpy_mask(leaf):
-                continue
-            dynamic.append((number, position))
-            ready = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
-            arrays.append(leaf if ready else jnp.asarray(leaf))
-            labels.append(label)
-    for number, group in explained.items():
-        if not group:
-            raise InputError(
-                f"Argument {number} ({names[number]!r}) is to be explained but holds no array: "
-                f"its tree is {flat[number][1]}. Choose another one with `argnums`."
-            )
-
+    given = _Arguments.of(function, args, argnums, integers)
     out_tree = None
     kept: dict[int, Any] = {}
 
     def flattened(*leaves: Any) -> list[Any]:
         nonlocal out_tree, kept
-        rebuilt = [[leaf for _, leaf in pairs] for pairs, _ in flat]
-        for (number, position), leaf in zip(dynamic, leaves, strict=True):
-            rebuilt[number][position] = leaf
-        trees = [tree for _, tree in flat]
-        out = function(*(jtu.tree_unflatten(t, r) for t, r in zip(trees, rebuilt, strict=True)))
+        out = function(*given.rebuilt(leaves))
         paths, out_tree = jtu.tree_flatten_with_path(out)
         count = explained_outputs(out_tree, has_aux)
         for path, leaf in paths[:count]:
@@ -111,20 +87,81 @@ def trace(
         kept = {i: x for i, x in enumerate(outputs) if i >= count and not _is_output(x)}
         return [leaf for i, leaf in enumerate(outputs) if i not in kept]
 
-    jaxpr, shapes = _compat.make_jaxpr(flattened, *arrays)
-    marked = {i for group in explained.values() for i in group}
+    jaxpr, shapes = _compat.make_jaxpr(flattened, *given.arrays)
+    marked = {i for group in given.explained.values() for i in group}
     # What is computed from an explained argument is no parameter.
-    named = [Origin("" if i in marked else x, touched=i in marked) for i, x in enumerate(labels)]
+    origins = [
+        Origin("" if i in marked else label, touched=i in marked)
+        for i, label in enumerate(given.labels)
+    ]
     return Trace(
-        graph=graph_of(jaxpr, named),
-        arrays=tuple(arrays),
-        names=tuple(labels),
-        explained=tuple(tuple(group) for group in explained.values()),
-        in_trees=tuple(flat[number][1] for number in explained),
+        graph=graph_of(jaxpr, origins),
+        arrays=tuple(given.arrays),
+        names=tuple(given.labels),
+        explained=tuple(tuple(group) for group in given.explained.values()),
+        in_trees=tuple(given.flat[number][1] for number in given.explained),
         out_tree=out_tree,
         out_shapes=tuple(shapes),
         kept=kept,
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Arguments:
+    """The arguments of a function, with those leaves told apart that are traced.
+
+    Attributes:
+        flat: per argument its leaves with their paths, and its tree.
+        explained: per explained argument, which of the arrays are its leaves.
+        arrays: the leaves that are traced.
+        labels: what they are called.
+        sources: for each of them the number of the argument, and of its leaf.
+    """
+
+    flat: list[tuple[Any, Any]]
+    explained: dict[int, list[int]]
+    arrays: list[Any] = dataclasses.field(default_factory=list)
+    labels: list[str] = dataclasses.field(default_factory=list)
+    sources: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        argnums: Sequence[int],
+        integers: bool,
+    ) -> _Arguments:
+        names = _argument_names(function, len(args))
+        flat = [jtu.tree_flatten_with_path(arg) for arg in args]
+        given = cls(flat, {number: [] for number in argnums})
+        for number, (leaves, _) in enumerate(flat):
+            for position, (path, leaf) in enumerate(leaves):
+                label = "/".join(part for part in (names[number], _path(path)) if part)
+                if number in given.explained:
+                    leaf = leaf if integers and _is_array(leaf) else _explainable(leaf, label)
+                    given.explained[number].append(len(given.arrays))
+                elif not _is_array(leaf) or _is_numpy_mask(leaf):
+                    continue
+                given.sources.append((number, position))
+                ready = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+                given.arrays.append(leaf if ready else jnp.asarray(leaf))
+                given.labels.append(label)
+        for number, group in given.explained.items():
+            if not group:
+                raise InputError(
+                    f"Argument {number} ({names[number]!r}) is to be explained but holds no "
+                    f"array: its tree is {flat[number][1]}. Choose another one with `argnums`."
+                )
+        return given
+
+    def rebuilt(self, leaves: Sequence[Any]) -> list[Any]:
+        """The arguments with other arrays for those that are traced."""
+        new = [[leaf for _, leaf in pairs] for pairs, _ in self.flat]
+        for (number, position), leaf in zip(self.sources, leaves, strict=True):
+            new[number][position] = leaf
+        trees = (tree for _, tree in self.flat)
+        return [jtu.tree_unflatten(tree, own) for tree, own in zip(trees, new, strict=True)]
 
 
 _NUMBERS = (float, int, complex)
@@ -139,7 +176,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, atom: Atom) -> Origin:
-        return cls() if isinstance(atom, Constant) else cls(atom.path, atom.distance, atom.touched)
+        return cls() if isinstance(atom, Literal) else cls(atom.path, atom.distance, atom.touched)
 
 
 def graph_of(
@@ -179,7 +216,7 @@ def _inline(
         constants[value] = array
 
     def atom(var: Any) -> Atom:
-        return Constant(var.val) if isinstance(var, _compat.Literal) else names[var]
+        return Literal(var.val) if isinstance(var, _compat.Literal) else names[var]
 
     scope, callers = context
     for eqn in jaxpr.eqns:
@@ -259,7 +296,7 @@ def _origin(inputs: Sequence[Atom], var: Any, structural: bool) -> Origin:
     return Origin(nearest.path, nearest.distance + (not structural))  # type: ignore[union-attr]
 
 
-def _bodies(eqn: Any, kind: registry.Propagator) -> list[Any]:
+def _bodies(eqn: Any, kind: Propagator) -> list[Any]:
     found: list[Any] = []
     for key in kind.bodies:
         held = eqn.params.get(key, ())

@@ -9,7 +9,7 @@ methods that need attention maps.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from relprop._core.graph import Graph, Value
 from relprop._core.plan import Plan, Planner
@@ -22,6 +22,7 @@ from relprop.anatomy.blocks import (
     Gate,
     Norm,
     Recurrence,
+    Residual,
     Router,
     Stack,
     Suspicion,
@@ -31,7 +32,7 @@ from relprop.anatomy.position import rotations
 from relprop.anatomy.recurrence import recurrences
 from relprop.anatomy.residual import residuals
 from relprop.anatomy.routing import routers
-from relprop.anatomy.streams import Look, Stream, TokenFlow
+from relprop.anatomy.streams import Application, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
 from relprop.reading import read
@@ -43,9 +44,10 @@ __all__ = [
     "Attention",
     "Block",
     "Gate",
-    "Look",
+    "Application",
     "Norm",
     "Recurrence",
+    "Residual",
     "Router",
     "Stack",
     "Stream",
@@ -66,10 +68,22 @@ FINDERS = (
 )
 
 
-def anatomy_of(graph: Graph, explained: set[Value], asked: Sequence[bool] | None = None) -> Plan:
-    """The plan of a graph in which everything is in its place, whatever rules somebody chose."""
+def anatomy_of(
+    graph: Graph,
+    explained: set[Value],
+    asked: Sequence[bool] | None = None,
+    sources: Set[Value] = frozenset(),
+) -> Plan:
+    """The plan of a graph in which everything is in its place, whatever rules somebody chose.
+
+    Args:
+        graph: the graph.
+        explained: the inputs that relevance is wanted of.
+        asked: per output, whether it is explained; all of them by default.
+        sources: values that are explained beside the inputs, in whatever graph they are.
+    """
     found = functools.partial(recognise, recognisers=recognisers((), ()))
-    planner = Planner(read, found, lambda step: (DEFAULTS.get(step.structure or ""), ""))
+    planner = Planner(read, found, lambda step: (DEFAULTS.get(step.structure or ""), ""), sources)
     return planner.assign(graph, explained, asked=asked)
 
 

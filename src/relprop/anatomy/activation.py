@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relprop import _compat
-from relprop._core.graph import Atom, Constant
+from relprop._core.graph import Atom, Literal
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Activation, Gate, place
 from relprop.anatomy.wiring import Wiring
@@ -127,7 +127,7 @@ def _values(wiring: Wiring, step: Step) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _number(wiring: Wiring, atom: Atom) -> Any:
     """The value of a constant, if it was computed from numbers in the code; None otherwise."""
-    if isinstance(atom, Constant):
+    if isinstance(atom, Literal):
         return atom.array
     known = wiring.plan.graph.constants.get(atom)
     if known is not None and not _compat.is_traced(known):

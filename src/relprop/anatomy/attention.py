@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.blocks import Attention, place
-from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
+from relprop.anatomy.routing import gate_of
+from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, in_all_bodies, passes
 
 # Between a map and the product that uses it: dropout, conversions, scaling of heads.
 _AFTER_MAP = passes("structural", "scale", "offset")
@@ -30,7 +31,9 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
                 continue
             scores = _scores(wiring, link.step)
             others = [a for a in wiring.active(step) if a is not operand]
-            if _is_map(wiring, link.step, scores, bool(others)):
+            if _is_map(wiring, link.step, scores, bool(others)) and not (
+                scores is None and gate_of(wiring, step, operand)
+            ):
                 seen.add(link.step.operation.outputs[0])
                 block = _attention(wiring, link.step, scores, others[0] if others else None)
                 mixed = step.operation.outputs[0]
@@ -39,13 +42,7 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
 
 def all_attention(plan: Plan) -> Iterator[Attention]:
     """The attention of a plan and of all bodies in it, in order of evaluation."""
-    found = {block.value: block for block in attentions(Wiring(plan))}
-    for step in plan.steps:
-        for out in step.operation.outputs:
-            if out in found:
-                yield found[out]
-        for body in step.bodies:
-            yield from all_attention(body)
+    return in_all_bodies(plan, attentions)
 
 
 def _is_map(wiring: Wiring, normaliser: Step, scores: Link | None, varies: bool) -> bool:
@@ -108,6 +105,7 @@ def _attention(
         mask=_mask((*between, normaliser)),
         normaliser=_name(normaliser),
         compared=tuple(operands),
+        carried=values,
     )
 
 

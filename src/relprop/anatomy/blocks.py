@@ -47,6 +47,7 @@ class Attention(Block):
         mask: ``"added"``, ``"selected"`` or empty; an added position bias looks like a mask.
         normaliser: ``"softmax"`` or what takes its place.
         compared: queries and keys, as the product of the two takes them; empty if unknown.
+        carried: the values, as the product with the map takes them, if they depend on the input.
         applied: the map, as the product with the values takes it.
         mixed: that product.
     """
@@ -60,6 +61,7 @@ class Attention(Block):
     mask: str = ""
     normaliser: str = "softmax"
     compared: tuple[Value, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    carried: Value | None = dataclasses.field(default=None, repr=False, compare=False)
     applied: Value | None = dataclasses.field(default=None, repr=False, compare=False)
     mixed: Value | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -71,6 +73,21 @@ class Attention(Block):
         mask = f"mask {self.mask}" if self.mask else "no mask"
         shape = "x".join(map(str, self.shape))
         return f"{self.normaliser} {shape}, {heads}, {mask}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual(Block):
+    """A sum of a value and something that layers have computed from it.
+
+    Attributes:
+        stream: what goes around the layers.
+        branch: what the layers add to it.
+        attention: the first one among the layers, if there is any.
+    """
+
+    stream: Value | None = dataclasses.field(default=None, repr=False, compare=False)
+    branch: Value | None = dataclasses.field(default=None, repr=False, compare=False)
+    attention: Attention | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from relprop import _compat
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Graph, Value
+from relprop._core.graph import Atom, Equation, Graph, Literal, Value
 from relprop._errors import InputError
-from relprop.anatomy.axes import Axes, Dim, Laid, Shape, through
+from relprop.anatomy.axes import Axes, Dim, Laid, Shape
+from relprop.anatomy.laying import through
 from relprop.propagators.linear import Contraction, Convolution, Dense
 
 
@@ -106,7 +107,7 @@ class _Reader:
         return self.known.get(atom) if isinstance(atom, Value) else None
 
     def _holds_data(self, atom: Atom) -> bool:
-        return atom.shape != () if isinstance(atom, Constant) else atom in self._data
+        return atom.shape != () if isinstance(atom, Literal) else atom in self._data
 
     def _results(self, equation: Equation, found: Sequence[_Found]) -> list[_Found]:
         kind = registry.lookup(equation.primitive)

@@ -14,80 +14,13 @@ import jax
 import numpy as np
 
 from relprop import _compat
-from relprop._core.graph import Constant, Equation, Graph, Value
+from relprop._core.graph import Equation, Graph, Literal, Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import all_attention
-from relprop.anatomy.axes import Axes, Dim, Laid, Shape, entrywise, product, settled, through
-
-
-@dataclasses.dataclass(frozen=True)
-class Known(Laid):
-    """What is known of a value beside its axes.
-
-    Attributes:
-        looks: those that made its tokens.
-        origins: where the tokens come from.
-        at: what the steps of loops around it are along: it is of the present one only.
-        maps: the maps of attention that it is made of.
-    """
-
-    looks: frozenset[int] = frozenset()
-    origins: frozenset[Value] = frozenset()
-    at: frozenset[Dim] = frozenset()
-    maps: frozenset[Value] = frozenset()
-
-    def laid(self, laid: Laid) -> Known:
-        return dataclasses.replace(self, shape=laid.shape, pooled=laid.pooled)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Map:
-    """A map of attention before it is applied.
-
-    Attributes:
-        shape: its axes, no two of which are one, so that it is known where each goes.
-        tokens: the axes of what it was made from.
-        compared: queries and keys.
-        at: what the steps of loops around it are along.
-    """
-
-    shape: Shape
-    tokens: Shape
-    compared: tuple[Known, ...]
-    at: frozenset[Dim]
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """A look, before it is known which axes are the same.
-
-    Attributes:
-        map: its number.
-        rounds: the steps of the loops around it.
-        shape: the axes of the map, loops first whose steps are parts of it.
-        axes: where those of queries and keys are in it.
-        queries: what looks.
-        keys: what is looked at.
-        looking: the axis of the tokens that look.
-        looked: of those that are looked at.
-        rows: which of those that are looked at look, where it is some of them.
-        chunks: loops that are along the queries.
-        columns: the keys that are tokens.
-        obstacle: why it cannot be told.
-    """
-
-    map: int
-    rounds: tuple[int | None, ...]
-    shape: Shape
-    axes: tuple[int | None, int]
-    queries: Known
-    keys: Known
-    looking: Dim
-    looked: Dim
-    rows: tuple[int, ...] | None
-    chunks: tuple[int, ...]
-    columns: tuple[int, ...] | None
-    obstacle: str
+from relprop.anatomy.axes import Axes, Dim, Laid
+from relprop.anatomy.axis_rules import product
+from relprop.anatomy.known import Known, Seen, TokenMap, known_of, known_together, placed, values_of
+from relprop.anatomy.laying import entrywise, settled, through
 
 
 class Reader:
@@ -102,7 +35,7 @@ class Reader:
         self._steps = {e: step for step in plan.walk() for e in step.operation.equations}
         self._making: dict[Value, Equation] = {}
         self._constants: dict[Any, Any] = {}
-        self._made: dict[Value, _Map] = {}
+        self._made: dict[Value, TokenMap] = {}
         self._applied: dict[tuple[Value, tuple[int | None, ...]], int] = {}
         # Of the loops around: those whose steps are parts of one map, and those that carry.
         self._parallel: list[Dim] = []
@@ -128,7 +61,7 @@ class Reader:
 
     def numbers(self, atom: Any) -> np.ndarray | None:
         """The value of a constant that says where others are, if it has one yet."""
-        if isinstance(atom, Constant):
+        if isinstance(atom, Literal):
             return np.asarray(atom.array)
         if atom not in self._constants:
             equation = self._making.get(atom)
@@ -161,7 +94,7 @@ class Reader:
         self._constants.update(graph.constants)
         for equation in graph.equations:
             self._making.update((out, equation) for out in equation.outputs)
-            operands = _of(known, equation.inputs)
+            operands = known_of(known, equation.inputs)
             if all(operand is None for operand in operands):
                 continue
             found = self._results(equation, steps.get(equation), operands, rounds)
@@ -172,7 +105,7 @@ class Reader:
                 if out in self._number:
                     result = self._mapped(out, steps.get(equation), result, known)
                 known[out] = result
-        return _of(known, graph.outputs)
+        return known_of(known, graph.outputs)
 
     def _results(
         self,
@@ -186,11 +119,11 @@ class Reader:
         if len(equation.bodies) == 1 and len(equation.bodies[0].inputs) == len(operands):
             (graph,) = equation.bodies
             if len(graph.outputs) == len(equation.outputs) and equation.name != "scan":
-                return self._read(graph, None, _placed(graph, operands), rounds)
+                return self._read(graph, None, placed(graph, operands), rounds)
         applied = self._application(equation, operands, rounds)
         if applied is not None:
             return [applied]
-        both = _joined(operands)
+        both = known_together(operands)
         found = through(self.axes, equation, operands, self.numbers)
         if equation.name == "dot_general" and None in operands:
             found = [self._by_constants(equation, operands, laid) for laid in found]
@@ -231,7 +164,7 @@ class Reader:
                 shape = start.shape
         compared = tuple(known[value] for value in block.compared) or (result,)
         tokens, shape = shape, self.axes.told_apart(shape)
-        self._made[out] = _Map(shape, tokens, compared, result.at)
+        self._made[out] = TokenMap(shape, tokens, compared, result.at)
         axes = [axis for dim in shape for axis in dim]
         pooled = {
             p: by
@@ -269,7 +202,9 @@ class Reader:
                 if not between and any(map(self._is_of_tokens, others)):
                     # Every token mixes what is of itself: experts, or channels.
                     (laid,) = through(self.axes, equation, operands, self.numbers)
-                    return dataclasses.replace(_joined(operands).laid(laid), maps=frozenset())
+                    return dataclasses.replace(
+                        known_together(operands).laid(laid), maps=frozenset()
+                    )
                 shape = product(self.axes, equation, [a and a.shape for a in operands])
                 if query is not None:
                     own = self.axes.find(made.shape[query])
@@ -281,7 +216,7 @@ class Reader:
                 return dataclasses.replace(
                     queries,
                     shape=shape,
-                    looks=queries.looks | {number},
+                    applications=queries.applications | {number},
                     at=made.at | (values.at if values is not None else frozenset()),
                     maps=frozenset(),
                 )
@@ -309,7 +244,7 @@ class Reader:
         return self.axes.base(dim[0]) == self.axes.base(other[0])
 
     def _where(
-        self, made: _Map, operand: Known, contracted: Sequence[int], batch: Sequence[int]
+        self, made: TokenMap, operand: Known, contracted: Sequence[int], batch: Sequence[int]
     ) -> tuple[int, int | None, int] | None:
         """Which axis a product sums over, and which of the map are queries and keys."""
         shape, wide = made.shape, [i for i, dim in enumerate(operand.shape) if self._is_wide(dim)]
@@ -350,7 +285,7 @@ class Reader:
     def _look(
         self,
         value: Value,
-        made: _Map,
+        made: TokenMap,
         applied: Dim,
         looked: Dim,
         axes: tuple[int | None, int],
@@ -393,7 +328,7 @@ class Reader:
                 shape=(*self._parallel, *made.tokens),
                 axes=(None if query is None else query + turns, key + turns),
                 queries=queries,
-                keys=keys if values is None else _joined([values, keys]),
+                keys=keys if values is None else known_together([values, keys]),
                 looking=looking,
                 looked=looked,
                 rows=rows,
@@ -409,7 +344,7 @@ class Reader:
         of = [p for p in queries.pooled if any(self.axes.depends(a, p) for a in looked)]
         return (of[0],) if len(of) == 1 and self.axes.size((of[0],)) == 1 else ()
 
-    def _compared(self, made: _Map, looking: Dim, looked: Dim) -> tuple[Known, Known]:
+    def _compared(self, made: TokenMap, looking: Dim, looked: Dim) -> tuple[Known, Known]:
         """Queries and keys of a map."""
         if len(made.compared) == 2:
             first, second = made.compared
@@ -430,7 +365,7 @@ class Reader:
         branches = []
         for body in step.bodies:
             given = operands[len(operands) - len(body.graph.inputs) :]
-            branches.append(self.body(body, _placed(body.graph, given), rounds))
+            branches.append(self.body(body, placed(body.graph, given), rounds))
         outs = step.operation.outputs
         pairs = zip(outs, zip(*branches, strict=True), strict=True)
         return [self._either(step, out.shape, found) for out, found in pairs]
@@ -453,7 +388,7 @@ class Reader:
             )
             for a in stacked
         ]
-        attends = any(value in self._number for value in _values(body))
+        attends = any(value in self._number for value in values_of(body))
         if attends and marks:
             found = self._at_once(
                 body, [*fixed, *carry, *slices], marks, along, (consts, carried), rounds
@@ -470,7 +405,7 @@ class Reader:
             self._serial.extend(marks)
             found = self.body(
                 body,
-                _placed(body.graph, [*fixed, *carry, *slices]),
+                placed(body.graph, [*fixed, *carry, *slices]),
                 (*rounds, i) if attends else rounds,
             )
             del self._serial[len(self._serial) - len(marks) :]
@@ -504,11 +439,11 @@ class Reader:
         consts, carried = sizes
         begun = len(self.seen)
         self._parallel.append(along)
-        found = self.body(body, _placed(body.graph, given), (*rounds, None))
+        found = self.body(body, placed(body.graph, given), (*rounds, None))
         self._parallel.pop()
         made = range(begun, len(self.seen))
         independent = all(
-            after is None or (not after.at & marks and not after.looks & set(made))
+            after is None or (not after.at & marks and not after.applications & set(made))
             for after in found[:carried]
         )
         parts = all(
@@ -551,33 +486,7 @@ class Reader:
         if not there:
             return None
         if all(value.shape == there[0].shape for value in there):
-            laid = settled(self.axes, Laid(there[0].shape, _joined(there).pooled))
+            laid = settled(self.axes, Laid(there[0].shape, known_together(there).pooled))
         else:
             laid = entrywise(self.axes, step.operation.last, shape, there)
-        return _joined(there).laid(laid)
-
-
-def _joined(operands: Sequence[Known | None]) -> Known:
-    there = [operand for operand in operands if operand is not None]
-    return Known(
-        (),
-        {axis: by for operand in there for axis, by in operand.pooled.items()},
-        frozenset().union(*(operand.looks for operand in there)),
-        frozenset().union(*(operand.origins for operand in there)),
-        frozenset().union(*(operand.at for operand in there)),
-        frozenset().union(*(operand.maps for operand in there)),
-    )
-
-
-def _of(known: Mapping[Value, Known], atoms) -> list[Known | None]:
-    return [known.get(atom) for atom in atoms]
-
-
-def _placed(graph: Graph, given: Sequence[Known | None]) -> dict[Value, Known]:
-    pairs = zip(graph.inputs, given, strict=True)
-    return {value: known for value, known in pairs if known is not None}
-
-
-def _values(plan: Plan):
-    for step in plan.walk():
-        yield from step.operation.outputs
+        return known_together(there).laid(laid)

@@ -17,7 +17,7 @@ _ROOTS = ("rsqrt", "sqrt")
 def norms(wiring: Wiring) -> Iterator[Norm]:
     """Each statistic of the input, and each scale that was a statistic of the training data."""
     for step in wiring.steps:
-        if step.structure == "statistic":
+        if step.structure == "normaliser":
             scale = _scale(wiring, step)
             yield Norm(
                 kind=_kind(wiring, step, scale),

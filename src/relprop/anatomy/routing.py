@@ -1,14 +1,20 @@
-"""Routers of mixtures of experts: the best of a token's scores are chosen."""
+"""Routers of mixtures of experts: scores of a token choose among its experts, or weigh them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core.graph import Value
+from relprop._core import registry
+from relprop._core.graph import Equation, Value
+from relprop._core.plan import Step
 from relprop.anatomy.blocks import Router, place
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
 _CHOICES = ("top_k", "approx_top_k", "sort", "argmax")
+#: Between the weights and their use: those of experts that were not chosen are zero.
+_SCALED = passes("scale", "offset", "structural", "gate")
+#: Between the results of experts and their sum.
+_AFTER_EXPERTS = passes(*LINEAR_LINKS, "sum", "activation", "gate")
 _SCORES = passes(*LINEAR_LINKS, "sum", "softmax", "activation", "maximum", "quotient")
 
 
@@ -21,7 +27,8 @@ def routers(wiring: Wiring) -> Iterator[Router]:
         scores = wiring.nearest(equation.inputs[0])
         for link in wiring.back(scores, _SCORES):
             layer = link.step.operation.outputs[0]
-            if link.step.structure == "dense" and layer not in seen:
+            chosen = link.step.structure == "dense" and _among_features(equation, layer)
+            if chosen and layer not in seen:
                 seen.add(layer)
                 yield Router(
                     kind="router",
@@ -29,3 +36,107 @@ def routers(wiring: Wiring) -> Iterator[Router]:
                     experts=layer.shape[-1],
                 )
             break
+    for product in wiring.steps:
+        for weights in wiring.active(product) if product.primitive == "dot_general" else ():
+            gate = gate_of(wiring, product, weights)
+            layer = None if gate is None else gate.operation.outputs[0]
+            if gate is not None and layer is not None and layer not in seen:
+                seen.add(layer)
+                yield Router(
+                    kind="router",
+                    **place(gate),  # type: ignore[arg-type]
+                    experts=layer.shape[-1],
+                )
+
+
+def gate_of(wiring: Wiring, product: Step, weights: Value) -> Step | None:
+    """The layer that a token's weights for its experts are from, if it is these that weigh.
+
+    Weights of experts are the softmax of a layer's results for one token, and the product sums
+    over what as many layers have made of it; that of attention sums over other tokens.
+    """
+    equation = product.operation.equations[0]
+    others = [a for a in wiring.active(product) if a is not weights]
+    side = equation.inputs.index(weights) if weights in equation.inputs else None
+    if side is None or len(others) != 1:
+        return None
+    contracting, batch = equation.params["dimension_numbers"]
+    if len(contracting[side]) != 1 or len(batch[side]) != len(weights.shape) - 1:
+        return None
+    count = weights.shape[contracting[side][0]]
+    for softmax in wiring.back(weights, _SCALED):
+        if softmax.step.structure != "softmax":
+            return None
+        for link in wiring.back(wiring.active(softmax.step)[0], passes("scale", "offset")):
+            layer = link.step.operation.outputs[0]
+            among = _axes(softmax.step) == {len(layer.shape) - 1}
+            gate = among and _has_features(wiring, link.step)
+            return link.step if gate and _are_experts(wiring, others[0], count) else None
+    return None
+
+
+def _are_experts(wiring: Wiring, value: Value, count: int) -> bool:
+    """Whether a value has the results of so many layers: of one weight for all, or side by side.
+
+    Where that can't be seen it is none: what is summed over may be tokens.
+    """
+    links = [*wiring.back(value, _AFTER_EXPERTS)]
+    if not links or any(link.step.structure != "dense" for link in links):
+        return False
+    if len(links) == 1:
+        kept = _kept_by_weight(wiring, links[0].step)
+        return len(kept) > 1 and count in kept
+    joined = any(step.primitive == "concatenate" for link in links for step in link.passed)
+    return joined and len(links) == count
+
+
+def _kept_by_weight(wiring: Wiring, layer: Step) -> list[int]:
+    """The lengths of the axes of a layer's weight that its result has as well."""
+    equation = layer.operation.equations[0]
+    if equation.name != "dot_general":
+        return []
+    active = {*wiring.active(layer)}
+    contracting, _ = equation.params["dimension_numbers"]
+    return [
+        n
+        for side, atom in enumerate(equation.inputs[:2])
+        for axis, n in enumerate(atom.shape)
+        if atom not in active and axis not in contracting[side]
+    ]
+
+
+def _axes(softmax: Step) -> set[int]:
+    """The axes that a softmax sums over."""
+    sums = (e for e in softmax.operation.equations if registry.lookup(e.primitive).reduces)
+    return {axis for e in sums for axis in e.params.get("axes", ())}
+
+
+def _has_features(wiring: Wiring, layer: Step) -> bool:
+    """Whether the last axis of a layer's result is one of its weight."""
+    equation = layer.operation.equations[0]
+    if layer.structure != "dense" or equation.name != "dot_general":
+        return False
+    contracting, batch = equation.params["dimension_numbers"]
+    active = {*wiring.active(layer)}
+    for side in (1, 0):  # The last free axis is that of the second factor, if that has one.
+        atom = equation.inputs[side]
+        if len(atom.shape) > len(contracting[side]) + len(batch[side]):
+            return atom not in active
+    return False
+
+
+def _among_features(choice: Equation, layer: Value) -> bool:
+    """Whether the choice is among the results of a layer for one token, and not among tokens.
+
+    The largest of each channel over positions is a pooling, however it is looked for.
+    """
+    shape = choice.inputs[0].shape
+    params = choice.params
+    axis = params.get("dimension", params.get("reduction_dimension", len(shape) - 1))
+    (axis,) = params.get("axes", (axis,))
+    if shape == layer.shape:
+        return axis == len(shape) - 1
+    features = layer.shape[-1]
+    if sorted(shape) == sorted(layer.shape):
+        return shape[axis] == features
+    return features % shape[axis] == 0  # All of them, or those of one group.

@@ -5,7 +5,7 @@ Tokens stay what they are through layers, norms and residual additions: their ax
 the two are not the same, that is cross-attention between two streams. What mixes values by a map
 belongs to the stream of the queries, with all that was done to those before. Whatever else mixes
 tokens (convolutions, recurrences, shifts, means that are added) makes other tokens of them, and is
-told of (`Look.mixers`, `TokenFlow.mixers`).
+told of (`Application.mixers`, `TokenFlow.mixers`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from relprop._core.graph import Equation, Value
 from relprop._core.plan import Plan
 from relprop.anatomy.axes import Dim
 from relprop.anatomy.blocks import Attention
-from relprop.anatomy.following import Known, Reader, Seen
+from relprop.anatomy.following import Reader
+from relprop.anatomy.known import Known, Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class Application:
     """One application of attention: tokens of a stream look at those of a stream.
 
     Attributes:
@@ -54,9 +55,9 @@ class Look:
             such as heads or chunks of the queries.
         queries: number of the stream that looks.
         keys: number of the stream that is looked at.
-        before: numbers of the looks that made the queries what they are; not those that made what
-            they have looked at.
-        keys_before: the same of the keys.
+        before: numbers of the earlier applications by which the tokens that look were updated, and
+            not of those behind what these have looked at.
+        keys_before: likewise for the keys.
         mixed: those of them that were of other streams: tokens were joined, taken apart or
             averaged in between.
         mixers: what did that, in words.
@@ -105,16 +106,16 @@ class TokenFlow:
 
     Attributes:
         streams: of tokens.
-        looks: number -> application of attention; those that do not reach the outputs are left
-            out.
-        last: the looks that the tokens were made by which the outputs are read from.
+        applications: by their numbers, those from which an output is computed.
+        last: numbers of the applications by which the tokens were updated that the outputs are
+            read from.
         mixers: what mixes tokens outside of all attention, before the first or after the last, so
             that a token is not what it is called after: in words.
         positions: stream -> the tokens that the outputs are read from, as far as that is known.
     """
 
     streams: tuple[Stream, ...] = ()
-    looks: Mapping[int, Look] = dataclasses.field(default_factory=dict)
+    applications: Mapping[int, Application] = dataclasses.field(default_factory=dict)
     last: frozenset[int] = frozenset()
     mixers: tuple[str, ...] = ()
     positions: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
@@ -122,7 +123,7 @@ class TokenFlow:
     @property
     def read(self) -> tuple[int, ...]:
         """The streams that the outputs are read from."""
-        return tuple(sorted({self.looks[j].queries for j in self.last}))
+        return tuple(sorted({self.applications[j].queries for j in self.last}))
 
 
 def token_flow(plan: Plan, names: Mapping[Value, str]) -> TokenFlow:
@@ -153,7 +154,7 @@ class _Naming:
 
     def flow(self, outputs: Sequence[Known]) -> TokenFlow:
         seen = self.reader.seen
-        last = frozenset().union(*(out.looks for out in outputs))
+        last = frozenset().union(*(out.applications for out in outputs))
         reached = self._reached(last)
         origins: dict[object, frozenset[Value]] = {}
         looking = {j: seen[j].looking if seen[j].rows is None else seen[j].looked for j in reached}
@@ -163,21 +164,21 @@ class _Naming:
             for key, known in ((queries[j], seen[j].queries), (keys[j], seen[j].keys)):
                 origins[key] = origins.get(key, frozenset()) | known.origins
         number = {key: n for n, key in enumerate(origins)}
-        looks = {}
+        applications = {}
         for j in reached:
             one = seen[j]
-            changed = [(i, one.queries, queries[j]) for i in one.queries.looks]
-            changed += [(i, one.keys, keys[j]) for i in one.keys.looks]
+            changed = [(i, one.queries, queries[j]) for i in one.queries.applications]
+            changed += [(i, one.keys, keys[j]) for i in one.keys.applications]
             changed = [(i, known, key) for i, known, key in changed if queries[i] != key]
             by = [self._mixer(known, key, queries[i]) for i, known, key in changed]
-            looks[j] = Look(
+            applications[j] = Application(
                 block=self.reader.blocks[one.map],
                 map=one.map,
                 rounds=one.rounds,
                 queries=number[queries[j]],
                 keys=number[keys[j]],
-                before=one.queries.looks,
-                keys_before=one.keys.looks,
+                before=one.queries.applications,
+                keys_before=one.keys.applications,
                 mixed=frozenset(i for i, _, _ in changed),
                 mixers=self._described(by),
                 leading=tuple(self._leading(one)),
@@ -199,7 +200,7 @@ class _Naming:
         places = {number[key]: self._positions(outputs, key) for key in ends}
         return TokenFlow(
             self._streams(origins, batch & self.sources),
-            looks,
+            applications,
             last,
             self._described(by),
             {n: found for n, found in places.items() if found is not None},
@@ -213,7 +214,7 @@ class _Naming:
             if j not in found:
                 found.add(j)
                 one = self.reader.seen[j]
-                queue += [*one.queries.looks, *one.keys.looks]
+                queue += [*one.queries.applications, *one.keys.applications]
         return sorted(found)
 
     def _key(self, known: Known, dim: Dim) -> object:
@@ -238,7 +239,7 @@ class _Naming:
         """What mixes the tokens of an argument, one for one, before anything looks at them."""
         one = self.reader.seen[j]
         for known, key in ((one.queries, queries[j]), (one.keys, keys[j])):
-            if not known.looks and isinstance(key, tuple):
+            if not known.applications and isinstance(key, tuple):
                 found = self.axes.mixed_first(key, self.sources)
                 if found is not None:
                     return found

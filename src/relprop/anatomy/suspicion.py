@@ -27,7 +27,7 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
     """Quotients and products that remind of softmax, normalisation or activation."""
     chance = _random_values(wiring)
     for step in wiring.steps:
-        if step.aside:
+        if step.off_path:
             continue
         if step.structure == "quotient":
             above, below = wiring.active(step)[0], wiring.active(step)[-1]
@@ -93,7 +93,7 @@ def _divides_its_own(wiring: Wiring, root: Step) -> bool:
 
 def _share(wiring: Wiring, above: Value, below: Value) -> bool:
     """Whether a value is linear in something that another one was computed from."""
-    among = _behind(wiring, below, (*_BY_ENTRY, "average", "product", "soft maximum"))
+    among = _behind(wiring, below, (*_BY_ENTRY, "average", "product", "logsumexp"))
     return not among.isdisjoint(_behind(wiring, above, (*_LINEAR, "activation")))
 
 

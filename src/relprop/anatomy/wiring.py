@@ -1,17 +1,21 @@
-"""Who makes and who reads which value of a plan, as those ask who look for blocks."""
+"""The steps of a plan by the values between them, as those ask who look for blocks."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
-from relprop._core.graph import Atom, Equation, Value, computed_from
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.plan import Plan, Step
+from relprop.anatomy.blocks import Block
+from relprop.reading.index import Index
 
 #: What leaves the entries of a value what they are, or changes all of them alike.
 LINEAR_LINKS = ("structural", "scale", "offset", "average", "linear")
+
+
+Found = TypeVar("Found", bound=Block)
 
 
 class Link(NamedTuple):
@@ -35,21 +39,22 @@ class Wiring:
         self.plan = plan
         self.steps = plan.steps
         self._maker = {out: step for step in plan.steps for out in step.operation.outputs}
-        self._equation = {out: e for e in plan.graph.equations for out in e.outputs}
+        explained = [v for v in plan.graph.inputs if v in plan.active]
+        graph = plan.graph
+        self._index = Index(graph.equations, graph.constants, explained, graph.explained_outputs)
         self._readers: dict[Value, list[Step]] = {}
         for step in plan.steps:
             for value in self.active(step):
                 self._readers.setdefault(value, []).append(step)
 
-    @functools.cached_property
+    @property
     def touched(self) -> set[Atom]:
         """All values computed from the explained inputs, those that count as constants too."""
-        graph = self.plan.graph
-        return computed_from(graph.equations, [v for v in graph.inputs if v in self.plan.active])
+        return self._index.touched
 
     def equation(self, atom: Atom) -> Equation | None:
         """The equation that makes a value."""
-        return self._equation.get(atom)  # type: ignore[arg-type]
+        return self._index.producer(atom)
 
     def maker(self, atom: Atom) -> Step | None:
         """The step that makes a value."""
@@ -111,14 +116,18 @@ class Wiring:
 
     def behind(self, atom: Atom) -> Iterator[Equation]:
         """All equations that a constant was computed from, in this graph."""
-        queue, seen = [atom], set()
-        while queue:
-            equation = self.equation(queue.pop())
-            if equation is None or equation in seen:
-                continue
-            seen.add(equation)
-            yield equation
-            queue.extend(equation.inputs)
+        return self._index.makers_behind(atom)
+
+
+def in_all_bodies(plan: Plan, find: Callable[[Wiring], Iterable[Found]]) -> Iterator[Found]:
+    """What is found, with a `value`, in a plan and in all bodies in it, in order of evaluation."""
+    found = {block.value: block for block in find(Wiring(plan))}
+    for step in plan.steps:
+        for out in step.operation.outputs:
+            if out in found:
+                yield found[out]
+        for body in step.bodies:
+            yield from in_all_bodies(body, find)
 
 
 def passes(*structures: str) -> Callable[[Step], bool]:

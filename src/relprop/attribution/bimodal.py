@@ -50,9 +50,9 @@ class Relevancies:
         self._eyes = [jnp.eye(stream.size, dtype=first.dtype)[None] for stream in flow.streams]
         self._samples = first.shape[0]
 
-    def of(self, stream: int, looks: frozenset[int]) -> Rows:
+    def of(self, stream: int, applications: frozenset[int]) -> Rows:
         """The maps R of all streams for the tokens of one, after some applications of attention."""
-        found = self._without_identity(stream, looks)
+        found = self._without_identity(stream, applications)
         rows = {}
         for other, of in enumerate(self._flow.streams):
             shape = (self._samples, self._flow.streams[stream].size, of.size)
@@ -60,11 +60,11 @@ class Relevancies:
         rows[stream] = rows[stream] + self._eyes[stream]
         return rows
 
-    def _without_identity(self, stream: int, looks: frozenset[int]) -> Rows:
+    def _without_identity(self, stream: int, applications: frozenset[int]) -> Rows:
         # Without it, since a small number added to 1 and taken from it again is a worse number.
-        key = (stream, looks)
+        key = (stream, applications)
         if key not in self._rows:
-            own = sorted(j for j in looks if self._flow.looks[j].queries == stream)
+            own = sorted(j for j in applications if self._flow.applications[j].queries == stream)
             rows: Rows = {}
             if own:
                 rows = dict(self._without_identity(stream, frozenset(own[:-1])))
@@ -77,18 +77,22 @@ class Relevancies:
         """What one application of attention adds."""
         if number not in self._maps:
             return {}
-        look, a = self._flow.looks[number], self._maps[number]
-        seen = self._without_identity(look.keys, look.keys_before)
+        application, a = self._flow.applications[number], self._maps[number]
+        seen = self._without_identity(application.keys, application.keys_before)
         added = {q: jnp.matmul(a, r) for q, r in seen.items()}
-        if not look.crosses:
-            added[look.keys] = added[look.keys] + a if look.keys in added else a
+        if not application.crosses:
+            added[application.keys] = (
+                added[application.keys] + a if application.keys in added else a
+            )
             return added
         # Eq. 10 for the stream that is looked at, eq. 11 for what that has seen of others.
-        own = self._without_identity(look.queries, look.before).get(look.queries)
-        normal = functools.partial(self._normalised, stream=look.keys)
-        mixed = jnp.matmul(a, normal(seen.get(look.keys)))
-        ours = self._normalised(own, look.queries)
-        added[look.keys] = jnp.matmul(jnp.swapaxes(ours, -1, -2), mixed)
+        own = self._without_identity(application.queries, application.before).get(
+            application.queries
+        )
+        normal = functools.partial(self._normalised, stream=application.keys)
+        mixed = jnp.matmul(a, normal(seen.get(application.keys)))
+        ours = self._normalised(own, application.queries)
+        added[application.keys] = jnp.matmul(jnp.swapaxes(ours, -1, -2), mixed)
         return added
 
     def _normalised(self, rows: Float[Array, "n s s"] | None, stream: int) -> Float[Array, "n s s"]:

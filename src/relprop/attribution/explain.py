@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from relprop import presets
 from relprop._errors import InputError, unknown_name
-from relprop._transform import inspect, relevance
+from relprop._transform import inspect, value_and_relevance
 from relprop.anatomy.streams import TokenFlow
 from relprop.attribution.bimodal import Relevancies
 from relprop.attribution.full import Entries, relevance_of_tokens
@@ -40,6 +40,19 @@ class Attribution:
         attention: the attention maps that count, in order of evaluation.
         relevance: their relevance by the rules; empty for methods that take none.
         gradient: their gradient.
+        score: the value of the function.
+        given: of full LRP, whose tokens are shares of it, the relevance that the score was given:
+            its value, or 1; None for all others, which say how tokens compare and no more.
+
+    >>> import jax, jax.numpy as jnp, relprop
+    >>> def score(x):
+    ...     return jnp.sum(jax.nn.softmax(x @ x.T, axis=-1) @ x) + 1.0
+    >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> explain = transformer_attribution(
+    ...     score, method="full_lrp", rules=relprop.presets.cp_lrp(), details=True
+    ... )
+    >>> explain(x).line()
+    'tokens +3.251 absorbed +1 = score 4.251'
     """
 
     tokens: Tokens
@@ -47,6 +60,40 @@ class Attribution:
     attention: list[Float[Array, "n heads q k"]]
     relevance: list[Float[Array, "n heads q k"]]
     gradient: list[Float[Array, "n heads q k"]]
+    score: Float[Array, "..."] | None = None
+    given: Float[Array, "..."] | None = None
+
+    @property
+    def explained(self) -> Float[Array, "..."] | None:
+        """The relevance of all tokens, summed; None where they are no shares of the score."""
+        if self.given is None:
+            return None
+        samples = jnp.shape(self.given)  # after `jax.vmap`
+        sums = [jnp.sum(x.reshape(*samples, -1), -1) for x in jax.tree.leaves(self.tokens)]
+        return functools.reduce(jnp.add, sums)
+
+    @property
+    def absorbed(self) -> Float[Array, "..."] | None:
+        """The rest of what was given: what biases, stabilisers and rules have kept."""
+        explained = self.explained
+        return None if explained is None or self.given is None else self.given - explained
+
+    def line(self) -> str:
+        """The line in which the parts of the score add up, where they do.
+
+        Raises:
+            InputError: there is no one score, as after `jax.vmap`.
+        """
+        if self.score is None or jnp.ndim(self.score):
+            raise InputError("There is no one score: `jax.tree.map(lambda x: x[0], ...)` has one.")
+        if self.given is None or self.explained is None:
+            return f"score {float(self.score):.4g}, of which the tokens are no shares"
+        explained, given = float(self.explained), float(self.given)
+        line = f"tokens {explained:+.4g} absorbed {given - explained:+.4g} = "
+        is_score = given == float(self.score)
+        return line + (
+            f"score {given:.4g}" if is_score else f"1, of a score {float(self.score):.4g}"
+        )
 
 
 def transformer_attribution(
@@ -130,44 +177,32 @@ def transformer_attribution(
     2021 (ICCV), eq. 5 to 11; ``"rollout"``: Abnar and Zuidema 2020; ``"partial_lrp"``: Voita et
     al. 2019.
     """
-    if method not in methods():
-        raise unknown_name("method", method, methods())
-    if rules is not None and method not in methods_by_rules():
-        raise InputError(
-            f"`rules` are of no use to {method!r}, which goes by attention and gradients. Leave "
-            f"them out, or use one of {', '.join(map(repr, methods_by_rules()))}."
-        )
-    if method == FULL and (query, stream) != (None, None):
-        raise InputError(
-            f"{FULL!r} has no query: it gives the relevance of all tokens. Leave `query` and "
-            "`stream` out."
-        )
+    _check_options(method, rules, (query, stream), (start_layer, layers, heads))
     asking = 0 if query is None else query
-    if method == FULL and (start_layer, layers, heads) != (0, None, None):
-        raise InputError(f"Layers and heads cannot be chosen for {FULL!r}: it looks at no map.")
     starts = (parameters,) if isinstance(parameters, str) else tuple(parameters)
     places = tuple(map(Start, starts))
     composite = composite_of(presets.chefer() if rules is None else rules)
 
     @functools.wraps(f)
     def tokens_of(*args: Any, **kwargs: Any) -> Any:
+        scores = []
+
         def inside(rules: Composite, place: Any) -> Any:
-            return relevance(f, rules, argnums, places=(place, *places))(*args, **kwargs)[1]
+            explain = value_and_relevance(f, rules, argnums, places=(place, *places))
+            value, (_, found) = explain(*args, **kwargs)
+            scores.append(value)
+            return found
 
         flow = inspect(f, presets.gradient(), argnums, places=places)(*args, **kwargs).flow
         _check(flow)
         if method == FULL:
             tokens = relevance_of_tokens(flow, inside(composite, Entries()))
-            return _result(Attribution(_single(tokens), None, [], [], []), details)
+            score = scores[0]
+            given = score if composite.seed == "score" else jnp.ones_like(score)
+            found = Attribution(_single(tokens), None, [], [], [], score, given)
+            return _result(found, details)
         _check_streams(flow, method)
-        # Two pull-backs of one function; compiled, it is evaluated once.
-        by_rules = None
-        if method in methods_by_rules():
-            by_rules = inside(composite, AttentionMaps())
-        plain = inside(_gradient_beside(composite), AttentionMaps())
-        if unseen(flow, plain):  # They are inside of functions that have derivatives of their own.
-            plain = inside(_gradient_inside(composite), AttentionMaps())
-        every = layers_of(flow, plain, by_rules)
+        every = _layers(flow, composite, method in methods_by_rules(), inside)
         counting = chosen(every, start_layer, layers, heads)
         asked = _asked(flow, stream)
         joint = _joint(method, flow, asked, counting)
@@ -182,10 +217,43 @@ def transformer_attribution(
             [layer.attention for layer in counting.values()],
             [layer.relevance for layer in counting.values() if layer.relevance is not None],
             [layer.gradient for layer in counting.values()],
+            scores[0],
         )
         return _result(found, details)
 
     return tokens_of
+
+
+def _check_options(method: str, rules: Any, asked: tuple[Any, Any], chosen: Any) -> None:
+    """Refuses arguments that a method has no use for: rules; a query or stream; layers, heads."""
+    if method not in methods():
+        raise unknown_name("method", method, methods())
+    if rules is not None and method not in methods_by_rules():
+        raise InputError(
+            f"`rules` are of no use to {method!r}, which goes by attention and gradients. Leave "
+            f"them out, or use one of {', '.join(map(repr, methods_by_rules()))}."
+        )
+    if method == FULL and asked != (None, None):
+        raise InputError(
+            f"{FULL!r} has no query: it gives the relevance of all tokens. Leave `query` and "
+            "`stream` out."
+        )
+    if method == FULL and chosen != (0, None, None):
+        raise InputError(f"Layers and heads cannot be chosen for {FULL!r}: it looks at no map.")
+
+
+def _layers(
+    flow: Any, composite: Composite, with_rules: bool, inside: Callable[[Composite, Any], Any]
+) -> Any:
+    """Attention maps with their gradients and, if asked for, their relevance.
+
+    Two pull-backs of one function; compiled, it is evaluated once.
+    """
+    by_rules = inside(composite, AttentionMaps()) if with_rules else None
+    plain = inside(_gradient_beside(composite), AttentionMaps())
+    if unseen(flow, plain):  # They are inside of functions that have derivatives of their own.
+        plain = inside(_gradient_inside(composite), AttentionMaps())
+    return layers_of(flow, plain, by_rules)
 
 
 def _gradient_beside(composite: Composite) -> Composite:
@@ -216,8 +284,8 @@ def _joint(
         return {name: UNIMODAL[method].joint(list(layers.values()))}
     maps = {number: weighted(layer) for number, layer in layers.items()}
     # Of a stream that the score is not read from, all that there is.
-    looks = flow.last if asked in flow.read else frozenset(flow.looks)
-    rows = Relevancies(flow, maps).of(asked, looks)
+    applications = flow.last if asked in flow.read else frozenset(flow.applications)
+    rows = Relevancies(flow, maps).of(asked, applications)
     return {flow.streams[n].name: r for n, r in rows.items() if not flow.streams[n].constant}
 
 
@@ -250,13 +318,13 @@ def _mixing(by: Sequence[str]) -> str:
 
 def _check(flow: TokenFlow) -> None:
     """Refuses what the formulas make no sense for."""
-    looks = list(flow.looks.values())
-    if not looks:
+    applications = list(flow.applications.values())
+    if not applications:
         raise InputError(
             "There is no attention on the way from the explained argument to the score: no product "
             "of values with a softmax. `relprop.inspect(f, rules)(*args).blocks` lists what is."
         )
-    windows = [look for look in looks if look.windows]
+    windows = [application for application in applications if application.windows]
     if windows:
         raise InputError(
             "There are attention maps of parts of the tokens, such as windows or keys in chunks, "
@@ -264,23 +332,23 @@ def _check(flow: TokenFlow) -> None:
             "write the attention without them (a framework's plain, 'eager' implementation), or: "
             f"{_INSTEAD}"
         )
-    hidden = [look for look in looks if look.obstacle]
+    hidden = [application for application in applications if application.obstacle]
     if hidden:
-        lines = "\n".join(f"  {look}: {look.obstacle}" for look in hidden)
+        lines = "\n".join(f"  {application}: {application.obstacle}" for application in hidden)
         raise InputError(
             f"There is attention of which there is no one map to be had:\n{lines}\n"
             "No method that looks at maps can be used, 'generic' neither. Write the attention "
             "without such a loop (softmax(q @ k.T) @ v, with queries in chunks if need be; a "
             "framework's plain, 'eager' implementation), or: " + _INSTEAD
         )
-    mixed = [look for look in looks if look.mixed]
+    mixed = [application for application in applications if application.mixed]
     if mixed:
-        by = sorted({mixer for look in mixed for mixer in look.mixers})
+        by = sorted({mixer for application in mixed for mixer in application.mixers})
         raise InputError(
             "The tokens of one attention are not those of another: in between they were joined, "
             "taken apart, averaged or moved, so that maps cannot be multiplied, which have to be "
-            f"square and of one size within a stream of tokens:\n{listed(looks)}\nIn question is "
-            f"what goes into\n{listed(mixed)}\n{_mixing(by)}{_INSTEAD}"
+            f"square and of one size within a stream of tokens:\n{listed(applications)}\n"
+            f"In question is what goes into\n{listed(mixed)}\n{_mixing(by)}{_INSTEAD}"
         )
     if flow.mixers:
         raise InputError(
@@ -288,7 +356,11 @@ def _check(flow: TokenFlow) -> None:
             f"maps do not tell which of them count:\n{_mixing(flow.mixers)}{_INSTEAD}"
         )
     constant = {n for n, stream in enumerate(flow.streams) if stream.constant}
-    within = [look for look in looks if look.queries == look.keys and look.queries in constant]
+    within = [
+        application
+        for application in applications
+        if application.queries == application.keys and application.queries in constant
+    ]
     if within:
         raise InputError(
             "Tokens that look at others come from constants, and what they see of each other at "
@@ -300,11 +372,13 @@ def _check(flow: TokenFlow) -> None:
 
 def _check_streams(flow: TokenFlow, method: str) -> None:
     if method in UNIMODAL and len(flow.streams) > 1:
-        crossing = [look for look in flow.looks.values() if look.crosses]
+        crossing = [
+            application for application in flow.applications.values() if application.crosses
+        ]
         between = "with cross-attention" if crossing else "with no attention"
         raise InputError(
             f"There are several streams of tokens, {', '.join(map(str, flow.streams))}, "
-            f"{between} between them:\n{listed(crossing or list(flow.looks.values()))}\n"
+            f"{between} between them:\n{listed(crossing or list(flow.applications.values()))}\n"
             f"{method!r} gives one map of one stream. Use method={GENERIC!r}, or {FULL!r}."
         )
 

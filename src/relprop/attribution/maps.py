@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from relprop._errors import InputError
-from relprop.anatomy.streams import Look, TokenFlow
+from relprop.anatomy.streams import Application, TokenFlow
 from relprop.places import Inside
 
 
@@ -19,13 +19,13 @@ class Layer:
     """One layer of attention: applications that see the same tokens are heads of it.
 
     Attributes:
-        look: who looks at whom.
+        application: who looks at whom.
         attention: the map.
         gradient: its gradient.
         relevance: its relevance by the rules; None for methods that go without.
     """
 
-    look: Look
+    application: Application
     attention: Float[Array, "n heads q k"]
     gradient: Float[Array, "n heads q k"]
     relevance: Float[Array, "n heads q k"] | None
@@ -34,12 +34,16 @@ class Layer:
         """With some of the heads."""
         numbers = jnp.asarray(heads)
         relevance = None if self.relevance is None else self.relevance[:, numbers]
-        return Layer(self.look, self.attention[:, numbers], self.gradient[:, numbers], relevance)
+        return Layer(
+            self.application, self.attention[:, numbers], self.gradient[:, numbers], relevance
+        )
 
 
-def unseen(flow: TokenFlow, found: Mapping[str, Inside]) -> list[Look]:
+def unseen(flow: TokenFlow, found: Mapping[str, Inside]) -> list[Application]:
     """Applications of attention whose map is none of some maps."""
-    return [look for look in flow.looks.values() if _name(look) not in found]
+    return [
+        application for application in flow.applications.values() if _name(application) not in found
+    ]
 
 
 def layers_of(
@@ -56,7 +60,9 @@ def layers_of(
         InputError: a map is inside of something that a rule takes as one operation.
     """
     given = [plain] if by_rules is None else [plain, by_rules]
-    hidden = list(dict.fromkeys(look for found in given for look in unseen(flow, found)))
+    hidden = list(
+        dict.fromkeys(application for found in given for application in unseen(flow, found))
+    )
     if hidden:
         raise InputError(
             "The rules take as one operation what has attention in it, so that its map has no "
@@ -64,17 +70,23 @@ def layers_of(
         )
     together: dict[object, list[Layer]] = {}
     numbers: dict[object, int] = {}
-    for number, look in flow.looks.items():
-        inside = plain[_name(look)]
-        relevance = None if by_rules is None else by_rules[_name(look)].relevance
+    for number, application in flow.applications.items():
+        inside = plain[_name(application)]
+        relevance = None if by_rules is None else by_rules[_name(application)].relevance
         layer = Layer(
-            look,
-            _arranged(inside.value, look),
-            _arranged(inside.relevance, look),
-            None if relevance is None else _arranged(relevance, look),
+            application,
+            _arranged(inside.value, application),
+            _arranged(inside.relevance, application),
+            None if relevance is None else _arranged(relevance, application),
         )
         n, _, q, k = layer.attention.shape
-        key = (look.queries, look.keys, look.before, look.keys_before, (n, q, k))
+        key = (
+            application.queries,
+            application.keys,
+            application.before,
+            application.keys_before,
+            (n, q, k),
+        )
         numbers.setdefault(key, number)
         _put(together.setdefault(key, []), layer)
     return {numbers[key]: _beside(heads) for key, heads in together.items()}
@@ -105,9 +117,9 @@ def chosen(
     return {number: layer.only(heads) for number, layer in found.items()}
 
 
-def listed(looks: Sequence[Look]) -> str:
+def listed(applications: Sequence[Application]) -> str:
     """One line per application of attention."""
-    return "\n".join(f"  {look}" for look in looks)
+    return "\n".join(f"  {application}" for application in applications)
 
 
 def _check(what: str, numbers: Sequence[int] | None, count: int) -> None:
@@ -116,19 +128,19 @@ def _check(what: str, numbers: Sequence[int] | None, count: int) -> None:
         raise InputError(f"`{what}` is {list(numbers or ())}, but there are {count} {what}.")
 
 
-def _name(look: Look) -> str:
-    return f"attention {look.map:03d}"
+def _name(application: Application) -> str:
+    return f"attention {application.map:03d}"
 
 
 def _put(layers: list[Layer], layer: Layer) -> None:
     """Adds heads, or rows of those that are there already, where queries came in chunks."""
-    rows = layer.look.rows
+    rows = layer.application.rows
     for i, there in enumerate(layers):
-        others = there.look.rows
+        others = there.application.rows
         alike = there.attention.shape == layer.attention.shape
         if alike and rows is not None and others is not None and not {*rows} & {*others}:
-            look = dataclasses.replace(there.look, rows=(*others, *rows))
-            layers[i] = _combined((there, layer), look, jnp.add)
+            application = dataclasses.replace(there.application, rows=(*others, *rows))
+            layers[i] = _combined((there, layer), application, jnp.add)
             return
     layers.append(layer)
 
@@ -139,30 +151,33 @@ def _beside(layers: Sequence[Layer]) -> Layer:
     def joined(*maps: Array) -> Array:
         return jnp.concatenate(maps, axis=1)
 
-    return layers[0] if len(layers) == 1 else _combined(layers, layers[0].look, joined)
+    return layers[0] if len(layers) == 1 else _combined(layers, layers[0].application, joined)
 
 
-def _combined(layers: Sequence[Layer], look: Look, of: Callable[..., Array]) -> Layer:
+def _combined(layers: Sequence[Layer], application: Application, of: Callable[..., Array]) -> Layer:
     relevance = [layer.relevance for layer in layers if layer.relevance is not None]
     return Layer(
-        look,
+        application,
         of(*(layer.attention for layer in layers)),
         of(*(layer.gradient for layer in layers)),
         of(*relevance) if relevance else None,
     )
 
 
-def _arranged(array: Array, look: Look) -> Float[Array, "n heads q k"]:
+def _arranged(array: Array, application: Application) -> Float[Array, "n heads q k"]:
     """One round of the loops around a map, with an axis for samples and one for heads."""
-    array = array[tuple(slice(None) if i is None else i for i in look.rounds)]
-    query, key = look.axes
+    array = array[tuple(slice(None) if i is None else i for i in application.rounds)]
+    query, key = application.axes
     if query is None:
         array, query = array[..., None], array.ndim
     rest = [i for i in range(array.ndim) if i not in (query, key)]
     array = jnp.transpose(array, (*rest, query, key))
-    if look.columns is not None:
-        array = jnp.take(array, jnp.asarray(look.columns), axis=-1)
-    kinds, sizes = [kind for kind, _ in look.leading], [size for _, size in look.leading]
+    if application.columns is not None:
+        array = jnp.take(array, jnp.asarray(application.columns), axis=-1)
+    kinds, sizes = (
+        [kind for kind, _ in application.leading],
+        [size for _, size in application.leading],
+    )
     q, k = array.shape[-2:]
     array = array.reshape(*sizes, q, k)
     order = [[i for i, kind in enumerate(kinds) if kind == of] for of in ("batch", "queries")]
@@ -170,8 +185,8 @@ def _arranged(array: Array, look: Look) -> Float[Array, "n heads q k"]:
     samples, chunks = (math.prod(sizes[i] for i in of) for of in order)
     array = jnp.transpose(array, (*order[0], *heads, *order[1], len(kinds), len(kinds) + 1))
     array = array.reshape(samples, -1, chunks * q, k)
-    if look.rows is None:
+    if application.rows is None:
         return array
     # Tokens that do not look stay as they are.
-    rows = jnp.asarray(look.rows)
+    rows = jnp.asarray(application.rows)
     return jnp.zeros((*array.shape[:2], k, k), array.dtype).at[:, :, rows].set(array)

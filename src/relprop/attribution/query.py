@@ -63,8 +63,8 @@ def answered(
     Raises:
         InputError: they say nothing.
     """
-    own = {n: layer for n, layer in layers.items() if layer.look.queries == asked}
-    last = [own[n] for n in own if not any(n in layer.look.before for layer in own.values())]
+    own = {n: layer for n, layer in layers.items() if layer.application.queries == asked}
+    last = [own[n] for n in own if not any(n in layer.application.before for layer in own.values())]
     if asked not in flow.read or not last:
         return dict(tokens)
     places, length = flow.positions.get(asked), last[0].gradient.shape[2]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from relprop._batches import Batches
 from relprop._errors import InputError
-from relprop.baselines._batches import Batches
 from relprop.baselines._features import Features
 from relprop.baselines._problem import Problem, explaining, reference_of
 

@@ -13,12 +13,12 @@ from jaxtyping import ArrayLike, Float, PyTree
 
 from relprop._arguments import argument_numbers
 from relprop._core.compared import amount_of, paired, value_of
-from relprop._core.run import forward
+from relprop._core.forward import forward
 from relprop._errors import InputError
-from relprop._explanation import Run, closed
+from relprop._run import Run, closed
 from relprop.baselines._problem import reference_of, total
 from relprop.composites import Composite
-from relprop.places import places_of
+from relprop.places.kinds import places_of
 from relprop.rules import MeanGradient, Rescale, RescaleMaximum, RescaleSoftmax, RevealCancel
 
 
@@ -33,10 +33,10 @@ def rescale() -> Composite:
     Source: Shrikumar et al. 2017, sections 3.5.1 and 3.5.2.
     """
     composite = Composite(name="deeplift_rescale", references=("shrikumar2017",))
-    composite = composite.at(structure=("activation", "statistic"), optional=True).use(Rescale())
+    composite = composite.at(structure=("activation", "normaliser"), optional=True).use(Rescale())
     composite = composite.at(structure="maximum", optional=True).use(RescaleMaximum())
     composite = composite.at(structure="softmax", optional=True).use(RescaleSoftmax())
-    others = ("product", "gate", "quotient", "soft maximum")
+    others = ("product", "gate", "quotient", "logsumexp")
     return composite.at(structure=others, optional=True).use(MeanGradient())
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
+from relprop._batches import Batches, check_samples
 from relprop._errors import InputError, unknown_name
-from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._places import Inner, explaining_places
 from relprop.baselines._problem import (
     Problem,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
-from relprop.baselines._batches import Batches, check_samples
+from relprop._batches import Batches, check_samples
 from relprop.baselines._problem import Problem, difference, explaining, product, reference_of
 
 Transform = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]

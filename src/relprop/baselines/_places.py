@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from relprop._core.forward import forward
 from relprop._core.graph import Environment, Value
-from relprop._core.run import forward
+from relprop._core.record import Inside
 from relprop._errors import InputError
-from relprop._explanation import Run, closed
+from relprop._run import Run, closed
 from relprop._transform import relevance
 from relprop.composites import composite_of
-from relprop.places import places_of
+from relprop.places.kinds import places_of
 from relprop.rules import Gradient
 
 
@@ -35,7 +36,7 @@ def gradients_at(
         out = explain(*args, **kwargs)
         (_, inside), *aux = out if has_aux else (out,)
         made = {
-            name: dataclasses.replace(place, relevance=make(place.relevance, place.value))
+            name: Inside(make(place.relevance, place.value), place.value)
             for name, place in inside.items()
         }
         return (made, *aux) if has_aux else made

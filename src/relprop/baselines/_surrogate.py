@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
+from relprop._batches import Batches, check_samples
 from relprop._core.relevance import precise
 from relprop._errors import InputError
-from relprop.baselines._batches import Batches, check_samples
 from relprop.baselines._features import Features
 from relprop.baselines._problem import Problem, explaining, total
 from relprop.baselines._regression import Lasso, Ridge, constrained

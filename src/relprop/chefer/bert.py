@@ -15,6 +15,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from relprop import _compat
+from relprop._entries import (
+    MOST_CLASSES,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    number,
+    one_of,
+    whole,
+)
 from relprop._errors import InputError
 from relprop.chefer import weights
 from relprop.chefer.functional import clone, clone3, first, gelu, layer_norm, linear
@@ -27,6 +36,19 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 # Buffers, and heads of other tasks that a checkpoint may hold as well.
 _IGNORED = ("*.position_ids", "*.embeddings.token_type_ids", "cls.*")
+_CHECKS = {
+    "vocab_size": whole(1, MOST_TOKENS),
+    "hidden_size": whole(1, MOST_FEATURES),
+    "num_hidden_layers": whole(1, MOST_LAYERS),
+    "num_attention_heads": whole(1, MOST_FEATURES),
+    "intermediate_size": whole(1, MOST_FEATURES),
+    "max_position_embeddings": whole(1, MOST_TOKENS),
+    "num_labels": whole(1, MOST_CLASSES),
+    "hidden_act": one_of(*_ACTIVATIONS),
+    "layer_norm_eps": number(0, 1),
+    "type_vocab_size": whole(1, MOST_FEATURES),
+    "mask_value": number(float("-inf"), 0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +83,7 @@ class BertConfig:
     mask_value: float = -10000.0
 
     def __post_init__(self):
-        if self.hidden_act not in _ACTIVATIONS:
-            raise InputError(
-                f"hidden_act={self.hidden_act!r} is not known here; known are "
-                f"{', '.join(_ACTIVATIONS)}."
-            )
+        weights.check_sizes("BERT", self, _CHECKS)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size={self.hidden_size} is not divisible by "
@@ -85,7 +103,7 @@ class BertConfig:
             )
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in config.items() if name in known}
-        if "id2label" in config:
+        if isinstance(config.get("id2label"), Mapping):
             given.setdefault("num_labels", len(config["id2label"]))
         return cls(**given)
 
@@ -275,7 +293,11 @@ class Bert:
 
     @staticmethod
     def row(matrix: Float[Array, "n t t"], method: str) -> Float[Array, "n t"]:
-        """What the class token has of each token, and of itself nothing, or the least of all."""
+        """The row of the class token: what it takes from each token.
+
+        Its own entry, which would outshine the others, is set to the least of the row
+        (``"transformer_attribution"``) or to 0 (all other methods), as the authors do.
+        """
         row = matrix[:, 0]
         if method == "transformer_attribution":
             return row.at[:, 0].set(jnp.min(row, axis=1))

@@ -12,6 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from relprop._entries import (
+    MOST_CLASSES,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    MOST_PIXELS,
+    either,
+    flag,
+    one_of,
+    several,
+    whole,
+)
 from relprop._errors import InputError
 from relprop.chefer import weights
 from relprop.chefer.functional import (
@@ -25,6 +36,19 @@ from relprop.chefer.functional import (
 
 _Model = TypeVar("_Model", bound="CNN")
 _NORM = ("weight", "bias", "running_mean", "running_var")
+_FEATURES = whole(1, MOST_FEATURES)
+_OUTSIDE = {"num_classes": whole(1, MOST_CLASSES), "in_chans": _FEATURES}
+_CHECKS_OF_VGG = _OUTSIDE | {
+    "features": several(either(_FEATURES, one_of("M")), MOST_LAYERS, least=1),
+    "batch_norm": flag,
+    "pool": whole(1, MOST_PIXELS),
+    "hidden": several(_FEATURES, MOST_LAYERS),
+}
+_CHECKS_OF_RESNET = _OUTSIDE | {
+    "layers": several(whole(1, MOST_LAYERS), 8, least=1),
+    "bottleneck": flag,
+    "width": _FEATURES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +74,9 @@ class VGGConfig:
     hidden: tuple[int, ...] = (4096, 4096)
     num_classes: int = 1000
     in_chans: int = 3
+
+    def __post_init__(self):
+        weights.check_sizes("VGG", self, _CHECKS_OF_VGG)
 
     def layers(self) -> Iterator[tuple[str, int, int]]:
         """What follows what in the features: name, number in the sequence, channels."""
@@ -95,6 +122,9 @@ class ResNetConfig:
     width: int = 64
     num_classes: int = 1000
     in_chans: int = 3
+
+    def __post_init__(self):
+        weights.check_sizes("ResNet", self, _CHECKS_OF_RESNET)
 
     @property
     def expansion(self) -> int:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from relprop import presets
-from relprop._core.run import Inside
+from relprop._core.record import Inside
 from relprop._transform import vrp
 from relprop.chefer.layers import Variant
+from relprop.chefer.preset import chefer
 from relprop.composites import Composite, composite_of
 from relprop.rules import Gradient
 
@@ -28,7 +28,7 @@ _GRADIENT = (
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Explanation:
+class ModelRun:
     """What one pass through a model and back gave.
 
     Attributes:
@@ -56,7 +56,7 @@ def explain(
     alpha: float,
     batch: Batch,
     places: Sequence[Any] = (),
-) -> Explanation:
+) -> ModelRun:
     """Relevance and gradient of the attention maps, starting with 1 at a class.
 
     Two pull-backs of one function: one by the rules of the preset, and one by the gradient rule.
@@ -110,15 +110,15 @@ def one_hot(logits: Float[Array, "n c"], index: Array | None) -> Float[Array, "n
     return jnp.broadcast_to(row[None], logits.shape)
 
 
-def _run(model, inputs, index, variant, alpha, places) -> Explanation:
+def _run(model, inputs, index, variant, alpha, places) -> ModelRun:
     primals = model.primals(*inputs)
-    rules = presets.chefer(variant, alpha)
+    rules = chefer(variant, alpha)
     logits, back, maps = _pull_back(model, primals, rules, [*model.maps, *places])
     # Without places there are none beside the relevance.
     found = back(one_hot(logits, index))
     relevance, inside = found if model.maps or places else (found, {})
     _, slopes = gradients(model, inputs, index)
-    return Explanation(
+    return ModelRun(
         logits=logits,
         attention=maps,
         attention_relevance=[inside.pop(name).relevance for name in model.maps],

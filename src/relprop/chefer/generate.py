@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from relprop import _compat
 from relprop._errors import InputError, unknown_name
 from relprop.chefer.aggregate import min_max, positive_mean, rollout
-from relprop.chefer.explain import Batch, Explanation, explain, gradients, over_samples
+from relprop.chefer.explain import Batch, ModelRun, explain, gradients, over_samples
 from relprop.chefer.layers import Variant
 
 METHODS = (
@@ -215,7 +215,7 @@ def _in_double(model: Any, arrays: tuple[Array, ...], *options: Any) -> Array:
 
 def attribution(
     model: Any,
-    run: Explanation,
+    run: ModelRun,
     method: str,
     start_layer: int = 0,
     is_ablation: bool = False,

@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 from relprop._core.relevance import scaled, summed_to
 from relprop.chefer import functional
 from relprop.chefer.functional import Pair
-from relprop.rules.base import negative, positive
 from relprop.rules.parameters import is_zero
+from relprop.rules.parts import negative, positive
 from relprop.rules.signs import sum_of_sign
 
 Variant = Literal["ours", "orig"]

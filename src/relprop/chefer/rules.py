@@ -7,15 +7,15 @@ import dataclasses
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from relprop._core.relevance import Relevance, scaled, summed_to
-from relprop._core.site import LinearMap, Site, shares
+from relprop._core.relevance import scaled, summed_to
+from relprop._core.site import Site, shares
 from relprop.chefer import layers
 from relprop.chefer.layers import Variant
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
-from relprop.rules.linear import LinearRule
+from relprop.rules.linear_rule import LinearRule
 from relprop.rules.parameters import Number, check_number, number
 
-__all__ = ["Add", "BatchNorm", "Clone", "Convolution", "Dense", "InProportion"]
+__all__ = ["Add", "BatchNorm", "Clone", "ConvolutionRule", "DenseRule", "InProportion"]
 
 
 def check_variant(variant: str) -> None:
@@ -26,7 +26,7 @@ def check_variant(variant: str) -> None:
 
 @jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
-class Dense(LinearRule):
+class DenseRule(LinearRule):
     """A linear layer: `relprop.chefer.layers.linear`.
 
     Args:
@@ -44,7 +44,10 @@ class Dense(LinearRule):
     def conserves(self, operation, active):
         return False  # What its stabilisers take is not noted.
 
-    def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        linear = site.linear
         given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
         alpha = number(self.alpha, site.output)
         if self.variant == "ours":
@@ -54,7 +57,7 @@ class Dense(LinearRule):
 
 @jtu.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
-class Convolution(LinearRule):
+class ConvolutionRule(LinearRule):
     """A convolution in any layout: `relprop.chefer.layers.conv2d`.
 
     Args:
@@ -69,7 +72,10 @@ class Convolution(LinearRule):
     def conserves(self, operation, active):
         return False  # What its stabilisers take is not noted.
 
-    def through(self, site: Site, linear: LinearMap, relevance: Relevance) -> Leaving:
+    def propagate(self, site: Site, arriving: Arriving) -> Leaving:
+        (relevance,) = arriving
+        assert relevance is not None
+        linear = site.linear
         R, alpha = relevance.total(site.output), number(self.alpha, site.output)
         given = R, linear.inputs, linear.weight, linear.apply, alpha
         return shares(layers.convolution(*given, linear.layout))

@@ -6,12 +6,25 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from relprop._entries import (
+    MOST_CLASSES,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    MOST_PIXELS,
+    either,
+    flag,
+    number,
+    one_of,
+    one_or_both,
+    whole,
+)
 from relprop._errors import InputError
 from relprop.chefer import weights
 from relprop.chefer.functional import (
@@ -24,6 +37,20 @@ from relprop.chefer.functional import (
     pair,
 )
 from relprop.places import named
+
+_CHECKS = {
+    "img_size": one_or_both(whole(1, MOST_PIXELS)),
+    "patch_size": one_or_both(whole(1, MOST_PIXELS)),
+    "in_chans": whole(1, MOST_FEATURES),
+    "num_classes": whole(1, MOST_CLASSES),
+    "embed_dim": whole(1, MOST_FEATURES),
+    "depth": whole(1, MOST_LAYERS),
+    "num_heads": whole(1, MOST_FEATURES),
+    "mlp_ratio": number(0, MOST_FEATURES, excluded=True),
+    "qkv_bias": flag,
+    "norm_eps": number(0, 1),
+    "final_norm_eps": either(one_of(None), number(0, 1)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +85,17 @@ class ViTConfig:
     final_norm_eps: float | None = None
 
     def __post_init__(self):
+        weights.check_sizes("ViT", self, _CHECKS)
         for name in ("img_size", "patch_size"):
             size = getattr(self, name)
-            object.__setattr__(self, name, size if isinstance(size, int) else tuple(size))
+            object.__setattr__(self, name, size if isinstance(size, Integral) else tuple(size))
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}."
+            )
+        if 0 in self.grid:
+            raise InputError(
+                f"Images of img_size={self.img_size} have no patch of patch_size={self.patch_size}."
             )
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,9 +13,13 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from relprop import _folders
+from relprop._entries import Check
+from relprop._entries import checked as checked_entries
 from relprop._errors import InputError
+from relprop._globs import glob
 
 Shapes = Mapping[str, tuple[int, ...]]
+_NAMED = 40  # tensors in a message at most
 
 
 def checked(
@@ -31,12 +34,12 @@ def checked(
         ignored: globs of names that may be there and are not used.
 
     Raises:
-        InputError: with every tensor that is missing, not expected, or of the wrong shape.
+        InputError: with the tensors that are missing, not expected, or of the wrong shape.
     """
     surplus = [
         name
         for name in state_dict
-        if name not in shapes and not any(fnmatch.fnmatchcase(name, glob) for glob in ignored)
+        if name not in shapes and not any(glob(name, pattern) for pattern in ignored)
     ]
     problems = [f"  missing: {name} {shapes[name]}" for name in shapes if name not in state_dict]
     problems += [f"  not expected: {name} {_shape(state_dict[name])}" for name in surplus]
@@ -48,9 +51,25 @@ def checked(
     if problems:
         raise InputError(
             f"{len(problems)} tensor(s) do not fit the configuration of this {model}:\n"
-            + "\n".join(problems)
+            + "\n".join(problems[:_NAMED])
+            + (f"\n  and {len(problems) - _NAMED} more" if len(problems) > _NAMED else "")
+        )
+    integers = [name for name in shapes if np.asarray(_array(state_dict[name])).dtype.kind in "iu"]
+    if integers:
+        raise InputError(
+            f"{len(integers)} tensor(s) of this {model} are integers, as of a quantised model, and "
+            f"not numbers to compute with: {', '.join(integers[:5])}."
         )
     return {name: jnp.asarray(_array(state_dict[name])) for name in shapes}
+
+
+def check_sizes(model: str, config: Any, checks: Mapping[str, Check]) -> None:
+    """Whether the fields of a configuration are what they must be, before anything is made of them.
+
+    Raises:
+        InputError: some are not; lists all of them.
+    """
+    checked_entries(f"the configuration of this {model}", dataclasses.asdict(config), checks)
 
 
 def configured(model: str, kind: type, fields: Mapping[str, Any]) -> Any:
@@ -162,7 +181,11 @@ def _checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
             held = held[key]
     if not isinstance(held, dict):
         raise InputError(f"{path} holds a {type(held).__name__}, and no state dict.")
-    return {name: _array(value) for name, value in held.items() if hasattr(value, "shape")}
+    try:
+        return {str(name): _array(value) for name, value in held.items() if hasattr(value, "shape")}
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        # Sparse and quantised tensors, and those without numbers, are none that numpy has.
+        raise InputError(f"{path} holds tensors that cannot be read: {error}") from error
 
 
 def _array(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """The command line: explain images or text with a model, list the rules, print a plan.
 
 Whatever can be checked is checked before anything long starts. What is wrong with the call as a
-whole is one message on stderr and exit code 2. Images that cannot be explained are left out,
-named with the reason, and make the exit code 1, as NaN or infinity in the relevance does.
+whole is one message on stderr and exit code 2; Ctrl-C is 130. Images that cannot be explained are
+left out, named with the reason, and make the exit code 1, as NaN or infinity in the relevance does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import io
 import platform
 import shlex
 import sys
@@ -22,15 +23,19 @@ import numpy as np
 
 import relprop
 from relprop import attribution, presets, zoo
+from relprop._characters import visible
 from relprop._errors import InputError, RelpropError, unknown_name
+from relprop._files import replacing_all
 
 try:
     import typer
 
     from relprop import report
-    from relprop.cli import tables
+    from relprop.cli import dataset, tables
+    from relprop.cli.browser import app_in_browser
+    from relprop.cli.cache import keep_compiled
+    from relprop.cli.evaluation import evaluate
     from relprop.cli.inputs import (
-        VIT,
         composites,
         listed,
         load_model,
@@ -38,7 +43,8 @@ try:
         sample_image,
         writable,
     )
-    from relprop.cli.job import Job, plan
+    from relprop.cli.job import Job, advised, best_first, plan
+    from relprop.cli.said import said, saying_what_is_replaced, unexpected
     from relprop.cli.text import explain_text
 except ImportError as error:
     raise ImportError(
@@ -46,7 +52,7 @@ except ImportError as error:
         "with: pip install 'relprop[demo]'"
     ) from error
 
-#: The rules of the demo, which are also those of `relprop explain` where none are named.
+#: The rules of the demo. `relprop explain` takes those of `relprop.cli.defaults` if none are named.
 RULES: Mapping[str, tuple[str, ...]] = {
     "digits-cnn": (
         "gradient_times_input",
@@ -60,7 +66,6 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 #: The method that goes by rules; the others are those of `relprop.transformer_attribution`.
 RELEVANCE = "relevance"
-OTHER_RULES = ("gradient_times_input", "epsilon", "gamma", "epsilon_plus")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +86,8 @@ _MODEL = typer.Option(
 )
 _RULES = typer.Option(
     metavar="PRESET",
-    help="A name that `relprop rules` lists; may be repeated. Also those of "
+    help="A name that `relprop rules` lists; may be repeated. By default those that fit the kind "
+    "of model, which are named. Also those of "
     f"{', '.join(attribution.methods_by_rules())}, which have their own by default. "
     "epsilon_gamma_box takes the range of pixels from the bundled model; for another one, it is "
     "what preprocess makes of black, of white and of your images.",
@@ -102,6 +108,15 @@ _RESIZE = typer.Option(
 )
 
 
+_OVERWRITE = typer.Option(
+    "--overwrite", help="Replace the files of an earlier run without saying so."
+)
+#: What is written.
+FILES = ("report.html", "montage.png")
+_IMAGES_AT_ONCE = 64
+_BATCH_SIZE = typer.Option(min=1, help="Images at once, for a store.")
+
+
 @app.callback()
 def _relprop(
     traceback: Annotated[
@@ -111,18 +126,24 @@ def _relprop(
     """Layer-wise relevance propagation: what in an image or text adds to a score of a model."""
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(function: Callable[..., None], name: str | None = None) -> Callable[..., None]:
     """A command whose errors are messages."""
 
-    @app.command()
+    @app.command(name)
     @functools.wraps(function)
     def run(ctx: typer.Context, *args: Any, **kwargs: Any) -> None:
         try:
             function(ctx, *args, **kwargs)
-        except (RelpropError, OSError, ImportError) as error:
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt as error:
+            said(f"relprop: {str(error) or 'Interrupted.'}")
+            raise typer.Exit(130) from error
+        except Exception as error:
             if ctx.find_root().params["traceback"]:
                 raise
-            typer.echo(f"relprop: {error}", err=True)
+            known = isinstance(error, (RelpropError, OSError, ImportError))
+            said(f"relprop: {error}" if known else f"relprop: {unexpected(error)}")
             raise typer.Exit(2) from error
 
     return run
@@ -134,7 +155,7 @@ def demo(
     out: Annotated[Path, _OUT] = Path("demo-report"),
 ) -> None:
     """Explain the bundled images with the bundled models, by several rules side by side."""
-    folder = writable(out)
+    folder = writable(out, FILES)
     sample_image()
     before = jax.config.read("jax_disable_most_optimizations")
     # Models this small run at once either way: nearly all of the time is the compiler's.
@@ -142,7 +163,8 @@ def demo(
     try:
         models = [load_model(name) for name in zoo.names()]
         jobs = [Job.prepare(m, read_images(m, zoo.samples()), RULES[m.name]) for m in models]
-        _run(jobs, folder, "Handwritten digits, explained", ["demo", "--out", str(out)])
+        again = ["demo", "--out", str(out)]
+        _run(jobs, folder, "Handwritten digits, explained", again, sort=True)
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
 
@@ -160,18 +182,47 @@ def explain(
     ] = None,
     out: Annotated[Path, _OUT] = Path("relprop-report"),
     resize: Annotated[bool, _RESIZE] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
+    batch_size: Annotated[int, _BATCH_SIZE] = _IMAGES_AT_ONCE,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No bar, for a store.")] = False,
 ) -> None:
-    """Explain images with a model: a table of the scores, an HTML report and a PNG montage."""
+    """Explain images with a model: a table of the scores, an HTML report and a PNG montage.
+
+    A folder of any number of images is explained into a store with --out NAME.zarr, which
+    `relprop report` and `relprop show` read; the same command goes on where it was ended.
+    """
     for name in rules or ():
         presets.by_name(name)  # a typo need not wait for the model
     chosen, maps = _methods(method, rules)
     loaded = load_model(model)
     for note in loaded.notes:
-        typer.echo(note, err=True)
-    named = "digits-vit" if model.startswith(VIT) else loaded.name
-    names = (rules or RULES.get(named, OTHER_RULES)) if RELEVANCE in chosen else ()
-    folder = writable(out)
+        said(note)
+    if dataset.is_job(images, out):
+        if maps or resize:
+            raise InputError("A store is of relevance, without --method and --resize.")
+        names = rules or dataset.advised_rules(loaded, images[0])
+        again = ["explain", "--model", model, *(p for name in names for p in ("--rules", name))]
+        again += [] if target is None else ["--target", str(target)]
+        again += [] if batch_size == _IMAGES_AT_ONCE else ["--batch-size", str(batch_size)]
+        command = shlex.join(["relprop", *again, "--out", str(out), str(images[0])])
+        dataset.explain_folder(
+            loaded,
+            images[0],
+            names,
+            target,
+            out,
+            batch_size=batch_size,
+            quiet=quiet,
+            command=command,
+        )
+        return
+    folder = writable(out, FILES)
     read = read_images(loaded, images, resize)
+    names: Sequence[str] = tuple(rules or ()) if RELEVANCE in chosen else ()
+    if RELEVANCE in chosen and not rules:
+        found = advised(loaded, read.pixels)
+        names = found.rules
+        said(found.reason)
     job = Job.prepare(loaded, read, names, target, maps, rules or ())
     # Rules that were not named are those of relevance, but not of the methods.
     repeated = names if not maps else rules or ()
@@ -179,8 +230,9 @@ def explain(
     again += [part for name in repeated for part in ("--rules", name)]
     again += [part for name in method or () for part in ("--method", name)]
     again += [] if target is None else ["--target", str(target)]
-    again += ["--out", str(out), *["--resize"] * resize, *map(str, images)]
-    _run([job], folder, f"Images explained: {loaded.name}", again)
+    again += ["--out", str(out), *["--resize"] * resize]
+    again += ["--"] * any(str(image).startswith("-") for image in images) + [*map(str, images)]
+    _run([job], folder, f"Images explained: {loaded.name}", again, overwrite)
 
 
 def _methods(
@@ -223,25 +275,44 @@ def inspect(
 
 
 _command(explain_text)
+_command(app_in_browser, "app")
+_command(dataset.show)
+_command(dataset.write_report, "report")
+_command(evaluate)
 
 
-def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) -> None:
-    """Does the work, prints the tables, writes the files and says where."""
+def _run(
+    jobs: Sequence[Job],
+    folder: Path,
+    title: str,
+    again: Sequence[str],
+    quiet: bool = True,
+    sort: bool = False,
+) -> None:
+    """Does the work, prints the tables, writes the files and says where.
+
+    Args:
+        jobs: what is to be explained.
+        folder: for the files.
+        title: of the report.
+        again: the command that makes it again.
+        quiet: whether to replace files without a word.
+        sort: whether the rules that behave better come first, and not as they were named.
+    """
     explanations, balances, left_out = [], {}, {}
     with tables.progress() as bar:
         tasks = [bar.add_task(job.model.name, start=False, total=job.steps) for job in jobs]
         for job, task in zip(jobs, tasks, strict=True):
             bar.start_task(task)
             found, of_model = job.run(functools.partial(tables.step, bar, task, job.model.name))
+            found = best_first(found, of_model) if sort else found
             explanations += found
             balances |= {(job.model.name, name): balance for name, balance in of_model.items()}
             left_out |= job.images.left_out
-    # Not before the bar is gone: it redirects stdout.
-    tables.show(*tables.results(explanations, balances))
-    page, picture = folder / "report.html", folder / "montage.png"
-    report.write_html(
+    # Files first: a terminal may fail to show a table, and nothing should be lost by that.
+    page, picture = (folder / name for name in FILES)
+    text = report.html_text(
         explanations,
-        page,
         title,
         balances=balances,
         rules={name: str(rules) for job in jobs for name, rules in job.rules.items()},
@@ -250,10 +321,13 @@ def _run(jobs: Sequence[Job], folder: Path, title: str, again: Sequence[str]) ->
         command=shlex.join(["relprop", *again]),
         versions=_versions(),
     )
-    report.write_png(explanations, picture)
+    drawn = report.png_bytes(explanations)
+    with saying_what_is_replaced([page, picture], quiet):
+        replacing_all({page: text.encode("utf-8"), picture: drawn})
+    tables.show(*tables.results(explanations, balances))
     if left_out:
-        typer.echo("Left out:" + listed(left_out), err=True)
-    typer.echo(f"{page}\n{picture}")
+        said("Left out:" + listed(left_out))
+    typer.echo(f"{visible(str(page))}\n{visible(str(picture))}")
     finite = all(np.isfinite(m).all() for e in explanations for m in e.maps.values())
     if left_out or not finite or any(balance.fault for balance in balances.values()):
         raise typer.Exit(1)
@@ -275,10 +349,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: always; with 0, with 1 if images were left out or some relevance is NaN or
-            infinite, with 2 if nothing was done.
+            infinite, with 2 if nothing was done, with 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no work is lost by what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if args is None else args)
     if "--traceback" in given:  # It may stand anywhere, and belongs to no command.
         given.remove("--traceback")
         given.insert(0, "--traceback")
+    keep_compiled()
     app(args=given, prog_name="relprop")

@@ -19,8 +19,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relprop import presets, zoo
+from relprop._characters import visible
 from relprop._errors import InputError, RelpropError, UnknownNameError, unknown_name
-from relprop._images import eight_bit
+from relprop._files import refuse_links
+from relprop._images import FORMATS, eight_bit
 from relprop.cli import vit
 from relprop.composites import Composite
 
@@ -140,15 +142,15 @@ def read_images(model: Model, paths: Sequence[Path], resize: bool = False) -> Im
     arrays: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for path in paths:
-        name = path.name if short else str(path)
+        name = visible(path.name if short else str(path))
         try:
-            image, frames = _opened(path)
+            image, frames = opened(path)
             name += f", frame 1 of {frames}" if frames > 1 else ""
             size = size or (image.size if resize else None)
             image = image.resize(size, Image.Resampling.BOX) if size else image
-            arrays[name] = _preprocessed(model, image)
+            arrays[name] = preprocessed(model, image)
         except InputError as error:
-            left_out[name] = str(error)
+            left_out[name] = visible(str(error))
     if arrays:
         # The model takes one size, which is not known: most images are supposed to have it.
         shapes = collections.Counter(array.shape for array in arrays.values())
@@ -165,13 +167,16 @@ def read_images(model: Model, paths: Sequence[Path], resize: bool = False) -> Im
     return Images(tuple(arrays), np.stack(list(arrays.values())), left_out)
 
 
-def _opened(path: Path) -> tuple[Image.Image, int]:
+def opened(path: Path) -> tuple[Image.Image, int]:
     """The image, upright and with 8 bits per channel, and how many frames the file has."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError("is no file: a pipe or device could make one wait forever")
         with warnings.catch_warnings():
             # So many pixels that Pillow suspects the file of being made to fill the memory.
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 # A second image in a photo (MPO) is a preview, or another view of the same.
                 frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
                 file.seek(0)
@@ -185,7 +190,10 @@ def _opened(path: Path) -> tuple[Image.Image, int]:
             f"has too many pixels, more than {Image.MAX_IMAGE_PIXELS}: shrink it first"
         ) from error
     except UnidentifiedImageError as error:
-        raise InputError("is not an image of a format that Pillow knows") from error
+        known = ", ".join(FORMATS)
+        raise InputError(
+            f"is not an image of a format that Pillow knows and relprop opens: {known}"
+        ) from error
     except FileNotFoundError as error:
         raise InputError("no such file") from error
     except IsADirectoryError as error:
@@ -200,7 +208,12 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _preprocessed(model: Model, image: Image.Image) -> np.ndarray:
+def preprocessed(model: Model, image: Image.Image) -> np.ndarray:
+    """What a model makes of an image, in mode L or RGB.
+
+    Raises:
+        InputError: that fails, or is no array ``[h, w, c]`` of finite numbers.
+    """
     try:
         array = np.asarray(model.preprocess(image))
     except RelpropError as error:
@@ -229,7 +242,7 @@ def value_range(model: Model, pixels: Float[np.ndarray, "n h w c"]) -> tuple[flo
     arrays = [pixels]
     for colour in ("black", "white"):
         try:
-            arrays.append(_preprocessed(model, Image.new("RGB", (width, height), colour)))
+            arrays.append(preprocessed(model, Image.new("RGB", (width, height), colour)))
         except InputError:
             pass  # It need not take images like ours.
     return float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays))
@@ -254,12 +267,19 @@ def composites(
     return found
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, files: Sequence[str] = ()) -> Path:
     """The folder, which is made if need be, as an absolute path.
+
+    Args:
+        folder: the folder.
+        files: those that will be written into it.
 
     Raises:
         InputError: it cannot be made, or nothing can be written into it.
+        FileExistsError: there is a link in the place of a file.
     """
+    paths = [folder / name for name in files]
+    refuse_links(paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

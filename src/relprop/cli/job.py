@@ -18,6 +18,7 @@ import relprop
 from relprop._errors import InputError, RelpropError
 from relprop.attribution import transformer_attribution
 from relprop.cli import attention
+from relprop.cli.defaults import Default, default
 from relprop.cli.inputs import Images, Model, composites, described, value_range
 from relprop.composites import Composite
 from relprop.plots import Flow
@@ -75,7 +76,7 @@ class Job:
                 has no attention for the methods.
             RelpropError: the rules do not fit the model.
         """
-        count = _classes(model, images.pixels)
+        count = classes_of(model, images.pixels)
         if target is not None and not 0 <= target < count:
             raise InputError(
                 f"The model has {count} classes, 0 to {count - 1}: there is no class {target}."
@@ -152,7 +153,7 @@ class Job:
         ], balances
 
     def _relevance(self, composite: Composite) -> np.ndarray:
-        explain = relprop.value_and_relevance(_score(self.model), composite, argnums=1)
+        explain = relprop.value_and_relevance(score_of(self.model), composite, argnums=1)
         explain = jax.jit(jax.vmap(explain, in_axes=(None, 0, 0)))
         batches = _batches(self.images.pixels, self.targets)
         found = [explain(self.model.params, *batch)[1] for batch in batches]
@@ -161,7 +162,7 @@ class Job:
     def _maps(self, method: attention.Method) -> np.ndarray:
         assert self.patches is not None
         explain = transformer_attribution(
-            _score(self.model),
+            score_of(self.model),
             argnums=1,
             method=method.name,
             rules=method.rules,
@@ -213,23 +214,45 @@ class Job:
         return self.model.labels[number] if self.model.labels else str(number)
 
 
+def best_first(
+    explanations: Sequence[Explanation], balances: Mapping[str, Balance]
+) -> list[Explanation]:
+    """The same with the rules in order of how little of the score they lose and make up."""
+    order = sorted(balances, key=lambda name: balances[name].unrest)
+    return [
+        dataclasses.replace(e, rules={name: e.rules[name] for name in order}) for e in explanations
+    ]
+
+
 def plan(model: Model, image: np.ndarray, composite: Composite) -> relprop.Inspection:
     """The plan for an image; nothing is run.
 
     Raises:
         RelpropError: the rules do not fit the model.
     """
-    return relprop.inspect(_score(model), composite, argnums=1)(model.params, image, 0)
+    return relprop.inspect(score_of(model), composite, argnums=1)(model.params, image, 0)
+
+
+def advised(model: Model, pixels: np.ndarray) -> Default:
+    """The rules for a model whose user names none.
+
+    Raises:
+        InputError: the model does not give ``[batch, classes]``.
+    """
+    classes_of(model, pixels)
+    return default(score_of(model), model.params, pixels[0], 0, argnums=1)
 
 
 def _patches(model: Model, image: np.ndarray, methods: Sequence[str]) -> attention.Patches:
     try:
-        return attention.found(_score(model), (model.params, image, 0), model.grid)
+        return attention.found(score_of(model), (model.params, image, 0), model.grid)
     except RelpropError as error:
         raise type(error)(f"{methods[0]} does not fit {model.name}. {error}") from error
 
 
-def _score(model: Model) -> Callable[[Any, Any, Any], Any]:
+def score_of(model: Model) -> Callable[[Any, Any, Any], Any]:
+    """The score of a class: of parameters, an image and the number of the class."""
+
     def score(params, image, target):
         return model.fn(params, image[None])[0, target]
 
@@ -250,7 +273,12 @@ def _scores(model: Model, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(s, np.float32) for s in found])[: len(pixels)]
 
 
-def _classes(model: Model, pixels: np.ndarray) -> int:
+def classes_of(model: Model, pixels: np.ndarray) -> int:
+    """How many classes a model has, of a batch that it takes.
+
+    Raises:
+        InputError: it takes none, or does not give ``[batch, classes]``.
+    """
     try:
         out = jax.eval_shape(model.fn, model.params, pixels)
     except Exception as error:
@@ -275,7 +303,7 @@ def _faults(
     # A score of minus infinity is how models rule classes out; fine, unless it is to be explained.
     rows = np.arange(len(scores))
     bad = np.isnan(scores).any(-1) | ~np.isfinite(scores[rows, targets])
-    ledger = relprop.ledger(_score(model), relprop.rules.Zero(), argnums=1)
+    ledger = relprop.ledger(score_of(model), relprop.rules.Zero(), argnums=1)
     faults: dict[int, str] = {}
     for i in np.flatnonzero(bad).tolist():
         # Only once: each ledger compiles anew, and images share what is wrong with a model.

@@ -10,12 +10,14 @@ from typing import Any
 
 import rich.box
 import rich.console
+import rich.measure
 import rich.progress
 import rich.table
 import rich.text
 
 from relprop import presets
 from relprop import rules as rules_module
+from relprop._characters import visible
 from relprop._table import amount
 from relprop.report import Balance, Balances, Explanation
 from relprop.report.explanation import by_model, maps_of, percent, rules_of, strongest
@@ -27,7 +29,34 @@ def show(*what: Any) -> None:
     """Prints tables to stdout."""
     console = _console()
     for part in what:
-        console.print(part)
+        part = part.__rich__() if hasattr(part, "__rich__") else part
+        parts: Any = part.renderables if isinstance(part, rich.console.Group) else [part]
+        for each in parts:
+            console.print(_narrow(each, console.width) if _is_cut(each, console) else each)
+
+
+def _is_cut(part: Any, console: rich.console.Console) -> bool:
+    """Whether a table is too wide for words and numbers to stay whole."""
+    if not isinstance(part, rich.table.Table):
+        return False
+    unbounded = console.options.update(max_width=10**6)
+    return rich.measure.Measurement.get(console, unbounded, part).minimum > console.width
+
+
+def _narrow(table: rich.table.Table, width: int) -> rich.console.Group:
+    """A table with a line for each cell, or two where that is too long."""
+    lines = [str(table.title)] if table.title else []
+    names = [_flat(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for name, cell in zip(names, row, strict=True):
+            line = f"{name}: {_flat(cell)}"
+            lines += [line] if len(line) <= width else [f"{name}:", f"  {_flat(cell)}"]
+        lines.append("")
+    return rich.console.Group(*map(rich.text.Text, lines))
+
+
+def _flat(cell: Any) -> str:
+    return str(cell).replace("_\n", "_")
 
 
 def progress() -> rich.progress.Progress:
@@ -124,11 +153,11 @@ def _table() -> rich.table.Table:
 
 def _title(text: str) -> rich.text.Text:
     # Not the title of the table, which is folded to the width of the columns.
-    return rich.text.Text(text, style="bold")
+    return rich.text.Text(visible(text), style="bold")
 
 
 def _plain(text: str) -> rich.text.Text:
-    return rich.text.Text(text)  # brackets in it are no markup
+    return rich.text.Text(visible(text))  # brackets in it are no markup
 
 
 def _broken(name: str) -> str:

@@ -14,6 +14,21 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from relprop import _folders
+from relprop._characters import visible
+from relprop._entries import (
+    MOST_CLASSES,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    MOST_PIXELS,
+    Check,
+    checked,
+    flag,
+    number,
+    one_or_both,
+    per_channel,
+    sides,
+    whole,
+)
 from relprop._errors import InputError
 from relprop._images import eight_bit
 from relprop.chefer import weights
@@ -47,14 +62,29 @@ PREPROCESSOR: Mapping[str, Any] = {
     "image_mean": 0.5,
     "image_std": 0.5,
 }
-_SIZES = (
-    "image_size",
-    "patch_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-)
+_CHECKS: Mapping[str, Check] = {
+    "image_size": one_or_both(whole(1, MOST_PIXELS)),
+    "patch_size": one_or_both(whole(1, MOST_PIXELS)),
+    "hidden_size": whole(1, MOST_FEATURES),
+    "num_hidden_layers": whole(1, MOST_LAYERS),
+    "num_attention_heads": whole(1, MOST_FEATURES),
+    "intermediate_size": whole(1, MOST_FEATURES),
+    "classes": whole(1, MOST_CLASSES),
+    "qkv_bias": flag,
+    "layer_norm_eps": number(0, 1),
+}
+_CHECKS_OF_IMAGES: Mapping[str, Check] = {
+    "do_resize": flag,
+    "do_center_crop": flag,
+    "do_rescale": flag,
+    "do_normalize": flag,
+    "size": sides(MOST_PIXELS),
+    "crop_size": sides(MOST_PIXELS),
+    "resample": whole(0, 255),
+    "rescale_factor": number(0, 1e6, excluded=True),
+    "image_mean": per_channel(number(-1e6, 1e6)),
+    "image_std": per_channel(number(0, 1e6, excluded=True)),
+}
 _MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls such an image
 _UNUSED = ("vit.pooler.*", "vit.embeddings.mask_token")  # a classifier has them at most as ballast
 
@@ -148,13 +178,16 @@ def _labels(given: Mapping[str, Any]) -> tuple[str, ...]:
     named = given.get("id2label")
     if not named:
         count = given.get("num_labels", CONFIG["num_labels"])
+        checked(Path("config.json"), {"classes": count}, {"classes": whole(1, MOST_CLASSES)})
         return tuple(map(str, range(count)))
+    if not isinstance(named, dict) or len(named) > MOST_CLASSES:
+        raise InputError("id2label in config.json must be an object of numbers and names.")
     if set(named) != set(map(str, range(len(named)))):
         raise InputError(
             f"id2label in config.json must number the classes from 0 to {len(named) - 1}, got "
             f"{', '.join(sorted(named)[:5])}, ..."
         )
-    return tuple(str(named[str(number)]) for number in range(len(named)))
+    return tuple(visible(str(named[str(i)])) for i in range(len(named)))
 
 
 def _config(given: Mapping[str, Any], classes: int) -> ViTConfig:
@@ -175,11 +208,7 @@ def _config(given: Mapping[str, Any], classes: int) -> ViTConfig:
             f"config.json has num_channels {c['num_channels']}; images have 1 channel (grey) or 3 "
             f"(RGB). {own}"
         )
-    sizes = {name: np.asarray(c[name]) for name in _SIZES} | {"classes": np.asarray(classes)}
-    wrong = [n for n, size in sizes.items() if size.dtype.kind not in "iu" or (size < 1).any()]
-    if wrong:
-        named = ", ".join(f"{name} {sizes[name].tolist()!r}" for name in wrong)
-        raise InputError(f"config.json has {named}: these must be numbers from 1.")
+    checked(Path("config.json"), c | {"classes": classes}, _CHECKS)
     width, hidden = c["hidden_size"], c["intermediate_size"]
     return ViTConfig(
         img_size=c["image_size"],
@@ -215,6 +244,12 @@ def _params(folder: Path, config: ViTConfig) -> dict[str, Array]:
         for name, named in sources.items()
         for source in named
     }
+    integers = [name for name, x in tensors.items() if name in expected and x.dtype.kind in "biu"]
+    if integers:
+        raise InputError(
+            f"The weights in {folder} must be floating point numbers, but these are integers, as "
+            f"of a quantised model: {', '.join(integers[:5])}."
+        )
     found = weights.checked("ViT", tensors, expected, _UNUSED)
     return {
         name: jnp.concatenate([found[source] for source in named]).astype(jnp.float32)
@@ -251,6 +286,7 @@ def _preprocess(
             "from [0, 1] to [-1, 1]."
         )
         notes = (note,)
+    checked(file, p, _CHECKS_OF_IMAGES)
     scaled, cropped = _sized(p["size"]), _sized(p["crop_size"])
     scale = p["rescale_factor"] if p["do_rescale"] else 1.0
     mean, std = (
@@ -286,13 +322,7 @@ def _wrong_channels(file: Path, name: str, value: Any, channels: int) -> np.ndar
 
 def _sized(size: Any) -> dict[str, int]:
     """A size in the ways that Hugging Face writes it: a number, or a dict."""
-    size = {"height": size, "width": size} if isinstance(size, int) else size
-    if not isinstance(size, dict) or set(size) not in ({"height", "width"}, {"shortest_edge"}):
-        raise InputError(
-            "A size in preprocessor_config.json must be a number, or have height and width, or "
-            f"shortest_edge; got {size}."
-        )
-    return size
+    return {"height": size, "width": size} if isinstance(size, int) else size
 
 
 def _target(size: tuple[int, int], wanted: Mapping[str, int]) -> tuple[int, int]:
@@ -300,6 +330,8 @@ def _target(size: tuple[int, int], wanted: Mapping[str, int]) -> tuple[int, int]
     if "shortest_edge" not in wanted:
         return wanted["width"], wanted["height"]
     width, height = (int(wanted["shortest_edge"] * side / min(size)) for side in size)
+    if max(width, height) > 4 * MOST_PIXELS:
+        raise InputError(f"is so long and narrow that it would be scaled to {height}x{width}")
     return width, height
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relprop import _compat
 from relprop._errors import InputError
 from relprop.interop._torch_check import as_tensor, check_forward, is_concrete, plain
+from relprop.interop._torch_failures import failures_named
 from relprop.interop._torch_scopes import module_scopes
+from relprop.interop._torch_state import forgetful
+from relprop.interop._torch_weights import taken_over
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
 
 
 def from_torch(
-    module: torch.nn.Module, *, check: bool = True
+    module: torch.nn.Module, *, check: bool = True, release: bool = False
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     r"""A PyTorch module as a JAX function and its parameters.
 
@@ -34,18 +39,24 @@ def from_torch(
             the module is run in PyTorch as well, once, and what it gives is compared: to half the
             digits of the coarsest dtype in use, products in full precision. What is random in
             evaluation mode is found, too.
+        release: JAX takes the weights over, without a copy where it can use the memory that they
+            lie in, and the module is left empty, on the meta device. There is no comparison then,
+            since PyTorch has nothing left to compute with.
 
     Returns:
         ``(fn, params)``. `params` maps the names of all parameters and buffers, those of
         `module.state_dict()` among them, to JAX arrays; tensors that are tied are there once.
+        Whole numbers and truth values among the buffers are those of the module wherever `params`
+        is traced, since its code may read them as sizes.
         ``fn(params, *args, **kwargs)`` returns what the module returns, with arrays for tensors
         and a dict for the output classes of transformers, as far as it holds tensors. Its
         arguments are arrays of JAX, NumPy or torch, and whatever else the module takes.
 
     Raises:
-        InputError: the module or a part of it is in training mode, where dropout is random; or a
-            parameter has a dtype or a form that can't be explained. All reasons are listed. `fn`
-            raises it if the module has been put into training mode since.
+        InputError: the module or a part of it is in training mode, where dropout is random, or
+            compiled by `torch.jit`; or a parameter has a dtype or a form that can't be explained.
+            All reasons are listed. `fn` raises it if the module was put into training mode since.
+            By `fn` too, where an operator has no lowering, or a shape depends on what is traced.
         ForwardError: by `fn`, at its first call with numbers: JAX computes something else than
             PyTorch. It names the first submodule that differs.
         ImportError: torch or torchax is not installed.
@@ -59,14 +70,14 @@ def from_torch(
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("from_torch needs PyTorch: pip install relprop[torch]") from error
-    problems = list(_problems(module))
-    if problems:
-        found = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(f"{type(module).__name__} cannot be explained as it is:\n{found}")
+    _check(module)
     environment = _environment()
-    params = environment.t2j_copy(dict(_tensors_of(module)))
-    given_out = dict(params)
-    unchecked = check
+    if release:
+        params = taken_over(module, _tensors_of(module), environment.t2j_copy)
+    else:
+        params = environment.t2j_copy(dict(_tensors_of(module)))
+    unchecked = check and not release
+    given_out = dict(params) if unchecked else {}
 
     def run(module: torch.nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         given = environment.j2t_iso(
@@ -76,6 +87,10 @@ def from_torch(
         with (
             jax.numpy_rank_promotion("allow"),
             jax.numpy_dtype_promotion("standard"),
+            # A function gives the same each time: what is drawn by chance is drawn from one key.
+            environment.override_property(prng=jax.random.key(0)),
+            failures_named(module),
+            forgetful(module),
             module_scopes(module),
             environment,
         ):
@@ -88,7 +103,7 @@ def from_torch(
         training = list(_training(module))
         if training:
             raise InputError(f"{type(module).__name__} has been changed since: {training[0]}")
-        own = {name: params[name] for name in names}
+        own = {name: _constant(params[name], counts.get(name)) for name in names}
         outputs = run(module, own, *args, **kwargs)
         nonlocal unchecked, given_out
         if unchecked and is_concrete(own, args, kwargs, outputs):
@@ -104,7 +119,20 @@ def from_torch(
         return run(module, {**dict(_tensors_of(module)), **tensors}, *args, **kwargs)
 
     names = tuple(params)
+    counts = {name: array for name, array in params.items() if _is_count(array)}
     return fn, params
+
+
+def _is_count(array: Any) -> bool:
+    """Whether it is of sizes, positions or truth values, and no weights of 8 bits."""
+    return array.dtype == bool or (
+        jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize > 1
+    )
+
+
+def _constant(given: Any, own: Any) -> Any:
+    """Whole numbers of the module itself instead of traced ones: its code may read them."""
+    return own if own is not None and _compat.is_traced(given) else given
 
 
 def _environment() -> Any:
@@ -130,9 +158,31 @@ def _tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{path}.{name}".removeprefix("."), value
 
 
+def _check(module: Any) -> None:
+    """Refuses a module for all that stands in the way."""
+    problems = list(_problems(module))
+    if problems:
+        found = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(f"{type(module).__name__} cannot be explained as it is:\n{found}")
+
+
 def _problems(module: torch.nn.Module) -> Iterator[str]:
     """Why a module can't be explained, and what to do about each reason."""
+    import torch  # pyright: ignore[reportMissingImports]
+
     yield from _training(module)
+    compiled = [
+        path or "the module itself"
+        for path, m in module.named_modules()
+        if isinstance(m, torch.jit.ScriptModule)
+    ]
+    if compiled:
+        yield (
+            f"compiled by torch.jit: {_listed(compiled[:1])}. What it does cannot be seen from "
+            "Python. Build the module from its class and load the weights, "
+            "`module.load_state_dict(compiled.state_dict())`; or, where there is no class, export "
+            "it with `torch.onnx.export` and give that to `relprop.interop.from_onnx`."
+        )
     packed = [path for path, m in module.named_modules() if "nn.quantized" in type(m).__module__]
     if packed:
         yield (
@@ -163,12 +213,23 @@ def _problems(module: torch.nn.Module) -> Iterator[str]:
 
 
 def _training(module: torch.nn.Module) -> Iterator[str]:
-    training = [path or "the module itself" for path, m in module.named_modules() if m.training]
-    if training:
+    training = {path or "the module itself": m for path, m in module.named_modules() if m.training}
+    if any(_differs_in_training(type(m)) for m in training.values()):
         yield (
             f"in training mode, where dropout and batch norm depend on chance and on the batch: "
-            f"{_listed(training)}. Call `module.eval()` first."
+            f"{_listed(list(training))}. Call `module.eval()` first."
         )
+
+
+def _differs_in_training(kind: type) -> bool:
+    """Whether it makes a difference: of torch's own layers, not where no method asks for it."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if not kind.__module__.startswith("torch.nn.modules."):
+        return True
+    own = [c for c in kind.__mro__ if c not in torch.nn.Module.__mro__]
+    methods = (m for c in own for m in vars(c).values())
+    return any("training" in m.__code__.co_names for m in methods if inspect.isfunction(m))
 
 
 def _is_complex(parameter: torch.Tensor) -> bool:

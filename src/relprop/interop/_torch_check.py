@@ -14,6 +14,7 @@ import numpy as np
 
 from relprop import _compat
 from relprop._errors import ForwardError
+from relprop.interop._torch_state import forgetful
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
@@ -80,7 +81,7 @@ def check_forward(
 
     def expected() -> Any:
         copied, keywords = copy.deepcopy((args, dict(kwargs)))
-        with torch.no_grad():
+        with torch.no_grad(), forgetful(module):
             return torch.func.functional_call(module, dict(tensors), copied, keywords)
 
     try:
@@ -107,7 +108,8 @@ def check_forward(
                 f"{type(module).__name__} computes something else each time that it is run in "
                 f"PyTorch ({chance:.2g} of the largest entry apart), in evaluation mode too, so "
                 "that it is no function to explain. Give it what it draws by chance as an "
-                "argument. from_torch(..., check=False) takes it as it is."
+                "argument. from_torch(..., check=False) takes it as it is, "
+                "with the same numbers at every call."
             )
         place = next(_differing(module, tensors, args, kwargs, run, allowed), None)
     raise ForwardError(_message(module, amount, allowed, place))

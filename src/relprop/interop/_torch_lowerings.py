@@ -151,7 +151,7 @@ def avg_pool(
     # A padding that no window reaches to the end of is cut off by the strides.
     total = jax.lax.reduce_window(
         input,
-        jnp.zeros((), input.dtype),
+        np.zeros((), input.dtype),  # A number, by which JAX knows that this is a sum.
         jax.lax.add,
         (*outer, *kernel_size),
         (*outer, *stride),
@@ -225,6 +225,17 @@ def col2im(
         out = out.at[:, :, at[0], at[1]].add(windows[:, :, row, column])
     out = out[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
     return out.reshape(out.shape[batched.ndim - input.ndim :])
+
+
+@lowers(aten.max_unpool2d, aten.max_unpool3d)
+def max_unpool(input: Any, indices: Any, output_size: Sequence[int], *unused: Any):
+    """Numbers put back to where they were the largest; torchax does it in Python."""
+    rank = len(output_size)
+    outer = input.shape[:-rank]
+    flat = jnp.zeros((math.prod(outer), math.prod(output_size)), input.dtype)
+    rows = jnp.arange(len(flat))[:, None]
+    flat = flat.at[rows, indices.reshape(len(flat), -1)].set(input.reshape(len(flat), -1))
+    return flat.reshape(*outer, *output_size)
 
 
 # Embeddings.
@@ -401,6 +412,26 @@ def _dtype(dtype: Any) -> Any:
     from torchax.ops import mappings  # pyright: ignore[reportMissingImports]
 
     return mappings.t2j_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype
+
+
+@lowers(aten.masked_select)
+def masked_select(input: Any, mask: Any):
+    """Torchax traces the mask, so that it is not known how many entries there are."""
+    shape: Any = jnp.broadcast_shapes(input.shape, mask.shape)
+    if not _compat.is_traced(mask):
+        mask = np.broadcast_to(np.asarray(mask), shape)
+    return jnp.broadcast_to(input, shape)[mask]
+
+
+@lowers(aten._is_all_true)
+def is_all_true(input: Any):
+    """Torchax has no lowering of it; LLaVA asks."""
+    return jnp.all(input)
+
+
+@lowers(aten._is_any_true)
+def is_any_true(input: Any):
+    return jnp.any(input)
 
 
 # Fake quantisation.

@@ -10,6 +10,7 @@ import jax
 import torch  # pyright: ignore[reportMissingImports]
 import torch.utils._pytree as pytree  # pyright: ignore[reportMissingImports]
 
+from relprop import _compat
 from relprop.interop._torchax_names import restore_names
 
 restore_names()  # Before torchax is imported.
@@ -21,8 +22,12 @@ from torchax.ops.ops_registry import Operator  # noqa: E402  # pyright: ignore[r
 from torchax.tensor import OperatorNotFound  # noqa: E402  # pyright: ignore[reportMissingImports]
 from torchax.view import View  # noqa: E402  # pyright: ignore[reportMissingImports]
 
+from relprop.interop._attention import attention_in_chunks  # noqa: E402
 from relprop.interop._torch_lowerings import LOWERINGS  # noqa: E402
 from relprop.interop._torch_views import Tensor, is_view, views_of  # noqa: E402
+
+#: From so many pairs of a query and a key on, attention has no array of them all.
+LONG = 2048 * 2048
 
 #: Made to be written to, often without a device.
 _BLANKS = (torch.zeros, torch.ones, torch.empty, torch.full)
@@ -38,7 +43,7 @@ class Environment(torchax.tensor.Environment):
         sdpa = torch.nn.functional.scaled_dot_product_attention
         given = self._ops[sdpa].func
         for operator in (sdpa, torch.ops.aten.scaled_dot_product_attention):
-            self.override_op_definition(operator, _with_dead_rows(given, self))
+            self.override_op_definition(operator, _with_dead_rows(_in_chunks(given, self), self))
         self.override_op_definition(torch.ops.aten.copy_, self._copy, is_view_op=True)
 
     def _copy(self, place: Any, value: Any, non_blocking: bool = False) -> Any:
@@ -82,6 +87,13 @@ class Environment(torchax.tensor.Environment):
         torch refuses to compute with tensors of two devices, and torchax too.
         """
         kwargs = kwargs or {}
+        if _is_known(func, args, kwargs):
+            # Sizes, positions and masks that depend on nothing stay known while JAX traces.
+            with jax.ensure_compile_time_eval():
+                return self._dispatched(func, types, args, kwargs)
+        return self._dispatched(func, types, args, kwargs)
+
+    def _dispatched(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in _BLANKS and kwargs.get("device") is None and _is_real(func, args, kwargs):
             kwargs = {**kwargs, "device": "jax"}
         given = pytree.tree_leaves((args, kwargs))
@@ -128,7 +140,28 @@ class Environment(torchax.tensor.Environment):
         def constant(leaf: Any) -> Any:
             return self.j2t_iso(self.t2j_copy(leaf)) if _is_ordinary(leaf) and leaf.ndim else leaf
 
-        return pytree.tree_map(constant, tree)
+        with jax.ensure_compile_time_eval():
+            return pytree.tree_map(constant, tree)
+
+
+def _is_known(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether whole numbers and truth values, and nothing that is traced, are all that goes in."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    if any(isinstance(leaf, View) for leaf in leaves):
+        return False
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if not tensors:
+        dtype = kwargs.get("dtype")
+        whole = dtype is not None and not (dtype.is_floating_point or dtype.is_complex)
+        return whole or (func is torch.arange and all(isinstance(a, int) for a in args))
+    return all(_is_whole(t) for t in tensors)
+
+
+def _is_whole(tensor: Any) -> bool:
+    if tensor.is_floating_point() or tensor.is_complex():
+        return False
+    array = getattr(tensor, "_elem", None)
+    return array is None or not _compat.is_traced(array)
 
 
 def _out_of_place(func: Any) -> Any:
@@ -203,6 +236,33 @@ def _changed(func: Any, args: Any) -> torch.Tensor | None:
 
 def _name(func: Any) -> str:
     return func.name() if isinstance(func, torch._ops.OpOverload) else func.__name__
+
+
+def _in_chunks(attention: Callable[..., Any], environment: Environment) -> Callable[..., Any]:
+    """Attention whose memory grows with the length of the text, and not with its square."""
+
+    def attended(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        if query.shape[-2] * key.shape[-2] < LONG or dropout_p:
+            return attention(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
+        arrays = environment.t2j_iso((query, key, value, attn_mask))
+        query, key, value, mask = arrays
+        if kwargs.get("enable_gqa"):
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (jax.numpy.repeat(x, groups, axis=-3) for x in (key, value))
+        scale = kwargs.get("scale")
+        return environment.j2t_iso(
+            attention_in_chunks(query, key, value, mask, is_causal=is_causal, scale=scale)
+        )
+
+    return attended
 
 
 def _with_dead_rows(attention: Callable[..., Any], environment: Environment) -> Callable[..., Any]:

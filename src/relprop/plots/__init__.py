@@ -14,6 +14,9 @@ from relprop.plots._flow import Flow as Flow
 from relprop.plots._flow import flow as flow
 from relprop.plots._flow import layer_sums as layer_sums
 from relprop.plots._gallery import gallery as gallery
+from relprop.plots._gallery import pages as pages
+from relprop.plots._graph import graph as graph
+from relprop.plots._graph_page import graph_page as graph_page
 from relprop.plots._heatmap import heatmap as heatmap
 from relprop.plots._heatmap import heatmaps as heatmaps
 from relprop.plots._pixels import colormap as colormap
@@ -32,9 +35,12 @@ __all__ = [
     "enlarged",
     "flow",
     "gallery",
+    "graph",
+    "graph_page",
     "heatmap",
     "heatmaps",
     "layer_sums",
+    "pages",
     "token_text",
     "tokens",
     "trace",

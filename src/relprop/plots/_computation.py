@@ -25,17 +25,19 @@ _COLUMN, _ROW = 2.0, 0.5  # inches
 _BOX = (0.9, 0.68)  # part of these that a box takes
 _INPUT = -1
 _MOVE = "structural"
-_LEAVES = ("kernel", "weight", "w", "scale", "embedding")
+#: Of paths, what says which array of a layer it is; Flax NNX ends all paths in "value".
+_LEAVES = ("kernel", "weight", "w", "scale", "embedding", "value", "raw_value")
 
 #: Kinds of structures -> their colour, and the structures of that kind.
 KINDS: Mapping[str, tuple[str, Sequence[str]]] = {
     "with weights": ("#cfe3f5", ("dense", "convolution")),
     "products": ("#fbdcb5", ("product", "softmax", "gate")),
-    "normalisations": ("#d5ecd2", ("norm", "scale", "offset", "average", "quotient", "statistic")),
-    "nonlinear": ("#e8d8ef", ("activation", "maximum", "soft maximum")),
+    "normalisations": ("#d5ecd2", ("norm", "scale", "offset", "average", "quotient", "normaliser")),
+    "nonlinear": ("#e8d8ef", ("activation", "maximum", "logsumexp")),
     "sums": ("#e9e9e9", ("sum",)),
 }
 _OTHER = "#ffffff"
+_POLICY = "on_missing"
 _CHOSEN_BY_POLICY = "#c0392b"  # the border of what `on_missing` gave a rule
 
 
@@ -102,9 +104,11 @@ def computation(
     columns += [x for bend in layout.bends.values() for x, _ in bend]
     middle, wide = (min(columns) + max(columns)) / 2, max(2.2, max(columns) - min(columns) + 1.5)
     rows = 1 + max(row for _, row in layout.places.values())
-    figure, axes = drawing(axes, wide * _COLUMN, rows * _ROW + 0.4 + 0.25 * bool(name))
+    by_policy = any(op.note == _POLICY for op in drawn.operations.values())
+    height = rows + 0.5 * by_policy
+    figure, axes = drawing(axes, wide * _COLUMN, height * _ROW + 0.4 + 0.25 * bool(name))
     axes.set_xlim(middle - wide / 2, middle + wide / 2)
-    axes.set_ylim(rows, -0.5)
+    axes.set_ylim(height, -0.5)
     axes.set_axis_off()
     frames = [*drawn.loops]
     frames += [
@@ -119,8 +123,12 @@ def computation(
     _draw_box(axes, layout.places[_INPUT], "input", "", _OTHER, "0.45")
     for n, operation in drawn.operations.items():
         head, rule = _texts(operation)
-        border = _CHOSEN_BY_POLICY if operation.note == "on_missing" else "0.45"
+        border = _CHOSEN_BY_POLICY if operation.note == _POLICY else "0.45"
         _draw_box(axes, layout.places[n], head, rule, _colour(operation.structure), border)
+    if by_policy:
+        note = "red border: there was no rule, and on_missing chose this one"
+        place = (middle - wide / 2, rows + 0.1)
+        axes.text(*place, note, fontsize=7.5, color=_CHOSEN_BY_POLICY, va="center")
     title(axes, name)
     _describe(figure, inspection, drawn)
     return figure
@@ -208,7 +216,8 @@ def _first_turns(kept: Sequence[PlannedOperation], found: Iterable[Repeat]) -> d
 def _texts(operation: PlannedOperation) -> tuple[str, str]:
     """The two lines in a box."""
     parts = [p for p in re.split("[./]", operation.path) if p and p != "params"]
-    parts = parts[:-1] if len(parts) > 1 and parts[-1] in _LEAVES else parts
+    while len(parts) > 1 and parts[-1] in _LEAVES:
+        parts.pop()
     path = "/".join(part for part in parts[-2:] if not part.isdecimal())
     head = (operation.region or operation.structure) + (f": {path}" if path else "")
     shape = "x".join(map(str, operation.shapes_out[0])) if operation.shapes_out else ""

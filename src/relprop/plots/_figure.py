@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 _DPI = 100
 
@@ -55,16 +56,25 @@ class Plot(Figure):
         return self.html()
 
 
-def template(name: str) -> jinja2.Template:
-    """A template of this package; whatever is put into it is escaped."""
+def template(
+    name: str, folder: Path = Path(__file__).parent, **filters: Callable[..., Any]
+) -> jinja2.Template:
+    """A template, of this package or of another folder; whatever is put into it is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= filters
     return environment.get_template(name)
+
+
+def picture_of(figure: Figure) -> Image.Image:
+    """A figure as an image."""
+    assert isinstance(figure, Plot)
+    return Image.open(io.BytesIO(figure.png())).convert("RGB")
 
 
 def drawing(axes: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:

@@ -146,7 +146,7 @@ def flow(
     parts = found.parts()
     checked(np.stack(list(parts.values())), "error")
     count = len(found.layers) + 1
-    figure, axes = drawing(axes, 2.0 + max(3.0, 0.42 * count), 3.6)
+    figure, axes = drawing(axes, 2.6 + max(3.0, 0.42 * count), 3.2 + _label_height(found.layers))
     up, down = np.zeros(count), np.zeros(count)
     for part, values in parts.items():
         colour, pattern = PARTS[part]
@@ -211,7 +211,9 @@ def layer_sums(
     up = np.array([np.maximum(array, 0).sum() for array in found.values()])
     down = np.array([np.minimum(array, 0).sum() for array in found.values()])
     x = np.arange(len(found))
-    figure, axes = drawing(axes, 2.0 + max(3.0, 0.42 * len(found)), 3.6)
+    figure, axes = drawing(
+        axes, 2.6 + max(3.0, 0.42 * len(found)), 3.2 + _label_height(list(found))
+    )
     axes.bar(x, up, 0.8, color="#d6604d", label="positive")
     axes.bar(x, down, 0.8, color="#4393c3", hatch="///", edgecolor="white", label="negative")
     axes.plot(x, up + down, "D", color="black", markersize=5, label="whole")
@@ -236,10 +238,19 @@ def layer_sums(
     return figure
 
 
+_LABEL = 30  # characters: longer names would leave no place for the bars
+
+
+def _label_height(names: Sequence[str]) -> float:
+    """Inches that the names below the bars take."""
+    return 0.055 * min(_LABEL, max(map(len, names), default=0))
+
+
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
+    shown = [name if len(name) <= _LABEL else f"…{name[1 - _LABEL :]}" for name in names]
     axes.set_xticks(
         np.arange(len(names)),
-        names,
+        shown,
         rotation=60,
         ha="right",
         rotation_mode="anchor",

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 from PIL import Image
 
 from relprop._errors import InputError
 from relprop.plots import _pixels
 from relprop.plots._figure import Plot, describe, title
+from relprop.plots._heatmap import colour_bar
 from relprop.plots._scale import Bad, Channels, checked, limit, reduced, strength
 
-_TILE = 96  # pixels: smaller images are enlarged to about this, larger ones shrunk to twice it
+#: Up to so many tiles -> their pixels: smaller images are enlarged to about this, larger ones
+#: shrunk to twice it.
+_TILES = ((8, 224), (24, 144))
+_TILE = 96  # of more
 _SPACE = 8  # pixels between tiles
 _INCH = 100  # pixels
 _NONE: Mapping = {}
@@ -34,9 +41,14 @@ def gallery(
     quantile: float = 1.0,
     bad: Bad = "error",
     colours: str = _pixels.COLOURS,
+    style: str = "plain",
+    page: int = 1,
+    per_page: int = 24,
     name: str = "",
 ) -> Plot:
     """Images with their heatmaps by several methods, side by side.
+
+    Of many images each page is a figure of its own: as many as `pages` says.
 
     Args:
         images: values in [0, 1]: ``[n, h, w]``, or with channels ``[n, c, h, w]`` or
@@ -51,13 +63,20 @@ def gallery(
         quantile: of the absolute relevance, that has the full colour.
         bad: ``"error"``, or ``"mark"`` to draw NaN and infinity in yellow.
         colours: as for `relprop.plots.heatmap`.
+        style: how relevance is drawn: ``"plain"``, the heatmap alone, beside the image;
+            ``"overlay"``, over the image in grey; ``"opacity"``, likewise, but one red and one blue
+            whose opacity is the strength; ``"contours"``, lines around what is strong.
+        page: which part of the images, from 1.
+        per_page: how many images are in a part.
         name: the title.
 
     Returns:
-        A figure.
+        A figure, with a colour bar and what it is in units of.
 
     Raises:
-        InputError: shapes don't fit, or numbers are NaN or infinite; the method is named.
+        InputError: shapes don't fit, numbers are NaN or infinite, where the method is named, or
+            there is no such page.
+        UnknownNameError: there is no such style.
 
     >>> images = np.zeros((2, 4, 4))
     >>> figure = gallery(images, {"epsilon": images, "gamma": images}, names=["a", "b"])
@@ -72,31 +91,76 @@ def gallery(
         raise InputError(
             "The column of the images is called 'image': give the method another name."
         )
-    columns = {"image": [np.asarray(_pixels.plain(image)) for image in shown]}
+    part = _part(len(shown), page, per_page)
+    side = _tile_side(len(range(len(shown))[part]) * (1 + len(relevances) + len(maps)))
+    columns = {"image": [np.asarray(_pixels.plain(image)) for image in shown[part]]}
     for method, given in relevances.items():
         values = _values(method, given, channels, len(shown), size)
         wrong = checked(values, bad)
         values = np.where(wrong, np.nan, values)
         common = limit(values, quantile)
-        strengths = [strength(v, common if shared else limit(v, quantile)) for v in values]
+        strengths = [strength(v, common if shared else limit(v, quantile)) for v in values[part]]
         columns[method] = [
-            np.asarray(_pixels.over(image, _pixels.overlay(s, colours)))
-            for image, s in zip(shown, strengths, strict=True)
+            np.asarray(_pixels.drawn(image, s, style, colours, side))
+            for image, s in zip(shown[part], strengths, strict=True)
         ]
     for method, given in maps.items():
         values = _values(method, given, None, len(shown), size)
         checked(values, bad)
         columns[method] = [
             np.asarray(_pixels.map_picture(image, v))
-            for image, v in zip(shown, values, strict=True)
+            for image, v in zip(shown[part], values[part], strict=True)
         ]
-    tiles = Tiles.of(columns, names, {"image": (), **notes})
-    figure = Plot((tiles.width + 190) / _INCH, (tiles.height + 90) / _INCH)
-    tiles.draw(figure.add_subplot(), name)
-    which = f" ({', '.join(names)})" if names else ""
+    _check_counts(len(shown), names, notes)
+    on_page = {method: texts[part] for method, texts in notes.items()}
+    tiles = Tiles.of(columns, names[part], {"image": (), **on_page}, side)
+    beside = 60 + 6 * max(map(len, names[part]), default=0)
+    figure = Plot((tiles.width + beside + 110) / _INCH, (tiles.height + 90) / _INCH)
+    axes = figure.add_subplot()
+    tiles.draw(axes, name)
+    if relevances:
+        _scale(figure, axes, style, colours, shared)
+    which = f" ({', '.join(names[part])})" if names else ""
     methods = ", ".join([*relevances, *maps])
-    describe(figure, f"Gallery of {len(shown)} images{which} by {methods}.")
+    count = pages(len(shown), per_page)
+    of = f", page {page} of {count}" if count > 1 else ""
+    describe(figure, f"Gallery of {len(shown)} images{which} by {methods}{of}.")
     return figure
+
+
+def pages(images: int, per_page: int = 24) -> int:
+    """How many pages the gallery of so many images has.
+
+    >>> pages(200), pages(24), pages(0)
+    (9, 1, 1)
+    """
+    if per_page < 1:
+        raise InputError(f"`per_page` must be at least 1, got {per_page!r}.")
+    return max(1, -(-images // per_page))
+
+
+def _part(images: int, page: int, per_page: int) -> slice:
+    count = pages(images, per_page)
+    if not 1 <= page <= count:
+        raise InputError(f"There are pages 1 to {count} of {per_page} images, no {page!r}.")
+    return slice((page - 1) * per_page, page * per_page)
+
+
+def _tile_side(tiles: int) -> int:
+    return next((side for most, side in _TILES if tiles <= most), _TILE)
+
+
+def _scale(figure: Figure, axes: Axes, style: str, colours: str, shared: bool) -> None:
+    """A colour bar in the colours of the tiles, and what it is in units of."""
+    end = np.linspace(-1.0, 1.0, 255)[None]
+    chosen = "opacity" if style == "contours" else style
+    drawn = _pixels.drawn(np.full_like(end, 0.5), end, chosen, colours)
+    bar = ScalarMappable(Normalize(-1, 1), ListedColormap(np.asarray(drawn)[0] / 255))
+    what = "the method" if shared else "the tile"
+    shrink = min(0.9, 3.0 / figure.get_figheight())  # no taller than can be seen at once
+    colour_bar(
+        figure, bar, axes, 1.0, f"relevance / full colour of {what}", shrink=shrink, anchor=(0, 1)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,6 +187,7 @@ class Tiles:
         columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]],
         rows: Sequence[str],
         notes: Mapping[str, Sequence[str]] = _NONE,
+        side: int = _TILE,
     ) -> Tiles:
         """Lays pictures of one size out.
 
@@ -130,21 +195,13 @@ class Tiles:
             columns: name -> pictures, one per row.
             rows: what is written beside the rows; empty for nothing.
             notes: name of a column -> what is written into the corners.
+            side: pixels that smaller pictures are enlarged to.
 
         Raises:
             InputError: there are not as many names or notes as rows, or columns of other names.
         """
-        count = len(next(iter(columns.values())))
-        wrong = [f"  {len(rows)} names of rows"] if len(rows) not in (0, count) else []
-        wrong += [
-            f"  {len(texts)} notes of {column!r}"
-            for column, texts in notes.items()
-            if len(texts) not in (0, count)
-        ]
-        wrong += [f"  notes of {column!r}, no column" for column in notes if column not in columns]
-        if wrong:
-            raise InputError(f"There are {count} rows, but:\n" + "\n".join(wrong))
-        tiles = [[_tile(picture) for picture in column] for column in columns.values()]
+        _check_counts(len(next(iter(columns.values()))), rows, notes, columns)
+        tiles = [[_tile(picture, side) for picture in column] for column in columns.values()]
         space = ((0, _SPACE), (0, _SPACE), (0, 0))
         canvas = np.concatenate(
             [
@@ -195,9 +252,27 @@ class Tiles:
                     )
 
 
-def _tile(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    image = _pixels.fitted(Image.fromarray(picture), 2 * _TILE)
-    factor = max(1, _TILE // max(image.size))
+def _check_counts(
+    count: int,
+    rows: Sequence[str],
+    notes: Mapping[str, Sequence[str]],
+    columns: Collection[str] | None = None,
+) -> None:
+    wrong = [f"  {len(rows)} names of rows"] if len(rows) not in (0, count) else []
+    wrong += [
+        f"  {len(texts)} notes of {column!r}"
+        for column, texts in notes.items()
+        if len(texts) not in (0, count)
+    ]
+    if columns is not None:
+        wrong += [f"  notes of {column!r}, no column" for column in notes if column not in columns]
+    if wrong:
+        raise InputError(f"There are {count} rows, but:\n" + "\n".join(wrong))
+
+
+def _tile(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:
+    image = _pixels.fitted(Image.fromarray(picture), 2 * side)
+    factor = max(1, side // max(image.size))
     return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
 
 

@@ -210,10 +210,11 @@ def colour_bar(
     end: float,
     unit: str,
     clipped: bool = False,
+    **place: Any,
 ) -> None:
     """A colour bar with zero in its middle; arrows at its ends if some numbers lie beyond."""
     extend = "both" if clipped else "neither"
-    bar = figure.colorbar(mappable, ax=axes, extend=extend, shrink=0.9)
+    bar = figure.colorbar(mappable, ax=axes, extend=extend, **{"shrink": 0.9, **place})
     end = end or 1
     bar.set_ticks([-end, -end / 2, 0, end / 2, end])
     bar.ax.set_yticklabels([f"{t:.3g}" for t in (-end, -end / 2, 0, end / 2, end)])

@@ -8,16 +8,19 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from PIL import Image
 
 from relprop._colours import diverging
-from relprop._errors import InputError
+from relprop._errors import InputError, unknown_name
 from relprop.plots._scale import Channels, limit, numbers, strength
 
 COLOURS = "bwr"  # blue, white, red
 MAP_COLOURS = "YlOrBr"  # yellow to brown: for what knows no sign
+#: Ways to draw relevance, for `picture`.
+STYLES = ("plain", "overlay", "opacity", "contours")
+_LEVELS = (0.25, 0.5, 0.75)  # of the strongest, that contours go around
 _LARGEST = 256  # pixels along the longer side of a picture; more adds bytes and nothing to see
 
 
@@ -154,10 +157,24 @@ def background(image: Float[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
     return np.rint(65 + 0.6 * grey(image)).astype(np.uint8)
 
 
+def check_style(style: str) -> str:
+    """A way to draw relevance.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if style not in STYLES:
+        raise unknown_name("style of heatmaps", style, STYLES)
+    return style
+
+
 def picture(
-    image: Float[np.ndarray, "h w *c"], relevance: Float[np.ndarray, "h w *c"]
+    image: Float[np.ndarray, "h w *c"],
+    relevance: Float[np.ndarray, "h w *c"],
+    style: str = "overlay",
+    side: int = _LARGEST,
 ) -> Image.Image:
-    """The heatmap over the image in grey.
+    """The heatmap over the image in grey, or in another of `STYLES`.
 
     The strongest pixel has the full colour, whatever its sign: colours of one picture can be
     compared with one another, but not with those of another picture.
@@ -165,11 +182,90 @@ def picture(
     Args:
         image: values in [0, 1].
         relevance: of its pixels, of the same height and width.
+        style: ``"plain"``, the heatmap alone; ``"overlay"``, colours over the image;
+            ``"opacity"``, one red and one blue, the stronger the less of the image is seen;
+            ``"contours"``, lines around what has a quarter, a half and three quarters of the
+            strongest.
+        side: pixels of the longer side that contours are drawn for.
 
     >>> picture(np.ones((2, 3)), np.ones((2, 3, 1))).size
     (3, 2)
     """
-    return over(image, overlay(normalised(relevance)))
+    return drawn(image, normalised(relevance), style, side=side)
+
+
+def drawn(
+    image: Float[np.ndarray, "h w *c"],
+    strengths: Float[np.ndarray, "h w"],
+    style: str,
+    colours: str = COLOURS,
+    side: int = _LARGEST,
+) -> Image.Image:
+    """Strengths in [-1, 1], which may be NaN, in one of `STYLES`."""
+    if check_style(style) == "plain":
+        rgba = colormap(colours)(0.5 + 0.5 * np.ma.masked_invalid(strengths))
+        return Image.fromarray(np.rint(255 * rgba[..., :3]).astype(np.uint8))
+    if style == "overlay":
+        return over(image, overlay(strengths, colours))
+    if style == "opacity":
+        return _in_colours(np.rint(100 + 0.35 * grey(image)), strengths, colours)
+    return _contours(image, strengths, colours, side)
+
+
+def relevance_picture(values: Float[np.ndarray, "h w"]) -> Image.Image:
+    """Relevance as colours, the strongest in full colour, without an image.
+
+    >>> np.asarray(relevance_picture(np.array([[2.0, 0.0]])))[0].tolist()
+    [[255, 0, 0], [255, 255, 255]]
+    """
+    values = np.asarray(values, np.float64)
+    return drawn(values, strength(values, limit(values)), "plain")
+
+
+def _in_colours(
+    base: Float[np.ndarray, "h w"], strengths: Float[np.ndarray, "h w"], colours: str
+) -> Image.Image:
+    """Full colours over grey, whose opacity is the strength."""
+    chosen = diverging(colours)
+    wrong = np.isnan(strengths)
+    s = np.where(wrong, 1.0, strengths)
+    full = chosen(np.sign(s)).astype(np.float64)
+    full[wrong] = 255 * np.array(to_rgba(chosen.bad))[:3]
+    alpha = np.abs(s)[..., None]
+    mixed = alpha * full + (1 - alpha) * base[..., None]
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def _contours(
+    image: Float[np.ndarray, "h w *c"],
+    strengths: Float[np.ndarray, "h w"],
+    colours: str,
+    side: int,
+) -> Image.Image:
+    """Lines around what is stronger than each of `_LEVELS`, darker as they go up."""
+    factor = max(1, side // max(strengths.shape))
+    large = np.nan_to_num(strengths).repeat(factor, 0).repeat(factor, 1)
+    base = np.asarray(plain(image)).repeat(factor, 0).repeat(factor, 1)
+    out = np.rint(80 + 0.5 * base.astype(np.float64)).astype(np.uint8)
+    width = max(1, factor // 12)
+    ends = diverging(colours)(np.array([1.0, -1.0]))
+    for sign, end in zip((1, -1), ends, strict=True):
+        for level in _LEVELS:
+            out[_edges(sign * large >= level, width)] = np.rint((1.1 - 0.5 * level) * end).clip(
+                0, 255
+            )
+    return Image.fromarray(out)
+
+
+def _edges(inside: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """The part of a region that is less than so many pixels from its border."""
+    core = np.pad(inside, width, mode="edge")
+    height, length = inside.shape
+    kept = np.ones_like(inside)
+    for down in range(2 * width + 1):
+        for right in range(2 * width + 1):
+            kept &= core[down : down + height, right : right + length]
+    return inside & ~kept
 
 
 def map_picture(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from relprop._errors import unknown_name
+from relprop.chefer.preset import chefer
 from relprop.composites import Composite, composite_of
 from relprop.presets.backpropagation import (
     beta_smooth,
@@ -19,7 +20,6 @@ from relprop.presets.backpropagation import (
     guided_backprop,
 )
 from relprop.presets.captum import captum
-from relprop.presets.chefer import chefer
 from relprop.presets.classical import (
     epsilon_alpha2_beta1,
     epsilon_alpha2_beta1_flat,

@@ -34,10 +34,10 @@ def captum(rule: Rule = Epsilon(1e-9)) -> Composite:  # noqa: B008 - rules are f
     maximum                                  Linearised(epsilon=1e-09)
     linear, softmax                          Zero(bias='absorb')
     activation                               Pass()
-    soft maximum                             Gradient()
+    logsumexp                                Gradient()
     structural                               Route()
-    product, gate, quotient                  Uniform()
-    statistic                                Constant()
+    product, gate, homogeneous, quotient     Uniform()
+    normaliser                               Constant()
     calls, branches, loops                   by the rules inside
 
     Source: Kokhlikyan et al. 2020 (Captum 0.9), ``captum.attr.LRP``.

@@ -137,20 +137,20 @@ def epsilon_gamma_box(
 
     >>> print(epsilon_gamma_box(low=-1.0, high=1.0))
     epsilon_gamma_box
-    operations                      rule
-    ------------------------------  -----------------------------------------------
-    convolution, first=True         ZBox(low=-1.0, high=1.0, epsilon=1e-06)
-    convolution                     Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
-    dense                           Epsilon(epsilon=1e-06, bias='absorb')
-    sum, average                    Norm(epsilon=1e-06, bias='absorb')
-    linear, scale, offset, softmax  Zero(bias='absorb')
-    activation                      Pass()
-    maximum, structural             Route()
-    soft maximum                    Gradient()
-    product, gate, quotient         Uniform()
-    statistic                       Constant()
-    calls, branches, loops          by the rules inside
-    batch norms                     merged into layers
+    operations                            rule
+    ------------------------------------  -----------------------------------------------
+    convolution, first=True               ZBox(low=-1.0, high=1.0, epsilon=1e-06)
+    convolution                           Gamma(gamma=0.25, epsilon=1e-06, bias='absorb')
+    dense                                 Epsilon(epsilon=1e-06, bias='absorb')
+    sum, average                          Norm(epsilon=1e-06, bias='absorb')
+    linear, scale, offset, softmax        Zero(bias='absorb')
+    activation                            Pass()
+    maximum, structural                   Route()
+    logsumexp                             Gradient()
+    product, gate, homogeneous, quotient  Uniform()
+    normaliser                            Constant()
+    calls, branches, loops                by the rules inside
+    batch norms                           merged into layers
 
     Source: Montavon et al. 2019, section 10.3; ``EpsilonGammaBox`` of zennit.
     """

@@ -2,6 +2,9 @@
 
 Batch norms are not merged in its LRP: they are a shift, a scale and a shift, each by LRP-0. Sums
 and average poolings are LRP-0 as well, activations pass.
+
+Those called ``lrp_`` are one rule on all layers. They stay beside the bare rules since they are the
+names that results are published under, have other defaults, and leave batch norms as they are.
 """
 
 from __future__ import annotations
@@ -93,9 +96,9 @@ def lrp_alpha1_beta0(bias: Bias = "absorb") -> Composite:
     linear, sum, average, scale, offset, softmax  Zero(bias='absorb')
     activation                                    Pass()
     maximum, structural                           Route()
-    soft maximum                                  Gradient()
-    product, gate, quotient                       Uniform()
-    statistic                                     Constant()
+    logsumexp                                     Gradient()
+    product, gate, homogeneous, quotient          Uniform()
+    normaliser                                    Constant()
     calls, branches, loops                        by the rules inside
 
     Source: Bach et al. 2015, eq. 60; Alber et al. 2019 (iNNvestigate).

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from typing import Literal
 
 from relprop._core.plan import Step
+from relprop._globs import glob
 from relprop.composites import LAYERS, Composite
 from relprop.rules import Constant, Epsilon, Proportional, Rule, SignalTakesAll, Uniform, Zero
 from relprop.rules.parameters import Number
@@ -64,4 +64,4 @@ class _Named:
     pattern: str
 
     def __call__(self, step: Step) -> bool:
-        return any(fnmatch.fnmatchcase(name, self.pattern) for name in (step.path, step.scope))
+        return any(glob(name, self.pattern) for name in (step.path, step.scope))

@@ -23,9 +23,9 @@ def attn_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen
     linear, sum, average, scale, offset, softmax  Zero(bias='absorb')
     activation                                    Pass()
     maximum, structural                           Route()
-    soft maximum                                  Gradient()
-    product, gate, quotient                       Uniform()
-    statistic                                     Constant()
+    logsumexp                                     Gradient()
+    product, gate, homogeneous, quotient          Uniform()
+    normaliser                                    Constant()
     calls, branches, loops                        by the rules inside
 
     Source: Achtibat et al. 2024, AttnLRP, section 3.
@@ -64,7 +64,7 @@ def relp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen val
     ===============  ==================================================================
 
     As for `cp_lrp`, but for the gates. The coefficients that relevance patching multiplies with a
-    difference of activations are relevance over value at a place (``places=...``).
+    difference of activations are `relprop.places.Inside.coefficient` (``places=...``).
 
     Args:
         rule: rule of all linear layers.

@@ -7,7 +7,7 @@ To teach relprop a primitive of your own, call `register` with one of the kinds 
 from __future__ import annotations
 
 from relprop._core.control import Branch, Call, Region, Remat, Scan, While
-from relprop._core.registry import Propagator as Propagator
+from relprop._core.operation import Propagator as Propagator
 from relprop._core.registry import register as register
 from relprop._core.registry import registered as registered
 from relprop._core.sharded import Sharded
@@ -36,17 +36,14 @@ from relprop.propagators.linear import (
     Contraction,
     Convolution,
     Dense,
-    DeviceSum,
     Division,
-    Linear,
     Multiplication,
     Negation,
-    ScatteredSum,
-    Solve,
-    Sum,
-    WindowSum,
 )
-from relprop.propagators.product import LogSumExp, Product, RunningProduct
+from relprop.propagators.product import Product, RunningLogSumExp, RunningProduct
+from relprop.propagators.sparse import SparseContraction
+from relprop.propagators.sums import DeviceSum, Linear, ScatteredSum, Sum, WindowSum
+from relprop.propagators.systems import Homogeneous, Solve, TriangularSolve
 
 __all__ = [
     "Addition",
@@ -59,6 +56,7 @@ __all__ = [
     "Division",
     "Elementwise",
     "Extremum",
+    "Homogeneous",
     "Linear",
     "Maximum",
     "Multiplication",
@@ -85,6 +83,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     ),
     (Replication(), "pvary"),
     (Rearrangement(), "sort top_k approx_top_k scatter ragged_all_to_all"),
+    # Of Equinox: what its bounded loops, and so those of diffrax, write their results by.
+    (Rearrangement(), "maybe_set select_if_vmap"),
     (Selection(), "select_n"),
     (Conversion(folds=True), "convert_element_type"),
     (Conversion(), "copy copy_p reduce_precision"),
@@ -98,9 +98,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Negation(), "neg"),
     (Linear(), "real imag conj complex fft"),
     (Linear(operands=(0,)), "select_and_scatter_add"),
-    (Linear(operands=(1,)), "triangular_solve"),
+    (Linear(operands=(0,)), "bcoo_todense bcoo_extract bcoo_transpose bcoo_reduce_sum"),
     (Linear(operands=(3,)), "tridiagonal_solve"),
-    (Solve(), "custom_linear_solve"),
     # Arithmetic and layers.
     (Addition(), "add add_any add_jaxvals"),
     (Addition(sign=-1), "sub"),
@@ -108,6 +107,7 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     (Division(), "div"),
     (Dense(), "dot_general"),
     (Contraction(), "ragged_dot_general ragged_dot"),
+    (SparseContraction(), "bcoo_dot_general"),
     (Convolution(), "conv_general_dilated"),
     # The winner takes all.
     (Extremum(), "max"),
@@ -130,8 +130,13 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # Products and soft maxima along axes.
     (Product(), "reduce_prod"),
     (RunningProduct(), "cumprod"),
-    (LogSumExp(), "cumlogsumexp"),
+    (RunningLogSumExp(), "cumlogsumexp"),
+    # Matrices: solutions of linear systems, roots.
+    (TriangularSolve(), "triangular_solve"),
+    (Solve(), "custom_linear_solve"),
+    (Homogeneous((0.5,)), "cholesky"),
     # Bodies.
+    (Inline(bodies=("call",)), "custom_vmap_call"),
     (Call(bodies=("call_jaxpr",)), "custom_jvp_call custom_vjp_call"),
     (Region(bodies=("jaxpr",)), "region"),
     (Remat(bodies=("jaxpr",)), "remat remat2 checkpoint"),
@@ -142,7 +147,7 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
     # Known, differentiable, and without a rule that everybody would expect.
     (
         Differentiable(),
-        "cholesky eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
+        "eigh eig svd qr lu linear_call reduce scatter-mul select_and_scatter",
     ),
     (Irreversible(), "reduce_window householder_product hessenberg schur tridiagonal pmax pmin"),
     (Kernel(), "pallas_call ffi_call tpu_custom_call"),

@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Environment, Equation, Value
-from relprop._core.operation import Operation
-from relprop._core.registry import Propagator
-from relprop._core.site import LinearMap
+from relprop._core.linear_map import LinearMap
+from relprop._core.operation import Operation, Propagator
+from relprop._core.registry import operation_of
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 
@@ -69,7 +69,7 @@ class Merged(Propagator):
     def structure(self, operation, active):
         if not self.linear(operation, active):
             return None
-        layer = Operation.of(operation.main)
+        layer = operation_of(operation.main)
         return layer.propagator.structure(layer, active[: len(layer.inputs)])
 
     def linear(self, operation, active):
@@ -124,7 +124,7 @@ class Merged(Propagator):
         start = next((a for a, b in zip(mine, main.inputs, strict=True) if a is not b), None)
         return (
             _Chain.of(operation, equations[: self.main], mine[0] if start is None else start),
-            Operation.of(main),
+            operation_of(main),
             _Chain.of(operation, equations[self.main + 1 :], main.outputs[0]),
         )
 
@@ -136,7 +136,7 @@ class Scaled(Merged):
     note: ClassVar[str] = ""
 
     def constants(self, operation, active):
-        layer = Operation.of(operation.main)
+        layer = operation_of(operation.main)
         return layer.propagator.constants(layer, active[: len(layer.inputs)])
 
 
@@ -179,7 +179,7 @@ class _Chain:
 
 
 def _move(equation: Equation, value: Array) -> Array:
-    step = Operation.of(equation)
+    step = operation_of(equation)
     (value,) = step.propagator.evaluate(step, [value])
     return value
 

@@ -12,9 +12,8 @@ from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation
-from relprop._core.operation import Operation
-from relprop._core.registry import Propagator
+from relprop._core.graph import Atom, Equation, Literal
+from relprop._core.operation import Operation, Propagator
 from relprop._core.relevance import precise
 
 
@@ -25,7 +24,7 @@ def inner(equation: Equation) -> list[Equation]:
 
 def is_maximum_with_zero(equation: Equation) -> bool:
     """Whether it is `max(x, 0)`."""
-    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Constant)]
+    numbers = [np.asarray(a.array) for a in equation.inputs if isinstance(a, Literal)]
     return equation.name == "max" and any(n.ndim == 0 and n == 0 for n in numbers)
 
 
@@ -68,7 +67,7 @@ class Replication(Structural):
 
     def repeats(self, inputs, dtype):
         (x,) = inputs
-        return x if isinstance(x, Constant) and x.shape == () else None
+        return x if isinstance(x, Literal) and x.shape == () else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +104,8 @@ class Conversion(Structural):
 
     def repeats(self, inputs, dtype):
         (x,) = inputs
-        if self.folds and isinstance(x, Constant) and x.shape == ():
-            return Constant(np.asarray(x.array).astype(dtype))
+        if self.folds and isinstance(x, Literal) and x.shape == ():
+            return Literal(np.asarray(x.array).astype(dtype))
         return None
 
     def evaluate(self, operation, values):

@@ -1,4 +1,4 @@
-"""Propagators for what is linear in its active operands, and for products of two of them."""
+"""Propagators for arithmetic and for layers with weights, or products of two active values."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
-from relprop._core.graph import Atom, Constant, Equation
-from relprop._core.registry import Propagator
+from relprop._core.graph import Atom, Equation, Literal
+from relprop._core.linear_map import LinearMap
+from relprop._core.operation import Numbers, Propagator
 from relprop._core.relevance import common_dtype
-from relprop._core.site import LinearMap, Site
 
 #: Per axis of an operand, an axis of another array or None.
 Axes = tuple[int | None, ...]
 
 
-def _only(items):
+def only(items):
+    """The one item there is."""
     (item,) = items
     return item
 
@@ -29,65 +29,6 @@ def _other(active, role, operands=2):
     """Of two operands, the constant one with its role."""
     on = [*active[:operands]]
     return {on.index(False): role} if on.count(False) == 1 else {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear(Propagator):
-    """Linear in some operands, by weights of its own: transforms, solutions.
-
-    Rules that look at weights are refused; those that need only the function are not.
-
-    Args:
-        operands: positions in which it is linear (jointly); all of them by default.
-        name: the structure.
-    """
-
-    operands: tuple[int, ...] | None = None
-    name: str = "linear"
-
-    native: ClassVar[bool] = False
-    transposable: ClassVar[bool] = True
-    hides_weights: ClassVar[bool] = True
-
-    def structure(self, operation, active):
-        return self.name if self.linear(operation, active) else None
-
-    def linear(self, operation, active):
-        allowed = self.operands
-        return allowed is None or all(i in allowed for i, on in enumerate(active) if on)
-
-    def linear_map(self, site):
-        return LinearMap(
-            site.inputs,
-            site.output,
-            apply=lambda xs, w: w * _only(site.function(*xs)),
-            weight=jnp.ones((), site.output.dtype),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sum(Linear):
-    """A sum of some entries of its input, each with the weight 1."""
-
-    name: str = "sum"
-    reduces: ClassVar[bool] = True
-    hides_weights: ClassVar[bool] = False
-
-
-@dataclasses.dataclass(frozen=True)
-class DeviceSum(Sum):
-    """A sum over devices, of what each of them has computed."""
-
-    def linear(self, operation, active):
-        return len(operation.outputs) == 1
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowSum(Linear):
-    """A running or windowed sum, of weights 1."""
-
-    name: str = "sum"
-    hides_weights: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +50,6 @@ class Negation(Propagator):
 
     def linear_map(self, site):
         return _scale(site, -jnp.ones((), site.output.dtype))
-
-
-@dataclasses.dataclass(frozen=True)
-class Solve(Linear):
-    """The solution of a linear system, linear in its right-hand side."""
-
-    def linear(self, operation, active):
-        lengths = operation.last.params["const_lengths"]
-        matrix = sum(getattr(lengths, "_fields", ()) and tuple(lengths))
-        return not any(active[:matrix])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,62 +96,6 @@ class Addition(Propagator):
             bias=self.sign * site.values[1] if left else site.values[0],
             diagonal=site.inputs[0].shape == shape,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class ScatteredSum(Propagator):
-    """Updates added to (or subtracted from) some entries of an array.
-
-    Args:
-        sign: the weight of the updates.
-    """
-
-    sign: int = 1
-    native: ClassVar[bool] = False
-    transposable: ClassVar[bool] = True
-
-    def structure(self, operation, active):
-        return "sum"
-
-    def linear(self, operation, active):
-        return True
-
-    def summands(self, operation, active):
-        return [position for position in (0, 2) if not active[position]]
-
-    def linear_map(self, site):
-        target, indices, updates = site.values
-        on_target, _, on_updates = site.active
-
-        def scattered(target, updates):
-            return _only(self.evaluate(site.operation, [target, indices, self.sign * updates]))
-
-        def apply(xs, w):
-            supply = iter(xs)
-            to = w[0] * next(supply) if on_target else jnp.zeros_like(target)
-            return scattered(to, w[1] * next(supply) if on_updates else jnp.zeros_like(updates))
-
-        weight = jnp.array([1, self.sign], site.output.dtype)
-        bias = None
-        if not (on_target and on_updates):
-            rest = jnp.zeros_like(target) if on_target else target
-            bias = scattered(rest, jnp.zeros_like(updates) if on_updates else self.sign * updates)
-        return LinearMap(site.inputs, site.output, apply, weight, bias)
-
-    def evaluate(self, operation, values):
-        # Made anew: the traced one holds an addition in the precision of its operands.
-        target, indices, updates = values
-        params = operation.last.params
-        names = ("indices_are_sorted", "unique_indices", "mode")
-        return [
-            lax.scatter_add(
-                target,
-                indices,
-                self.sign * updates,
-                params["dimension_numbers"],
-                **{name: params[name] for name in names},
-            )
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,14 +160,14 @@ class Division(Propagator):
 def _unless_by_number(kind, operation, position, arriving):
     """As `Propagator.unread`, for products and quotients; numbers and parameters are finite."""
     other = operation.inputs[1 - position]
-    if other.path or (isinstance(other, Constant) and other.shape == ()):
+    if other.path or (isinstance(other, Literal) and other.shape == ()):
         return None
     return Propagator.unread(kind, operation, position, arriving)
 
 
 def _is_one(atom: Atom) -> bool:
     """Whether it is the number 1, written into the function."""
-    return isinstance(atom, Constant) and atom.shape == () and bool(np.asarray(atom.array) == 1)
+    return isinstance(atom, Literal) and atom.shape == () and bool(np.asarray(atom.array) == 1)
 
 
 def _scale(site, weight):
@@ -307,7 +182,7 @@ def _scale(site, weight):
     )
 
 
-def unread_at(site: Site) -> Callable[[Array], Array | None]:
+def unread_at(site: Numbers) -> Callable[[Array], Array | None]:
     """`Propagator.unread` for the one active operand, as a linear map needs it."""
     operation, position = site.operation, site.active.index(True)
     return lambda c: operation.propagator.unread(operation, position, c)
@@ -386,7 +261,7 @@ class Contraction(Propagator):
         def apply(xs, w):
             operands = list(values)
             operands[position], operands[1 - position] = xs[0], w
-            return _only(self.evaluate(operation, operands))
+            return only(self.evaluate(operation, operands))
 
         return apply, values[1 - position]
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from relprop._core.graph import Equation
-from relprop._core.operation import Operation
-from relprop._core.registry import Propagator
+from relprop._core.linear_map import LinearMap
+from relprop._core.operation import Operation, Propagator
+from relprop._core.registry import operation_of
 from relprop._core.relevance import precise
-from relprop._core.site import LinearMap, Site
+from relprop._core.site import Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,6 @@ class Neuron(Propagator):
 
     def _moved(self, value: Any) -> Any:
         for equation in self.moves:
-            step = Operation.of(equation)
+            step = operation_of(equation)
             (value,) = step.propagator.evaluate(step, [value])
         return value

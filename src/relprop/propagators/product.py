@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from relprop._core.registry import Propagator
+from relprop._core.operation import Propagator
 from relprop.propagators.general import back_over
 
 
@@ -48,8 +48,8 @@ class RunningProduct(Product):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogSumExp(Propagator):
-    """The logarithm of running sums of exponentials: a soft maximum."""
+class RunningLogSumExp(Propagator):
+    """The logarithm of running sums of exponentials: a logsumexp."""
 
     def structure(self, operation, active):
-        return "soft maximum"
+        return "logsumexp"

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from relprop._core import registry
 from relprop._core.graph import Equation
-from relprop._core.operation import Operation
-from relprop._core.registry import Propagator
-from relprop._core.site import LinearMap
+from relprop._core.linear_map import LinearMap
+from relprop._core.operation import Operation, Propagator
+from relprop._core.registry import operation_of
 from relprop.propagators.general import back_over, inner, is_maximum_with_zero
 from relprop.propagators.linear import Contraction, Multiplication, unread_at
 
 
 @dataclasses.dataclass(frozen=True)
-class Activation(Propagator):
+class ActivationFunction(Propagator):
     """A function of each entry of one array, however many equations it takes."""
 
     elementwise: ClassVar[bool] = True
@@ -45,18 +45,18 @@ class Softmax(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftMaximum(Propagator):
+class LogSumExp(Propagator):
     """The logarithm of a sum of exponentials of its first operand."""
 
     def structure(self, operation, active):
-        return "soft maximum"
+        return "logsumexp"
 
     def unread(self, operation, position, arriving):
         return back_over(operation, position, arriving == 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Norm(Propagator):
+class WholeNorm(Propagator):
     """A whole normalisation of its first operand, where a composite asks for such."""
 
     def structure(self, operation, active):
@@ -67,7 +67,7 @@ class Norm(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate(Multiplication):
+class GatedProduct(Multiplication):
     """A gate times a signal, in this order; what is gated may be a constant."""
 
     def structure(self, operation, active):
@@ -95,11 +95,11 @@ class Fixed(Propagator):
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistic(Propagator):
+class Normaliser(Propagator):
     """A standard deviation or norm, by which something is going to be divided."""
 
     def structure(self, operation, active):
-        return "statistic"
+        return "normaliser"
 
     def unread(self, operation, position, arriving):
         return back_over(operation, position, arriving == 0)
@@ -108,7 +108,7 @@ class Statistic(Propagator):
 def _carried(equations: Sequence[Equation], value: Any) -> Any:
     """A value after equations that read nothing else."""
     for equation in equations:
-        step = Operation.of(equation)
+        step = operation_of(equation)
         (value,) = step.propagator.evaluate(step, [value])
     return value
 
@@ -126,7 +126,7 @@ class _Followed(Propagator):
 
     def first(self, operation: Operation) -> Operation:
         """The linear operation alone."""
-        return Operation.of(operation.equations[0])
+        return operation_of(operation.equations[0])
 
     def moved(self, operation: Operation, value: Any) -> Any:
         """Its result as it reaches the last step."""
@@ -184,7 +184,7 @@ class Biased(_Followed):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parted(Propagator):
+class ShardedLayer(Propagator):
     """A layer or a sum of which each device computes a part, and the sum over the devices.
 
     Only that sum is what the layer computes: a stabiliser or the sign of an output means it, and
@@ -197,7 +197,7 @@ class Parted(Propagator):
 
     def part(self, operation: Operation) -> Operation:
         """What each device does."""
-        return Operation.of(operation.equations[0])
+        return operation_of(operation.equations[0])
 
     def structure(self, operation, active):
         part = self.part(operation)

@@ -4,11 +4,15 @@ The forward pass runs a function as it was traced. What rules are given to is a 
 which the same thing is always written in the same way:
 
 1. bodies with one caller are part of what is around them (`bodies`);
-2. what a loop sums up under a shift that it carries is a sum (`online`); what changes nothing is
-   not there, and nothing is there twice (`repeats`);
+2. what a loop sums up, perhaps under a shift that it carries, is a sum (`online`), as is a window
+   over a whole axis (`reductions`); a diagonal matrix is its diagonal (`diagonals`); what changes
+   nothing is not there, and nothing is there twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
-4. constants that are added belong to the layer that they are the bias of (`sums`);
-5. a normalisation comes before what is linear in its result (`quotients`).
+4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
+   signs to its weight (`signs`);
+5. a normalisation comes before what is linear in its result (`quotients`, `similarities`), and
+   what shifts the arguments of exponentials after the logarithm of their sum (`logarithms`);
+6. zeros around the argument of a convolution are its padding (`padding`).
 
 A reading shares its values with the traced function. Those that it alone has (a layer's result with
 its bias, where the code adds the bias later) are computed after the forward pass, with as few
@@ -23,28 +27,39 @@ from typing import Any
 from relprop._core.graph import Equation, Graph, Value
 from relprop.reading.bodies import opened
 from relprop.reading.contractions import contracted
+from relprop.reading.diagonals import without_diagonals
 from relprop.reading.draft import Draft
+from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
+from relprop.reading.padding import padded
+from relprop.reading.parts import joined, split
 from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
-from relprop.reading.quotients import normalised_first, shifted_back
+from relprop.reading.quotients import normalised_first
+from relprop.reading.reductions import reduced
 from relprop.reading.repeats import simplified
-from relprop.reading.sums import joined, settled, signed, split
+from relprop.reading.signs import signed
+from relprop.reading.similarities import divided_first
+from relprop.reading.sums import settled
 
 PASSES = (
     opened,
     summed_at_once,
     simplified,
+    reduced,
+    without_diagonals,
     contracted,
     quantised,
     normalised_first,
+    divided_first,
     shifted_back,
     spelled_out,
     regrouped,
     signed,
-    split,
     joined,
+    split,
     settled,
+    padded,
 )
 
 

@@ -16,11 +16,14 @@ from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Value
-from relprop.propagators.linear import Dense, Division, Multiplication, Sum
+from relprop._core.graph import Atom, Equation, Literal, Value
+from relprop.propagators.linear import Dense, Division, Multiplication
+from relprop.propagators.sums import Sum
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
+from relprop.reading.products import products_of_entries
 from relprop.reading.repeats import simplified
+from relprop.reading.turns import before_turns
 
 
 def contracted(draft: Draft) -> None:
@@ -89,16 +92,11 @@ def _summed_value(
     Returns:
         the equation, the axes that are summed, and the others in the order of the result.
     """
-    order = list(range(len(value.shape)))
-    reader = equation
-    while True:
-        maker = draft.index.maker.get(value)
-        if maker is None or draft.index.only_reader(value) is not reader:
-            return None, [], []
-        if maker.name != "transpose":
-            break
-        order = [maker.params["permutation"][axis] for axis in order]
-        (value,), reader = maker.inputs, maker
+    atom, order, turns = before_turns(draft.index, value)
+    maker = draft.index.maker.get(atom)
+    alone = all(draft.index.only_reader(v) for v in (value, *(turn.inputs[0] for turn in turns)))
+    if maker is None or not alone:
+        return None, [], []
     axes = equation.params["axes"]
     return maker, [order[a] for a in axes], [n for a, n in enumerate(order) if a not in axes]
 
@@ -151,12 +149,12 @@ def _with_batch_summed(
 
 def _bare(draft: Draft, atom: Atom, shape: tuple[int, ...]) -> tuple[Atom, tuple[int, ...]] | None:
     """A factor before it was repeated along axes, and the axes of the product that it has."""
-    if isinstance(atom, Constant) or len(atom.shape) != len(shape):
+    if isinstance(atom, Literal) or len(atom.shape) != len(shape):
         return None
     maker = draft.index.maker.get(atom)
     if maker is not None and maker.name == "broadcast_in_dim" and len(maker.inputs) == 1:
         inner, axes = maker.inputs[0], tuple(maker.params["broadcast_dimensions"])
-        if isinstance(inner, Constant):
+        if isinstance(inner, Literal):
             return None
         if all(inner.shape[i] == shape[axis] for i, axis in enumerate(axes)):
             return inner, axes
@@ -207,6 +205,15 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
                 _repeated_sum, number, contracting[side], equation.outputs[0].shape, side == 0
             ),
             [value],
+            equation,
+            equation.outputs[0],
+        )
+    elif contracting[0] and batch[0] and len(own) == len(other.shape):
+        # It brings nothing of its own: entries are weighed one by one, as by `(h * mask).sum()`.
+        order = (value, other) if side == 0 else (other, value)
+        yield from draft.derived(
+            functools.partial(products_of_entries, contracting, batch),
+            order,
             equation,
             equation.outputs[0],
         )

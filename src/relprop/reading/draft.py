@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -11,20 +10,16 @@ import jax
 import numpy as np
 
 from relprop import _compat
-from relprop._core import registry
 from relprop._core.graph import (
     Atom,
-    Constant,
     Equation,
     Graph,
+    Literal,
     Recall,
     Value,
-    computed_from,
-    depends_on,
 )
 from relprop._core.trace import Origin, graph_of
-from relprop.reading.exponentials import followed
-from relprop.reading.numbers import number
+from relprop.reading.index import Index
 
 # Constants of more entries are not computed.
 _SMALL = 1 << 12
@@ -64,15 +59,17 @@ class Draft:
         self.entered: dict[Value, Equation | None] = {}
         self._asked = [True] * len(graph.outputs) if asked is None else list(asked)
         self._traced = {out for equation in graph.equations for out in equation.outputs}
-        self._index: _Index | None = None
+        self._index: Index | None = None
 
     # What is asked of the reading so far.
 
     @property
-    def index(self) -> _Index:
+    def index(self) -> Index:
         """Who makes and reads what, and what depends on what; made anew after each change."""
         if self._index is None:
-            self._index = _Index(self)
+            self._index = Index(
+                self.equations, self.constants, self.explained, {*self.asked, *self.visible}
+            )
         return self._index
 
     @property
@@ -86,7 +83,7 @@ class Draft:
 
     def known(self, atom: Atom, depth: int = 12) -> np.ndarray | None:
         """The value of a small constant that is known when the function is traced."""
-        if isinstance(atom, Constant):
+        if isinstance(atom, Literal):
             return np.asarray(atom.array)
         if atom in self.constants:
             array = self.constants[atom]
@@ -269,46 +266,6 @@ class Draft:
         return len(self.equations) == len(self.graph.equations) and all(
             map(_is, self.outputs, self.graph.outputs)
         )
-
-
-class _Index:
-    """Who makes and reads what."""
-
-    def __init__(self, draft: Draft):
-        equations = draft.equations
-        self._constants = draft.constants
-        self.maker: dict[Atom, Equation] = {out: e for e in equations for out in e.outputs}
-        self.position = {equation: i for i, equation in enumerate(equations)}
-        self.dependent: set[Any] = depends_on(
-            equations, set(draft.explained), lambda e: registry.lookup(e.primitive).cuts
-        )
-        self.touched = computed_from(equations, draft.explained)
-        needed: set[Atom] = {*draft.asked, *draft.visible}
-        self._leaving = set(needed)
-        self.readers: dict[Atom, list[Equation]] = {}
-        for equation in reversed(equations):
-            if any(out in needed for out in equation.outputs):
-                needed.update(equation.inputs)
-                for atom in dict.fromkeys(equation.inputs):
-                    self.readers.setdefault(atom, []).append(equation)
-
-    @functools.cached_property
-    def exponentials(self) -> tuple[set[Atom], set[Atom]]:
-        """What is computed from exponentials, and from sums of them: see `followed`."""
-        return followed(self.position, self.touched, self.maker.get, self.number)
-
-    def operands(self, equation: Equation) -> list[Value]:
-        """The operands that depend on the explained inputs."""
-        return [a for a in equation.inputs if a in self.dependent]  # type: ignore[misc]
-
-    def number(self, atom: Atom) -> float | None:
-        """The number that all entries of a constant are, if that can be seen in the code."""
-        return number(self.maker, self._constants, atom)
-
-    def only_reader(self, value: Atom) -> Equation | None:
-        """The equation that alone reads a value, if nobody else looks at it."""
-        readers = self.readers.get(value, [])
-        return readers[0] if len(readers) == 1 and value not in self._leaving else None
 
 
 def rewired(equation: Equation, same: dict[Value, Atom]) -> Equation:

@@ -13,7 +13,7 @@ INSIDE = frozenset(
     (
         "add add_any sub mul div neg integer_pow log log1p max min abs reduce_sum reduce_max "
         "select_n gather scatter-add scatter-max stop_gradient psum psum_invariant pmax pvary "
-        "concatenate stack tanh square clamp pow cumsum"
+        "concatenate stack tanh square clamp pow cumsum sqrt rsqrt"
     ).split()
 )
 _SUMS = ("reduce_sum", "dot_general", "scatter-add", "cumsum")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from relprop import _compat
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation
+from relprop._core.graph import Atom, Equation, Literal
 
 # Larger arrays are not looked at.
 _LARGEST = 1 << 16
@@ -29,17 +30,40 @@ def number(
         atom: the constant.
         depth: how many equations to go back.
     """
-    if isinstance(atom, Constant):
+    if isinstance(atom, Literal):
         return _common(atom.array)
     if atom in constants:
         return _common(constants[atom])
     equation = makers.get(atom)
-    if equation is None or depth == 0 or len(equation.inputs) != 1:
+    if equation is None or depth == 0:
+        return None
+    if equation.name in _ARITHMETIC:
+        known = [number(makers, constants, a, depth - 1) for a in equation.inputs]
+        numbers = [n for n in known if n is not None and math.isfinite(n)]
+        whole = len(numbers) == len(known) and equation.outputs[0].inexact
+        return _computed(equation.name, numbers) if whole else None
+    if len(equation.inputs) != 1:
         return None
     kind = registry.lookup(equation.primitive)
     if equation.name == "convert_element_type" or (kind.structural and len(equation.outputs) == 1):
         return number(makers, constants, equation.inputs[0], depth - 1)
     return None
+
+
+_ARITHMETIC: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
+}
+
+
+def _computed(name: str, numbers: Sequence[float]) -> float | None:
+    try:
+        return float(_ARITHMETIC[name](*numbers))
+    except (ArithmeticError, TypeError):
+        return None
 
 
 def _common(array: Any) -> float | None:
@@ -65,7 +89,7 @@ def is_literal(makers: Mapping[Atom, Equation], atom: Atom) -> bool:
     queue, seen = [atom], set()
     while queue:
         atom = queue.pop()
-        if isinstance(atom, Constant) or atom in seen:
+        if isinstance(atom, Literal) or atom in seen:
             continue
         seen.add(atom)
         equation = makers.get(atom)

@@ -8,6 +8,8 @@ largest so far, and scales what it has summed whenever that grows:
 So :math:`a' e^{m'} = a e^{m} + \sum_k e^{s_k} u_k`, whatever m is, and in the end a is the sum over
 all chunks, shifted by the last m. That is how it is read. The algebra proves it, not the names.
 
+A loop that only adds up products of what it goes over, without any shift, is the sum of those.
+
 Source: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022.
 """
 
@@ -26,9 +28,12 @@ from relprop._core import registry
 from relprop._core.control import Scan
 from relprop._core.graph import Atom, Environment, Equation, Value, computed_from
 from relprop.propagators.linear import Addition
+from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import number
-from relprop.reading.terms import Algebra, Index, Product, contraction, values
+from relprop.reading.primitives import algebra_of
+from relprop.reading.primitives.reductions import contraction
+from relprop.reading.terms import Index, Product, leaf, values
 
 
 def summed_at_once(draft: Draft) -> None:
@@ -146,13 +151,18 @@ def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equati
     if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
         return
     consts, carried = _compat.scan_sizes(equation.params)
-    if carried < 2 or registry.unrepeatable(equation) or draft.closed(equation):
-        return
-    # The exponential of a shift is what gives one away.
-    if not any(inner.name in ("exp", "exp2") for inner in equation.bodies[0].equations):
+    if not carried or registry.unrepeatable(equation) or draft.closed(equation):
         return
     loop = _Loop(draft, equation)
     free = (*equation.inputs[:consts], *equation.inputs[consts + carried :])
+    for carry, added in _plain_sums(loop):
+        out = equation.outputs[carry]
+        if out in draft.index.dependent and out not in draft.visible:
+            operands = [*free, loop.given[carry]]
+            yield out, draft.derived(functools.partial(_added_up, loop, added), operands, equation)
+    # The exponential of a shift is what gives one away.
+    if not any(inner.name in ("exp", "exp2") for inner in equation.bodies[0].equations):
+        return
     shifts: set[Value] = set()
     for found in _carried_sums(draft, loop):
         out, shift = equation.outputs[found.carry], equation.outputs[found.shift]
@@ -163,6 +173,49 @@ def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equati
             shifts.add(shift)
             yield shift, draft.derived(functools.partial(_last, loop, found), operands, equation)
         yield out, draft.derived(functools.partial(_all_turns, loop, found), operands, equation)
+
+
+#: What a turn may do to what it adds up without a shift: no more than a sum of products does.
+_FACTORS = frozenset(
+    "mul integer_pow square broadcast_in_dim reshape squeeze expand_dims transpose "
+    "convert_element_type copy".split()
+)
+
+
+def _plain_sums(loop: _Loop) -> Iterator[tuple[int, Value]]:
+    """What is carried and only added to, with what each turn adds to it."""
+    for carry, start in enumerate(loop.starts):
+        result = loop.body.outputs[carry]
+        maker = loop.makers.get(result)
+        kind = None if maker is None else registry.lookup(maker.primitive)
+        if maker is None or not isinstance(kind, Addition) or kind.sign < 0:
+            continue
+        others = [atom for atom in maker.inputs if atom is not start]
+        if len(others) == 1 and isinstance(others[0], Value) and _is_product(loop, others[0]):
+            yield carry, others[0]
+
+
+def _is_product(loop: _Loop, value: Value) -> bool:
+    """Whether a turn computes a value by products of what the loop goes over and nothing else."""
+    queue: list[Atom] = [value]
+    products = 0
+    while queue:
+        atom = queue.pop()
+        if atom in loop.starts:
+            return False
+        maker = loop.makers.get(atom)
+        if maker is not None:
+            if maker.name not in _FACTORS:
+                return False
+            products += maker.name in ("mul", "integer_pow", "square")
+            queue.extend(maker.inputs)
+    return products > 0
+
+
+def _added_up(loop: _Loop, added: Value, *operands: Array) -> Array:
+    """The sum over all turns of what each of them adds, and what there was before."""
+    total = jnp.sum(loop.turns(added, operands[:-1], {}), 0)
+    return operands[-1] + total
 
 
 def _last(loop: _Loop, found: _Sum, *operands: Array) -> Array:
@@ -179,7 +232,7 @@ def _all_turns(loop: _Loop, found: _Sum, *operands: Array) -> Array:
 
 def _carried_sums(draft: Draft, loop: _Loop) -> Iterator[_Sum]:
     body = loop.body
-    algebra = Algebra(loop.makers.get, loop.number, {"dot_general": contraction})
+    algebra = algebra_of(loop.makers.get, loop.number, {"dot_general": contraction})
     changing = computed_from(body.equations, [s for s in loop.starts if s not in loop.counters])
     for carry, start in enumerate(loop.starts):
         result = body.outputs[carry]
@@ -215,7 +268,7 @@ def _largest(algebra: Algebra, loop: _Loop, shift: int) -> Value | None:
 
 def _is(algebra: Algebra, atom: Atom, value: Value, index: Index) -> bool:
     """Whether an atom is a value, perhaps of another type."""
-    return algebra.of(atom, index) == algebra.leaf(value, index)
+    return algebra.of(atom, index) == leaf(value, index)
 
 
 def _shift(algebra: Algebra, loop: _Loop, carry: int, changing: Set[Atom]) -> int | None:

@@ -20,10 +20,12 @@ from jaxtyping import Array
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.general import is_elementwise
-from relprop.propagators.linear import Dense, Division, Multiplication, ScatteredSum
+from relprop.propagators.linear import Dense, Division, Multiplication
 from relprop.propagators.product import Product, RunningProduct
+from relprop.propagators.sums import ScatteredSum
 from relprop.reading.draft import Draft
-from relprop.reading.terms import Algebra
+from relprop.reading.primitives import algebra_of
+from relprop.reading.repeats import simplified
 
 
 def spelled_out(draft: Draft) -> None:
@@ -37,6 +39,7 @@ def spelled_out(draft: Draft) -> None:
         made.extend(new or [equation])
     if changed:
         draft.replace(made, {})
+        simplified(draft)  # Both factors of a square may have been moved in the same way.
 
 
 def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equation]:
@@ -47,10 +50,11 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
         (contracting, batch) = equation.params["dimension_numbers"]
         count = len(contracting[0]) + len(batch[0])
         bare = [len(atom.shape) == count for atom in equation.inputs]
-        # Attention stays a product with a map.
-        if all(bare) or (any(bare) and equation.inputs[bare.index(True)] not in sums):
+        # Attention stays a product with a map, of which something is summed.
+        summed = contracting[0] and any(bare) and equation.inputs[bare.index(True)] in sums
+        if all(bare) or (any(bare) and not summed):
             yield from draft.derived(
-                functools.partial(_entries, contracting, batch),
+                functools.partial(products_of_entries, contracting, batch),
                 equation.inputs,
                 equation,
                 equation.outputs[0],
@@ -82,7 +86,15 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
             equation,
             equation.outputs[0],
         )
-    elif isinstance(kind, Multiplication | Division) and (found := _upside_down(draft, equation)):
+    elif isinstance(kind, Multiplication | Division):
+        yield from _quotient(draft, equation)
+
+
+def _quotient(draft: Draft, equation: Equation) -> Iterator[Equation]:
+    """A product with one over something as a quotient, and the other way round."""
+    divided = isinstance(registry.lookup(equation.primitive), Division)
+    found = _upside_down(draft, equation)
+    if found is not None:
         kept, inverse, divides = found
         yield from draft.derived(
             (lambda a, b: a / b) if divides else (lambda a, b: a * b),
@@ -90,7 +102,7 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
             equation,
             equation.outputs[0],
         )
-    elif isinstance(kind, Division) and equation.inputs[1] in draft.index.dependent:
+    elif divided and equation.inputs[1] in draft.index.dependent:
         signal, denominator = equation.inputs
         constant = draft.index.number(signal) is not None
         if not constant and signal.shape and _of_sigmoid(draft, denominator):
@@ -150,7 +162,7 @@ def _parts(draft: Draft, atom: Atom, axes: tuple[int, ...]) -> list[Atom]:
     return list(stack.inputs) if along and all(a.shape[axes[0]] == 1 for a in stack.inputs) else []
 
 
-def _entries(contracting, batch, a: Array, b: Array) -> Array:
+def products_of_entries(contracting, batch, a: Array, b: Array) -> Array:
     """The product of two arrays of which one has no axes of its own, summed over some."""
     count, summed = len(batch[0]), len(contracting[0])
     arrays = []
@@ -194,7 +206,7 @@ def _of_sigmoid(draft: Draft, atom: Atom) -> bool:
     equation = draft.index.maker.get(atom)
     if equation is None or equation.name not in ("add", "div", "mul", "exp"):
         return False
-    algebra = Algebra(draft.index.maker.get, draft.index.number)
+    algebra = algebra_of(draft.index.maker.get, draft.index.number)
     index = algebra.indices(atom.shape)
     term = algebra.of(atom, index)
     # 1 + c exp(a), after common factors were taken out.

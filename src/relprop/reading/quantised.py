@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
+from relprop._core.control import Call
 from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.linear import Contraction
+from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
-from relprop.reading.terms import ONE, Algebra, Index, Term, plus
+from relprop.reading.primitives import algebra_of
+from relprop.reading.terms import ONE, Index, Term, plus
 
 _ROUNDINGS = ("round", "floor", "ceil", "convert_element_type")
+_LIMITS = ("clamp", "max", "min")
 # So many operations after the rounding the scale is multiplied with again.
 _REACH = 12
 
@@ -39,9 +44,24 @@ def quantised(draft: Draft) -> None:
 
 def _rounds(draft: Draft, equation: Equation) -> bool:
     """Whether an equation rounds what depends on the explained inputs."""
-    if equation.name not in _ROUNDINGS or equation.inputs[0] not in draft.index.dependent:
+    if not any(atom in draft.index.dependent for atom in equation.inputs[:1]):
         return False
-    return equation.name != "convert_element_type" or not equation.outputs[0].inexact
+    if equation.bodies:
+        return _is_rounding(equation)
+    if equation.name == "convert_element_type":
+        (out,) = equation.outputs
+        return not out.inexact or np.dtype(out.dtype).itemsize == 1  # Of eight bits.
+    return equation.name in _ROUNDINGS
+
+
+def _is_rounding(equation: Equation) -> bool:
+    """Whether a function with a derivative of its own does nothing but round and limit."""
+    if type(registry.lookup(equation.primitive)) is not Call or len(equation.bodies) != 1:
+        return False
+    (body,) = equation.bodies
+    names = [inner.name for inner in body.equations]
+    limits = (*_ROUNDINGS, *_LIMITS)
+    return len(body.inputs) == 1 and names != [] and all(name in limits for name in names)
 
 
 def _first(number: int):
@@ -52,7 +72,7 @@ def _first(number: int):
 
 
 def _limit(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
-    numbers = [algebra._number(a) is not None for a in equation.inputs]
+    numbers = [algebra.number(a) is not None for a in equation.inputs]
     if sum(numbers) != 1:
         return None
     return algebra.operand(equation, numbers.index(False), index)
@@ -64,6 +84,10 @@ def _floor(algebra: Algebra, equation: Equation, index: Index) -> Term:
     return plus(term, {ONE: -0.5}) if term.get(ONE) == 0.5 else term
 
 
+def _rounded(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    return algebra.operand(equation, 0, index) if _is_rounding(equation) else None
+
+
 def _ideal(draft: Draft) -> Algebra:
     """The terms of values, as if numbers had all the bits in the world."""
     handlers = {
@@ -73,8 +97,9 @@ def _ideal(draft: Draft) -> Algebra:
         "clamp": _first(1),
         "max": _limit,
         "min": _limit,
+        **dict.fromkeys(("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call"), _rounded),
     }
-    return Algebra(draft.index.maker.get, draft.index.number, handlers)
+    return algebra_of(draft.index.maker.get, draft.index.number, handlers)
 
 
 # One value.
@@ -85,6 +110,7 @@ def _straight_through(draft: Draft, rounding: Equation) -> None:
     sources = [*_sources(draft, rounding.inputs[0])]
     queue = [(rounding.outputs[0], 0)]
     seen: set[Value] = set()
+    found: dict[int, Equation] = {}
     while queue:
         value, depth = queue.pop(0)
         if value in seen or depth > _REACH:
@@ -92,15 +118,17 @@ def _straight_through(draft: Draft, rounding: Equation) -> None:
         seen.add(value)
         maker = draft.index.maker[value]
         if value.inexact and len(maker.outputs) == 1:
-            for source in sources:
+            for number, source in enumerate(sources):
                 if source.shape == value.shape and source.dtype == value.dtype:
                     index = algebra.indices(value.shape)
                     if _equal(algebra.of(value, index), algebra.of(source, index)):
-                        _passes(draft, maker, source)
-                        return
+                        found.setdefault(number, maker)
         for use in draft.index.readers.get(value, []):
             if use.name in _BETWEEN:
                 queue.extend((out, depth + 1) for out in use.outputs)
+    if found:  # The nearer ones, as ``x / s`` before a zero point is added, are not the last word.
+        number = max(found)
+        _passes(draft, found[number], sources[number])
 
 
 _BETWEEN = (
@@ -135,8 +163,7 @@ def _passes(draft: Draft, maker: Equation, source: Value) -> None:
     new = draft.derived(
         lambda x, q: x + lax.stop_gradient(q - x), [source, copied.outputs[0]], maker, out
     )
-    at = draft.equations.index(maker)
-    draft.replace([*draft.equations[:at], copied, *new, *draft.equations[at + 1 :]], {})
+    draft.put({maker: [copied, *new]})
 
 
 # Products of integers.
@@ -144,11 +171,22 @@ def _passes(draft: Draft, maker: Equation, source: Value) -> None:
 
 def _is_integer_product(draft: Draft, equation: Equation) -> bool:
     kind = registry.lookup(equation.primitive)
-    return (
-        isinstance(kind, Contraction)
-        and equation.outputs[0] in draft.index.touched
-        and not any(atom.inexact for atom in equation.inputs[:2] if isinstance(atom, Value))
-    )
+    if not isinstance(kind, Contraction) or equation.outputs[0] not in draft.index.touched:
+        return False
+    touched = [atom for atom in equation.inputs[:2] if atom in draft.index.touched]
+    integers = not any(atom.inexact for atom in equation.inputs[:2] if isinstance(atom, Value))
+    return integers or all(_is_rounded(draft, atom) for atom in touched)
+
+
+def _is_rounded(draft: Draft, atom: Atom) -> bool:
+    """Whether a value has been rounded, and limited at most: an integer, of whatever type."""
+    while (maker := draft.index.maker.get(atom)) is not None:
+        if _rounds(draft, maker):
+            return True
+        if maker.name not in (*_LIMITS, "convert_element_type", "stop_gradient"):
+            return False
+        atom = next((a for a in maker.inputs if a in draft.index.touched), maker.inputs[0])
+    return False
 
 
 def _as_layer(draft: Draft, product: Equation) -> None:
@@ -159,6 +197,7 @@ def _as_layer(draft: Draft, product: Equation) -> None:
     if any(on and found is None for on, found in zip(touched, scaled, strict=True)):
         return
     scales = {scale for found in scaled if found is not None for scale in found[2]}
+    scales |= {below for scale in scales if (below := _inverted(draft, scale)) is not None}
     end = _dequantisation(draft, product.outputs[0], scales)
     if end is None:
         return
@@ -196,8 +235,15 @@ def _as_layer(draft: Draft, product: Equation) -> None:
 
     atoms = [a for pair in sources for a in pair] + [atom for atom, _ in constants]
     new = draft.derived(layer, [*product.inputs[:2], *atoms], last, last.outputs[0])
-    at = draft.equations.index(last)
-    draft.replace([*draft.equations[:at], *new, *draft.equations[at + 1 :]], {})
+    draft.put({last: new})
+
+
+def _inverted(draft: Draft, scale: Atom) -> Atom | None:
+    """What a scale is the inverse of, if it was made as one."""
+    maker = draft.index.maker.get(scale)
+    if maker is not None and maker.name == "div" and draft.index.number(maker.inputs[0]) == 1:
+        return maker.inputs[1]
+    return None
 
 
 def _constants(draft: Draft, value: Atom, chain: list[Equation]) -> Iterator[tuple[Atom, bool]]:
@@ -281,8 +327,7 @@ def _inverse_scale(draft: Draft, maker: Equation, source: Value) -> Value:
             lambda x: jnp.full_like(x, other.array if divides else 1 / other.array), [source], maker
         )
     )
-    at = draft.equations.index(maker)
-    draft.replace([*draft.equations[: at + 1], *new, *draft.equations[at + 1 :]], {})
+    draft.put({maker: [maker, *new]})
     return new[-1].outputs[0]
 
 

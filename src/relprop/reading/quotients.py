@@ -4,15 +4,13 @@ Attention may divide by the sum of its exponentials after these have been multip
 values, ``(e @ v) / e.sum()``, as flash attention does; the sum may be the product with a column of
 ones in v; two blocks of keys may be merged by how much each of them weighs. In the normal form the
 attention map is there, ``(e / e.sum()) @ v``, and each block has its part of it.
-
-The logarithm of a sum of exponentials is read with the shift of their arguments, so that
-``(z - m) - log(sum(exp(z - m)))`` is ``z - logsumexp(z)``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Set
+import functools
+from collections.abc import Callable, Sequence, Set
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +19,21 @@ from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation
-from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Dense, Division, Multiplication
+from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.exponentials import EXPONENTIALS
+from relprop.reading.primitives import algebra_of
 from relprop.reading.terms import (
     ONE,
-    Algebra,
-    Index,
     Symbol,
     Term,
     as_one,
     mentions,
-    plus,
     power,
     summed,
 )
+from relprop.reading.turns import before_turns
 
 
 def normalised_first(draft: Draft) -> None:
@@ -44,13 +41,14 @@ def normalised_first(draft: Draft) -> None:
     names = {equation.name for equation in draft.equations}
     if not names.intersection(EXPONENTIALS):
         return
+    _merged_blocks(draft)
     _interpolations(draft)
     while _one_normalised(draft):
         pass
 
 
 def _one_normalised(draft: Draft) -> bool:
-    algebra = Algebra(draft.index.maker.get, draft.index.number)
+    algebra = algebra_of(draft.index.maker.get, draft.index.number)
     _, sums = draft.index.exponentials
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
@@ -66,6 +64,8 @@ def _one_normalised(draft: Draft) -> bool:
                 continue
             if _is_one(algebra, other) and _dropped(draft, equation, position):
                 return True
+            if _rescaled_later(draft, equation, position):
+                return True
             parts = _sum_of_products(draft, equation.inputs[position])
             if parts is not None:
                 _distributed(draft, equation, position, parts)
@@ -75,9 +75,7 @@ def _one_normalised(draft: Draft) -> bool:
                 new = _by_own_sum(draft, algebra, equation, position, found)
                 new = new or _moved(draft, equation, position, found)
                 if new is not None:
-                    at = draft.equations.index(equation)
-                    rest = draft.equations[at + 1 :]
-                    draft.replace([*draft.equations[:at], *new, *rest], {})
+                    draft.put({equation: new})
                     return True
     return False
 
@@ -95,6 +93,77 @@ def _dropped(draft: Draft, equation: Equation, position: int) -> bool:
         return False
     draft.replace([e for e in draft.equations if e is not equation], {out: value})
     return True
+
+
+def _merged_blocks(draft: Draft) -> None:
+    """Writes the sum of what has been stacked, each part with its weight, as the sum it is."""
+    exponentials, sums = draft.index.exponentials
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        if not any(out in draft.index.dependent for out in equation.outputs):
+            continue
+        if equation.name == "reduce_sum" and len(equation.params["axes"]) == 1:
+            product, (axis,) = draft.index.maker.get(equation.inputs[0]), equation.params["axes"]
+            if product is None or product.name != "mul":
+                continue
+            own, batch = (axis, axis), ()
+        elif isinstance(registry.lookup(equation.primitive), Dense):
+            contracting, batch = equation.params["dimension_numbers"]
+            if len(contracting[0]) != 1:
+                continue
+            product, own = equation, (*contracting[0], *contracting[1])
+        else:
+            continue
+        for side in (0, 1):
+            weight, stack = product.inputs[side], draft.index.maker.get(product.inputs[1 - side])
+            if stack is None or stack.name != "stack" or weight not in sums:
+                continue
+            if stack.params["axis"] != own[1 - side] or not weight.shape:
+                continue
+            if not all(_is_of_products(draft, part) for part in stack.inputs):
+                continue
+            entry = _weighed(equation, side, own[side], batch)
+            if entry is not None:
+                made[equation] = draft.derived(
+                    entry, (weight, *stack.inputs), equation, equation.outputs[0]
+                )
+                break
+    if made:
+        draft.put(made)
+
+
+def _weighed(
+    equation: Equation, side: int, axis: int, batch: Sequence[Sequence[int]]
+) -> Callable[..., Array] | None:
+    """The sum of parts, each with its own entry of weights, as a sum or a contraction has it."""
+    shape = equation.outputs[0].shape
+    if not batch:
+
+        def summed_entries(weights: Array, *parts: Array) -> Array:
+            each = (lax.index_in_dim(weights, i, axis, keepdims=False) for i in range(len(parts)))
+            return functools.reduce(jnp.add, (p * w for p, w in zip(parts, each, strict=True)))
+
+        return summed_entries
+    own, other = batch[side], batch[1 - side]
+    if len(own) != len(equation.inputs[side].shape) - 1:
+        return None
+    (summed_axis,) = equation.params["dimension_numbers"][0][1 - side]
+    rank = len(equation.inputs[1 - side].shape)
+    free = [a for a in range(rank) if a not in other and a != summed_axis]
+    order = [a - (a > summed_axis) for a in (*other, *free)]
+    turned = [a - (a > axis) for a in own]
+
+    def contracted(weights: Array, *parts: Array) -> Array:
+        total = None
+        for i, part in enumerate(parts):
+            w = jnp.transpose(lax.index_in_dim(weights, i, axis, keepdims=False), turned)
+            w = w.reshape((*w.shape, *[1] * len(free)))
+            weighed = jnp.transpose(part, order) * w
+            total = weighed if total is None else total + weighed
+        assert total is not None and total.shape == shape
+        return total
+
+    return contracted
 
 
 def _interpolations(draft: Draft) -> None:
@@ -147,14 +216,52 @@ def _sum_of_products(draft: Draft, atom: Atom) -> Equation | None:
         return None
     if not draft.index.only_reader(atom) or len(draft.index.operands(maker)) != 2:
         return None
-    for part in maker.inputs:
-        inner = draft.index.maker.get(part)
-        while inner is not None and inner.name in _UNDONE:
-            inner = draft.index.maker.get(inner.inputs[0])
-        kind = None if inner is None else registry.lookup(inner.primitive)
-        if not isinstance(kind, Dense | Addition):
-            return None
+    if not all(_is_of_products(draft, part) for part in maker.inputs):
+        return None
     return maker
+
+
+def _is_of_products(draft: Draft, atom: Atom) -> bool:
+    """Whether a value is a product, a sum of such, or one of these times exponentials."""
+    maker = draft.index.maker.get(atom)
+    while maker is not None and maker.name in _UNDONE:
+        maker = draft.index.maker.get(maker.inputs[0])
+    kind = None if maker is None else registry.lookup(maker.primitive)
+    if isinstance(kind, Multiplication) and not isinstance(kind, Division):
+        assert maker is not None
+        return _scale_of_products(draft, maker) is not None
+    return isinstance(kind, Dense | Addition)
+
+
+def _scale_of_products(draft: Draft, equation: Equation) -> tuple[Atom, Atom] | None:
+    """Of a sum of products that is multiplied with exponentials the sum, and what scales it."""
+    exponentials, sums = draft.index.exponentials
+    for value, scale in (equation.inputs, equation.inputs[::-1]):
+        # Exponentials scale whole rows; those that are multiplied with values make products.
+        if scale in exponentials | sums and _is_of_products(draft, value):
+            return None if _is_of_products(draft, scale) else (value, scale)
+    return None
+
+
+def _rescaled_later(draft: Draft, equation: Equation, position: int) -> bool:
+    """Reads ``(o * c) / s`` as ``o * (c / s)``: what flash attention has summed, and its scale."""
+    value = equation.inputs[position]
+    scaled = draft.index.maker.get(value)
+    kind = None if scaled is None else registry.lookup(scaled.primitive)
+    if not isinstance(kind, Multiplication) or isinstance(kind, Division):
+        return False
+    found = _scale_of_products(draft, scaled) if draft.index.only_reader(value) else None  # type: ignore[arg-type]
+    if found is None:
+        return False
+    inner, scale = found
+    divides = isinstance(registry.lookup(equation.primitive), Division)
+    new = draft.derived(
+        lambda c, s: c / s if divides else c * s, [scale, equation.inputs[1 - position]], equation
+    )
+    out = equation.outputs[0]
+    new += draft.derived(lambda o, c: o * c, [inner, new[-1].outputs[0]], equation, out)
+    draft.put({equation: new})
+    return True
 
 
 def _distributed(draft: Draft, equation: Equation, position: int, total: Equation) -> None:
@@ -166,8 +273,7 @@ def _distributed(draft: Draft, equation: Equation, position: int, total: Equatio
         new.append(draft.again(equation, inputs, None))
     parts = [divided.outputs[0] for divided in new]
     new.append(draft.again(total, parts, equation.outputs[0]))
-    at = draft.equations.index(equation)
-    draft.replace([*draft.equations[:at], *new, *draft.equations[at + 1 :]], {})
+    draft.put({equation: new})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -274,7 +380,7 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
     dense = registry.lookup(product.primitive)
     assert isinstance(dense, Dense)
     carried = dense.carried(product, found.position)
-    factor, turns, order = _before_turns(draft, product.inputs[found.position])
+    factor, order, turns = before_turns(draft.index, product.inputs[found.position])
     back = np.argsort(order).tolist()
     sizes = product.inputs[found.position].shape
     weight = equation.inputs[1 - position]
@@ -298,17 +404,6 @@ def _moved(draft: Draft, equation: Equation, position: int, found: _Found) -> li
     return _multiplied(draft, equation, found, turns, new)
 
 
-def _before_turns(draft: Draft, atom: Atom) -> tuple[Atom, list[Equation], list[int]]:
-    """A value before it was transposed, how it was, and which of its axes each axis was then."""
-    turns: list[Equation] = []
-    order = list(range(len(atom.shape)))
-    while (maker := draft.index.maker.get(atom)) is not None and maker.name == "transpose":
-        order = [maker.params["permutation"][axis] for axis in order]
-        turns.insert(0, maker)
-        (atom,) = maker.inputs
-    return atom, turns, order
-
-
 def _by_own_sum(
     draft: Draft, algebra: Algebra, equation: Equation, position: int, found: _Found
 ) -> list[Equation] | None:
@@ -316,7 +411,7 @@ def _by_own_sum(
     other, product = equation.inputs[1 - position], found.product
     if not _is_made_of(draft, other, product.outputs[0]):
         return None
-    factor, turns, order = _before_turns(draft, product.inputs[found.position])
+    factor, order, turns = before_turns(draft.index, product.inputs[found.position])
     axes = tuple(order[axis] for axis in product.params["dimension_numbers"][0][found.position])
     index = algebra.indices(factor.shape)
     bound = [index[axis] for axis in axes if isinstance(index[axis], Symbol)]
@@ -341,7 +436,7 @@ def _is_made_of(draft: Draft, atom: Atom, source: Atom) -> bool:
 
 
 def _multiplied(
-    draft: Draft, equation: Equation, found: _Found, turns: list[Equation], new: list[Equation]
+    draft: Draft, equation: Equation, found: _Found, turns: Sequence[Equation], new: list[Equation]
 ) -> list[Equation]:
     """The equations that divide, and then those that multiply what they made."""
     product = found.product
@@ -368,54 +463,3 @@ def _undone(move: Equation, array: Array) -> Array:
         ]
         return jnp.broadcast_to(array[tuple(picked)], shape)
     return lax.reshape(array, shape).astype(move.inputs[0].dtype)
-
-
-def shifted_back(draft: Draft) -> None:
-    """Reads the logarithm of a sum of exponentials with the shift of their arguments."""
-    if not any(equation.name == "log" for equation in draft.equations):
-        return
-    algebra = Algebra(draft.index.maker.get, draft.index.number)
-    made: dict[Equation, list[Equation]] = {}
-    for equation in draft.equations:
-        kind = registry.lookup(equation.primitive)
-        if not (isinstance(kind, Addition) and kind.sign < 0) or len(equation.inputs) != 2:
-            continue
-        shifted, logarithm = equation.inputs
-        before = draft.index.maker.get(shifted)
-        if before is None or before.name != "sub" or not _is_log(draft, logarithm):
-            continue
-        argument, shift = before.inputs
-        if argument not in draft.index.dependent or argument.shape != equation.outputs[0].shape:
-            continue
-        index = algebra.indices(equation.outputs[0].shape)
-        own = algebra.of(logarithm, _within(logarithm, index))
-        more = algebra.of(shift, _within(shift, index))
-        if more and len(plus(own, more)) == len(own) - len(more):
-            made[equation] = draft.derived(
-                lambda z, y, m: z - (y + m),
-                [argument, logarithm, shift],
-                equation,
-                equation.outputs[0],
-            )
-    if made:
-        draft.put(made)
-
-
-def _is_log(draft: Draft, atom: Atom) -> bool:
-    """Whether a value that depends on the inputs is a logarithm, perhaps moved about."""
-    while atom in draft.index.dependent:
-        maker = draft.index.maker.get(atom)
-        if maker is None or maker.name == "log":
-            return maker is not None
-        if not is_move(maker) or len(maker.inputs) != 1:
-            return False
-        (atom,) = maker.inputs
-    return False
-
-
-def _within(atom: Atom, index: Index) -> Index:
-    return (
-        tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True))
-        if atom.shape
-        else ()
-    )

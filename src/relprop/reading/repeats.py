@@ -7,10 +7,12 @@ from collections.abc import Hashable
 import numpy as np
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop._core.graph import Atom, Equation, Literal, Value
+from relprop._core.operation import Propagator
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft, rewired
 from relprop.reading.numbers import is_literal
+from relprop.reading.turns import before_each_turn
 
 
 def simplified(draft: Draft) -> None:
@@ -58,9 +60,11 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         found = equation.inputs[0]
     elif equation.name == "slice":
         found = _cut_out(draft, equation)
+    elif equation.name == "pad" and not any(map(any, equation.params["padding_config"])):
+        found = equation.inputs[0]
     elif equation.name == "transpose":
         found = _transposed_back(draft, equation)
-    if found is None or isinstance(found, Constant):
+    if found is None or isinstance(found, Literal):
         return None
     alike = found.shape == out.shape and found.dtype == out.dtype
     return found if alike and equation.params.get("sharding") is None else None
@@ -72,12 +76,12 @@ def _is_nothing(draft: Draft, atom: Atom) -> bool:
 
 
 def _transposed_back(draft: Draft, equation: Equation) -> Atom | None:
-    """What has its axes in their old order after a transposition, or after two of them."""
-    (atom,), order = equation.inputs, equation.params["permutation"]
-    before = draft.index.maker.get(atom)
-    if before is not None and before.name == "transpose":
-        (atom,), order = before.inputs, [before.params["permutation"][axis] for axis in order]
-    return atom if list(order) == list(range(len(order))) else None
+    """What has its axes in their old order after a transposition, or after several."""
+    own = list(equation.params["permutation"])
+    for atom, order, _ in before_each_turn(draft.index, equation.inputs[0]):
+        if [order[axis] for axis in own] == list(range(len(own))):
+            return atom
+    return None
 
 
 def _cut_out(draft: Draft, equation: Equation) -> Atom | None:
@@ -105,7 +109,7 @@ def _cut_out(draft: Draft, equation: Equation) -> Atom | None:
     return None
 
 
-def _commutes(kind: registry.Propagator) -> bool:
+def _commutes(kind: Propagator) -> bool:
     return isinstance(kind, Multiplication) or (isinstance(kind, Addition) and kind.sign == 1)
 
 

@@ -8,14 +8,11 @@ that is a layer without a bias. Where several are, as in a sum over heads, it st
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from relprop._core import registry
@@ -46,203 +43,6 @@ def settled(draft: Draft) -> None:
     if made:
         new = ((e,) if e not in gone else made.get(e, ()) for e in draft.equations)
         draft.replace(itertools.chain.from_iterable(new), same)
-
-
-def signed(draft: Draft) -> None:
-    """Adds the negative of a layer where it is subtracted: the sign is that of its weight.
-
-    What was made negative before is added as it was, and the negative of the smallest of negatives
-    is the largest.
-    """
-    made: dict[Equation, list[Equation]] = {}
-    for equation in draft.equations:
-        kind = registry.lookup(equation.primitive)
-        if isinstance(kind, Negation):
-            new = _largest(draft, equation)
-            if new:
-                made[equation] = new
-            continue
-        if not (isinstance(kind, Addition) and kind.sign < 0):
-            continue
-        operands = draft.index.operands(equation)
-        if len(operands) != 2 or operands[0].shape != operands[1].shape:
-            continue
-        left, right = equation.inputs
-        before = draft.index.maker.get(right)
-        if before is not None and isinstance(registry.lookup(before.primitive), Negation):
-            made[equation] = draft.derived(
-                lambda a, b: a + b, [left, before.inputs[0]], equation, equation.outputs[0]
-            )
-        elif _summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
-            made[equation] = draft.derived(
-                lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
-            )
-    if made:
-        draft.put(made)
-
-
-_OPPOSITE = {"reduce_min": lax.max, "reduce_max": lax.min, "min": lax.max, "max": lax.min}
-
-
-def _largest(draft: Draft, negation: Equation) -> list[Equation]:
-    """The maximum that the negative of the minimum of negatives is, and the other way round."""
-    (value,), (out,) = negation.inputs, negation.outputs
-    chosen = draft.index.maker.get(value)
-    if chosen is None or out not in draft.index.dependent:
-        return []
-    if chosen.name not in _OPPOSITE or draft.index.only_reader(value) is not negation:
-        return []
-    found = [_negated(draft, atom) for atom in chosen.inputs]
-    before = [pair[0] for pair in found if pair is not None]
-    if len(before) < len(found):
-        return []
-    opposite = _OPPOSITE[chosen.name]
-
-    def function(*arrays: Array) -> Array:
-        arrays = tuple(pair[1](x) for pair, x in zip(found, arrays, strict=True) if pair)
-        if len(arrays) == 2:
-            return opposite(*arrays)
-        over = jnp.max if opposite is lax.max else jnp.min
-        return over(arrays[0], axis=tuple(chosen.params["axes"]))
-
-    return draft.derived(function, before, negation, out)
-
-
-def _negated(draft: Draft, atom: Atom) -> tuple[Atom, Callable[[Array], Array]] | None:
-    """What a value is the negative of, before it was moved about, and how it was."""
-    moves: list[Equation] = []
-    while (maker := draft.index.maker.get(atom)) is not None and is_move(maker):
-        if len(maker.inputs) != 1 or len(maker.outputs) != 1:
-            return None
-        moves.insert(0, maker)
-        (atom,) = maker.inputs
-    if maker is None or not isinstance(registry.lookup(maker.primitive), Negation):
-        return None
-
-    def moved(array: Array) -> Array:
-        return functools.reduce(lambda x, move: move.evaluate([x])[0], moves, array)
-
-    return maker.inputs[0], moved
-
-
-def split(draft: Draft) -> None:
-    """Puts together the biases that are added to parts of the result of one layer."""
-    made: dict[Equation, list[Equation]] = {}
-    gone: set[Equation] = set()
-    for layer in draft.equations:
-        kind = registry.lookup(layer.primitive)
-        if not isinstance(kind, Contraction) or len(draft.index.operands(layer)) != 1:
-            continue
-        (whole,) = layer.outputs
-        readers = draft.index.readers.get(whole, [])
-        pieces = [piece for reader in readers for piece in _pieces(reader)]
-        additions = [_bias_of(draft, value) for value, _ in pieces]
-        if not pieces or not any(additions) or any(not [*_pieces(r)] for r in readers):
-            continue
-        if whole in draft.visible or whole in draft.asked or _overlap(pieces):
-            continue
-        biases = [
-            (next(a for a in addition.inputs if a is not value), value, start)
-            for (value, start), addition in zip(pieces, additions, strict=True)
-            if addition is not None
-        ]
-
-        def added(y: Array, *constants: Array, biases: Any = biases) -> Array:
-            for constant, (_, value, start) in zip(constants, biases, strict=True):
-                piece = jnp.broadcast_to(jnp.asarray(constant, y.dtype), value.shape)
-                ends = zip(y.shape, start, value.shape, strict=True)
-                y = y + jnp.pad(piece, [(s, n - s - m) for n, s, m in ends])
-            return y
-
-        new = draft.derived(added, [whole, *(b for b, _, _ in biases)], layer)
-        with_bias = new[-1].outputs[0]
-        for (value, start), addition in zip(pieces, additions, strict=True):
-            stop = tuple(a + b for a, b in zip(start, value.shape, strict=True))
-            new += draft.derived(
-                functools.partial(lax.slice, start_indices=start, limit_indices=stop),
-                [with_bias],
-                layer,
-                value if addition is None else addition.outputs[0],
-            )
-        made[layer] = [layer, *new]
-        gone.update(readers)
-        gone.update(addition for addition in additions if addition is not None)
-    if made:
-        new_ones = (made.get(e, (e,)) for e in draft.equations if e not in gone)
-        draft.replace(draft.sorted(itertools.chain.from_iterable(new_ones)), {})
-
-
-def joined(draft: Draft) -> None:
-    """Adds a constant to the layers whose results were put side by side, and not to all of them."""
-    made: dict[Equation, list[Equation]] = {}
-    for equation in draft.equations:
-        kind = registry.lookup(equation.primitive)
-        operands = draft.index.operands(equation)
-        if not isinstance(kind, Addition) or len(operands) != 1:
-            continue
-        (value,), (out,) = operands, equation.outputs
-        constant = equation.inputs[1 - equation.inputs.index(value)]
-        side_by_side = draft.index.maker.get(value)
-        if side_by_side is None or side_by_side.name != "concatenate":
-            continue
-        alone = draft.index.only_reader(value) is equation and value.shape == out.shape
-        if not alone or constant in draft.index.touched:
-            continue
-        if not all(_is_free(draft, part) for part in side_by_side.inputs):
-            continue
-        first, axis = equation.inputs[0] is value, side_by_side.params["dimension"]
-
-        def added(
-            constant: Array, *parts: Array, sign=kind.sign, first=first, axis=axis, out=out
-        ) -> Array:
-            ends = np.cumsum([part.shape[axis] for part in parts])[:-1].tolist()
-            pieces = jnp.split(jnp.broadcast_to(constant, out.shape), ends, axis)
-            pairs = [(a, b) if first else (b, a) for a, b in zip(parts, pieces, strict=True)]
-            return jnp.concatenate([a + b if sign > 0 else a - b for a, b in pairs], axis)
-
-        made[equation] = draft.derived(added, [constant, *side_by_side.inputs], equation, out)
-    if made:
-        draft.put(made)
-
-
-def _is_free(draft: Draft, atom: Atom) -> bool:
-    """Whether a value is a layer without a bias that nothing else reads."""
-    if not isinstance(atom, Value) or draft.index.only_reader(atom) is None:
-        return False
-    part = _summand(draft, atom)
-    return part.layer and not part.biased
-
-
-def _pieces(equation: Equation) -> Iterator[tuple[Value, tuple[int, ...]]]:
-    """The parts that an equation takes out of an array, and where they begin."""
-    if equation.name == "slice" and not equation.params["strides"]:
-        yield equation.outputs[0], tuple(equation.params["start_indices"])
-    elif equation.name == "split":
-        axis, at = equation.params["axis"], 0
-        for out in equation.outputs:
-            yield out, tuple(at if i == axis else 0 for i in range(len(out.shape)))
-            at += out.shape[axis]
-
-
-def _overlap(pieces: list[tuple[Value, tuple[int, ...]]]) -> bool:
-    """Whether two parts have entries in common."""
-    return any(
-        all(
-            s < t + m and t < s + n
-            for s, t, n, m in zip(start, other, value.shape, more.shape, strict=True)
-        )
-        for (value, start), (more, other) in itertools.combinations(pieces, 2)
-    )
-
-
-def _bias_of(draft: Draft, value: Value) -> Equation | None:
-    """The addition of a constant that alone reads a value."""
-    reader = draft.index.only_reader(value)
-    if reader is None or not isinstance(kind := registry.lookup(reader.primitive), Addition):
-        return None
-    others = [a for a in reader.inputs if a is not value]
-    own = len(others) == 1 and others[0] not in draft.index.touched
-    return reader if own and kind.sign > 0 and reader.outputs[0].shape == value.shape else None
 
 
 @dataclasses.dataclass(eq=False)
@@ -310,10 +110,10 @@ def _part(draft: Draft, value: Value, inside: set[Value], top: bool = False) -> 
             if part.parts:
                 inside.add(value)
                 return _Part(value, equation, (part,), factor=_factor(draft, equation))
-    return _summand(draft, value)
+    return summand(draft, value)
 
 
-def _summand(draft: Draft, value: Value) -> _Part:
+def summand(draft: Draft, value: Value) -> _Part:
     """A summand, which may be a layer behind moves and scales."""
     index, atom, biased = draft.index, value, False
     while True:
@@ -323,8 +123,8 @@ def _summand(draft: Draft, value: Value) -> _Part:
             return _Part(value)
         kind = registry.lookup(equation.primitive)
         if isinstance(kind, Contraction):
-            (weight,) = [a for a in equation.inputs[:2] if a not in operands]
-            if is_literal(index.maker, weight):
+            others = [a for a in equation.inputs if a not in operands]
+            if all(is_literal(index.maker, a) for a in others):
                 return _Part(value)
             return _Part(value, layer=True, biased=biased)
         if isinstance(kind, Addition):

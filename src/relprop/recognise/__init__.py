@@ -12,15 +12,17 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from relprop._core.graph import Equation, Graph, Value
 from relprop._core.operation import Operation
+from relprop._core.registry import operation_of
 from relprop.recognise.dataflow import Dataflow
-from relprop.recognise.padding import padded_convolutions
+
+Recogniser = Callable[[Dataflow], Iterable[Operation]]
 
 
 def recognise(
     graph: Graph,
     dependent: set[Value],
     explained: set[Value],
-    recognisers: Sequence[Callable[[Dataflow], Iterable[Operation]]],
+    recognisers: Sequence[Recogniser],
     visible: Collection[Value] = (),
 ) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
@@ -32,10 +34,9 @@ def recognise(
         recognisers: what is looked for, in the order of precedence.
         visible: values that somebody looks at, where a chain of functions is not to go around.
     """
-    graph = padded_convolutions(graph, dependent, visible)
     flow = Dataflow(graph, dependent, explained, visible)
     found: dict[Equation, Operation] = {}
     for recogniser in recognisers:
         for operation in flow.found(recogniser):
             found.setdefault(operation.last, operation)
-    return [found.get(e) or Operation.of(e) for e in graph.equations if e.outputs]
+    return [found.get(e) or operation_of(e) for e in graph.equations if e.outputs]

@@ -1,4 +1,4 @@
-"""Activation functions: GELU, SiLU, mish, hard-swish, or one that somebody just made up.
+"""ActivationFunction functions: GELU, SiLU, mish, hard-swish, or one that somebody just made up.
 
 They arrive as several element-wise equations. Where two values that are joined element by
 element both come, through element-wise equations only, from one value of the same shape, all in
@@ -23,14 +23,16 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop._core.plan import Step
+from relprop._core.registry import operation_of
 from relprop.propagators.general import inner, is_maximum_with_zero
 from relprop.propagators.linear import Addition
-from relprop.propagators.recognised import Activation
+from relprop.propagators.recognised import ActivationFunction
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
-from relprop.recognise.soft_maximum import soft_maxima
-from relprop.recognise.statistic import statistics
+from relprop.recognise.logsumexp import logsumexps
+from relprop.recognise.normaliser import normalisers
+from relprop.recognise.softmax import softmaxes
 
 _LIMITS = {"max": {"max"}, "min": {"min"}, "clamp": {"max", "min"}}
 
@@ -51,11 +53,11 @@ class _Chain(NamedTuple):
 
 def activations(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes an element-wise function of one value."""
-    # A root that divides, the factor of a mean, the bias of a layer and the shift of a soft maximum
-    # belong to those.
-    others = (statistics, averages, biased_layers, soft_maxima)
+    # A root that divides, the factor of a mean, the bias of a layer, the shift of a logsumexp and
+    # the exponential that completes a softmax belong to those.
+    others = (normalisers, averages, biased_layers, logsumexps, softmaxes)
     taken = {operation.last for find in others for operation in flow.found(find)}
-    roots = {operation.last for operation in flow.found(statistics)}
+    roots = {operation.last for operation in flow.found(normalisers)}
     joined = {
         operation.last: operation
         for operation in flow.found(joins)
@@ -90,7 +92,7 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
             continue
         uses = flow.consumers(out)
         if out in flow.graph.explained_outputs or not all(goes_on(out, use) for use in uses):
-            yield flow.region(chain.start, equation, Activation())
+            yield flow.region(chain.start, equation, ActivationFunction())
 
 
 def _extended(
@@ -130,7 +132,7 @@ def _is_unary(flow: Dataflow, equation: Equation) -> bool:
 
 
 def _is_nonlinear(flow: Dataflow, equation: Equation) -> bool:
-    operation = Operation.of(equation)
+    operation = operation_of(equation)
     active = [atom in flow.dependent for atom in equation.inputs]
     return bool(equation.bodies) or operation.propagator.structure(operation, active) == (
         "activation"
@@ -171,7 +173,7 @@ def joins(flow: Dataflow) -> Iterator[Operation]:
             continue
         dominator[out], depth[out] = common, depth.get(common, 0) + 1
         if out in flow.dependent and (len(operands) > 1 or equation.bodies):
-            yield flow.region(common, equation, Activation())
+            yield flow.region(common, equation, ActivationFunction())
 
 
 def is_relu(equation: Equation) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from relprop._core import registry
 from relprop._core.graph import Equation
 from relprop._core.operation import Operation
-from relprop.propagators.linear import Division, Multiplication, Sum, WindowSum
+from relprop.propagators.linear import Division, Multiplication
 from relprop.propagators.recognised import Average
+from relprop.propagators.sums import Sum, WindowSum
 from relprop.recognise.dataflow import Dataflow, is_device_sum
 
 

@@ -4,7 +4,7 @@ Means, variances, weights and biases are constants then, and ``(x - mean) * rsqr
 division by the root, or ``x * factor + summand`` are the same: an affine map of each entry. It is
 told from other scales by its factors, which are arrays along the channels and not one number. Next
 to a layer, the channels are the axes that the weight of the layer has as well; elsewhere, one axis.
-The weights of a norm whose statistic depends on the input are no batch norm.
+The weights of a norm whose normaliser depends on the input are no batch norm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Operation
 from relprop.propagators.affine import Affine, Merged
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
@@ -178,17 +178,23 @@ def _is_touched(flow: Dataflow, atom: Atom) -> bool:
 def _is_product(flow: Dataflow, value: Value) -> bool:
     """Whether a value is a product or quotient of two computed from the input: normalised.
 
-    Or a difference of such, as in ``x / s - mean / s``.
+    Or made of such alone, as ``x / s - mean / s``, perhaps with weights of its own.
     """
     equation = flow.producer(flow.origin(value)[0])
-    if equation is None:
+    operands = [] if equation is None else flow.operands(equation)
+    if equation is None or not operands:
         return False
     kind = registry.lookup(equation.primitive)
-    if isinstance(kind, Addition) and len(flow.operands(equation)) == 2:
-        return all(_is_product(flow, operand) for operand in flow.operands(equation))
-    return isinstance(kind, Multiplication | Division) and all(
-        _is_touched(flow, atom) for atom in equation.inputs
-    )
+    if isinstance(kind, Multiplication | Division):
+        if all(_is_touched(flow, atom) for atom in equation.inputs):
+            return True
+    if equation.name == "select_n":  # What is not divided where there is nothing to divide by.
+        return any(_is_product(flow, operand) for operand in operands)
+    # Groups that are put side by side; weights and signs.
+    together = isinstance(kind, Addition) or equation.name in ("concatenate", "stack")
+    if together or _goes_on(flow, equation):
+        return all(_is_product(flow, operand) for operand in operands)
+    return False
 
 
 def _constants(flow: Dataflow, chain: _Chain) -> list[Value]:
@@ -265,7 +271,7 @@ def _is_number(flow: Dataflow, atom: Atom) -> bool:
     if atom.shape == ():
         return True
     equation = flow.producer(atom)
-    if equation is None or isinstance(atom, Constant):
+    if equation is None or isinstance(atom, Literal):
         return False
     return (is_move(equation) or is_elementwise(equation)) and all(
         _is_number(flow, a) for a in equation.inputs

@@ -12,15 +12,9 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.affine import Scaled
-from relprop.propagators.linear import (
-    Addition,
-    Contraction,
-    Division,
-    Multiplication,
-    Negation,
-    Sum,
-)
+from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Biased
+from relprop.propagators.sums import Sum
 from relprop.reading.terms import Symbol, mentions
 from relprop.recognise.dataflow import Dataflow, is_device_sum, is_elementwise, is_move
 from relprop.recognise.fixed import is_fixed
@@ -123,15 +117,20 @@ def _belongs(flow: Dataflow, after: list[Equation]) -> bool:
     """Whether numbers, signs and constants after a layer are the layer's own.
 
     A scale without a bias after it is left alone: it may be part of a function, as in
-    ``tanh(a / 2)``. So is a change of sign before a function, as in ``sigmoid(-a)``.
+    ``tanh(a / 2)``. So is a change of sign before a function, as in ``sigmoid(-a)``, but not the
+    one that comes with the bias, as in ``b - x @ w``.
     """
     kinds = [registry.lookup(equation.primitive) for equation in after]
     flips = [_flips(flow, equation) for equation in after]
-    if sum(flips) % 2:
+    biased = [isinstance(kind, Addition) for kind in kinds]
+    if sum(flips) % 2 and not (biased[-1] and sum(biased) == 1 and _is_array(flow, after[-1])):
         return not any(_is_function(flow, use) for use in _uses(flow, after[-1].outputs[0]))
-    return isinstance(kinds[-1], Addition) or (
-        flips[-1] and any(isinstance(kind, Addition) for kind in kinds)
-    )
+    return biased[-1] or (flips[-1] and any(biased))
+
+
+def _is_array(flow: Dataflow, addition: Equation) -> bool:
+    """Whether what is added is an array, as a bias is, and no number, as in ``1 - h``."""
+    return any(not flow.is_number(a) for a in addition.inputs if a not in flow.dependent)
 
 
 def _flips(flow: Dataflow, equation: Equation) -> bool:

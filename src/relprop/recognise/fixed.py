@@ -28,5 +28,4 @@ def is_fixed(flow: Dataflow, equation: Equation) -> bool:
     kind = registry.lookup(equation.primitive)
     if not isinstance(kind, Contraction) or len(flow.operands(equation)) != 1:
         return False
-    (other,) = [a for a in equation.inputs[:2] if a not in flow.dependent]
-    return flow.is_literal(other)
+    return all(flow.is_literal(a) for a in equation.inputs if a not in flow.dependent)

@@ -15,14 +15,15 @@ import numpy as np
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop._core.operation import Operation
+from relprop._core.registry import operation_of
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
-from relprop.propagators.recognised import Gate
+from relprop.propagators.recognised import GatedProduct
 from relprop.recognise.activation import activations, is_relu, joins
 from relprop.recognise.average import averages
 from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
+from relprop.recognise.normaliser import normalisers
 from relprop.recognise.probe import probed
 from relprop.recognise.softmax import softmaxes
-from relprop.recognise.statistic import statistics
 
 _SIGMOID, _ACTIVATION = 2, 1
 # A square or an exponential by itself is no activation that opens and closes.
@@ -33,7 +34,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
     """Each product of two values of which one is a gate, or the more gate-like one."""
     ends = {operation.last: operation for operation in flow.found(joins)}
     functions = {operation.last: operation for operation in flow.found(activations)}
-    taken = {op.last for find in (softmaxes, statistics, averages) for op in flow.found(find)}
+    taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
@@ -44,12 +45,12 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
             if max(scores) == _SIGMOID or _of_one_source(flow, gate, signal):
-                yield Operation(Gate(), (equation,), (gate, signal), equation.outputs)
+                yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
         elif len(operands) == 1 and scores == [_SIGMOID]:
             (gate,) = operands
             (signal,) = [a for a in equation.inputs if a is not gate] or [gate]
             if _is_signal(flow, signal, equation):
-                yield Operation(Gate(), (equation,), (gate, signal), equation.outputs)
+                yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
 
 
 def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> int:
@@ -61,7 +62,7 @@ def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> i
             return 0
         operation = ends.get(equation)
         if operation is None and len(operands) == 1 and is_elementwise(equation):
-            operation = Operation.of(equation)
+            operation = operation_of(equation)
         if operation is not None and _is_sigmoid(flow, operation):
             return _SIGMOID
         if equation in ends:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from relprop._core import registry
 from relprop._core.graph import Equation, Value
 from relprop._core.operation import Operation
+from relprop._core.registry import operation_of
 from relprop.propagators.linear import Contraction
 from relprop.propagators.neuron import Neuron
 from relprop.recognise.activation import activations
@@ -47,7 +48,7 @@ def _single(flow: Dataflow, equation: Equation) -> Operation | None:
     """An activation of one equation."""
     if len(flow.operands(equation)) != 1 or len(equation.outputs) != 1 or equation.bodies:
         return None
-    operation = Operation.of(equation)
+    operation = operation_of(equation)
     active = [atom in flow.dependent for atom in equation.inputs]
     found = operation.propagator.structure(operation, active) == "activation"
     same = flow.operands(equation)[0].shape == equation.outputs[0].shape
@@ -59,7 +60,7 @@ def _layer(flow: Dataflow, equation: Equation | None) -> Operation | None:
     if equation is None or len(flow.operands(equation)) != 1:
         return None
     is_layer = isinstance(registry.lookup(equation.primitive), Contraction)
-    return Operation.of(equation) if is_layer else None
+    return operation_of(equation) if is_layer else None
 
 
 def _only_for(flow: Dataflow, value: Value, inside: set[Equation]) -> bool:

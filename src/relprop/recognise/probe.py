@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from relprop import _compat
-from relprop._core.graph import Atom, Constant, Equation, Value
+from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Operation
 
 #: From far left to far right; sigmoids are flat at both ends.
@@ -53,7 +53,7 @@ def _evaluated(equation: Equation, values: Sequence[Any]) -> list[Any]:
         return [function(equation.params, *values)]
     with jax.ensure_compile_time_eval():
         arrays = [
-            value if isinstance(atom, Constant) else np.asarray(value, atom.dtype)
+            value if isinstance(atom, Literal) else np.asarray(value, atom.dtype)
             for atom, value in zip(equation.inputs, values, strict=True)
         ]
         outputs = equation.evaluate(arrays)

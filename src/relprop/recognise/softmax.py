@@ -16,12 +16,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from relprop._core.graph import Atom, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
 from relprop.reading.exponentials import EXPONENTIALS, followed
-from relprop.reading.terms import Product, Symbol, Term, mentions, renamed
+from relprop.reading.terms import ONE, Product, Symbol, Term, mentions, renamed, values
 from relprop.recognise.dataflow import Dataflow
 
 
@@ -54,7 +55,10 @@ def _exponentials(flow: Dataflow) -> tuple[set[Atom], set[Atom]]:
 def is_softmax(flow: Dataflow, value: Value) -> bool:
     """Whether the term of a value is that of a softmax."""
     index = flow.algebra.indices(value.shape)
-    return any(True for _ in blocks(flow.algebra.of(value, index), index))
+    term = flow.algebra.of(value, index)
+    if set(term) == {ONE}:  # Of one entry, as that of the first token with a cache.
+        return abs(term[ONE] - 1.0) < 1e-6
+    return any(True for _ in blocks(term, index))
 
 
 def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
@@ -86,12 +90,28 @@ def _matches(denominator: Product, above: Product, index: Iterable[object]) -> b
     free = [s for s in index if isinstance(s, Symbol)]
     if base[0] == "rows":
         free = [s for s in free if base[4] == ("at", base[3], s)]
-    for chosen in itertools.permutations(free, len(base[1])):
+    for chosen in itertools.permutations([*free, *_picked(above)], len(base[1])):
         names = dict(zip(base[1], chosen, strict=True))
-        if all(a.size == b.size for a, b in names.items()):
+        if all(a.size == b.size for a, b in names.items() if isinstance(b, Symbol)):
             if _product(renamed(base[2], names), outside) == above:
                 return True
     return False
+
+
+def _picked(above: Product) -> list[Any]:
+    """The places of single entries and of slices: a part of a softmax is as good as the whole."""
+    found: dict[Any, None] = {}
+    queue: list[Any] = [above]
+    while queue:
+        thing = queue.pop()
+        if isinstance(thing, Symbol) or not isinstance(thing, tuple | frozenset):
+            continue
+        if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
+            places: Any = thing[2]
+            found.update((place, None) for place in places if not isinstance(place, Symbol))
+        else:
+            queue.extend(thing)
+    return list(found)
 
 
 def _lists(summands: Iterable[tuple[Product, float]], above: Product, index) -> bool:
@@ -138,8 +158,11 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             moved = _moved(flow, equation.inputs[0], start)
             found.setdefault(start, {})[moved] = None
+    told = _leaves(flow, value) if len(found) > 1 else set()
     for start in [*found]:
-        if len(found) > 1 and _unmasked(flow, start) in found:
+        # What cancels is none, as differences of maxima, by which sums of blocks are scaled.
+        cancelled = told and not told & _leaves(flow, start)
+        if len(found) > 1 and (cancelled or _unmasked(flow, start) in found):
             del found[start]
     if len(found) == 1:
         (moved,) = found.values()
@@ -148,6 +171,11 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         if len(parts) == len(moved) and parts[0].shape == value.shape:
             return parts
     return [*found]
+
+
+def _leaves(flow: Dataflow, atom: Atom) -> set[Value]:
+    """The values that the term of a value is made of."""
+    return values(flow.algebra.of(atom, flow.algebra.indices(atom.shape)))
 
 
 def _unmasked(flow: Dataflow, value: Value) -> Atom | None:

@@ -13,7 +13,8 @@ from relprop._core.control import Call
 from relprop._core.graph import Equation, Value
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition
-from relprop.propagators.recognised import Activation
+from relprop.propagators.recognised import ActivationFunction
+from relprop.reading.terms import leaf
 from relprop.recognise.dataflow import Dataflow
 
 
@@ -25,12 +26,14 @@ def straight_through(flow: Dataflow) -> Iterator[Operation]:
         if isinstance(kind, Addition) and len(operands) == 1:
             start = _start(flow, equation)
             if start is not None:
-                yield flow.region(start, equation, Activation())
+                yield flow.region(start, equation, ActivationFunction())
         elif type(kind) is Call and len(operands) == 1 and len(equation.outputs) == 1:
             # What could be looked into has been opened: the rest is cut off inside.
             (out,) = equation.outputs
             if operands[0].shape == out.shape and out not in flow.graph.closed:
-                yield Operation(Activation(), (equation,), equation.inputs, equation.outputs)
+                yield Operation(
+                    ActivationFunction(), (equation,), equation.inputs, equation.outputs
+                )
 
 
 def _start(flow: Dataflow, equation: Equation) -> Value | None:
@@ -38,7 +41,7 @@ def _start(flow: Dataflow, equation: Equation) -> Value | None:
     (out,) = equation.outputs
     index = flow.algebra.indices(out.shape)
     term = flow.algebra.of(out, index)
-    if not term or term == flow.algebra.leaf(out, index):
+    if not term or term == leaf(out, index):
         return None
     stopped = False
     current: Equation | None = equation

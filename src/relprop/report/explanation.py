@@ -96,6 +96,39 @@ class Balance:
         """What rules made or lost that do not conserve relevance, and rounding."""
         return self.handed_out - self.explained - self.bias - self.epsilon - self.stopped
 
+    @property
+    def unrest(self) -> float:
+        """How much biases, stabilisers and rules took and gave, in units of what was handed out.
+
+        What was stopped is left out: rules that stop relevance are asked to.
+        """
+        if self.fault or not self.handed_out:
+            return math.inf
+        kept = (self.bias, self.epsilon, self.gap)
+        return sum(map(abs, kept)) / abs(self.handed_out)
+
+    def sentence(self, rules: str) -> str:
+        """What there is to know of it, for those who read one line.
+
+        >>> Balance(53.3, -5.1, 58.4, 0.0, 0.0).sentence("epsilon")
+        'epsilon explains -5.1 of 53.3; biases hold 58.4: this rule is noisy on this network.'
+        """
+        if self.fault:
+            return f"{rules} made NaN or infinity: its heatmaps say nothing. {self.fault}"
+        if not self.handed_out:
+            return f"{rules}: the scores sum up to 0, so that nothing was handed out."
+        named = {"biases hold": self.bias, "stabilisers hold": self.epsilon}
+        named |= {"stopped": self.stopped, "made or lost by rules": self.gap}
+        large = 0.05 * abs(self.handed_out)
+        kept = "".join(f"; {name} {part:.3g}" for name, part in named.items() if abs(part) > large)
+        if self.unrest + abs(self.stopped / self.handed_out) <= 0.2:
+            verdict = "nearly all of the score is on the pixels"
+        elif self.unrest < 1:
+            verdict = "a part of the score is not on the pixels"
+        else:
+            verdict = "this rule is noisy on this network"
+        return f"{rules} explains {self.explained:.3g} of {self.handed_out:.3g}{kept}: {verdict}."
+
     def parts(self) -> dict[str, float]:
         """What the relevance was split into: the parts sum up to what was handed out."""
         names = ("explained", "bias", "epsilon", "stopped", "gap")

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from relprop import plots
+from relprop._characters import visible
 from relprop._files import write_text
 from relprop._inspect import PlannedOperation
 from relprop._table import amount
+from relprop.plots._figure import template
 from relprop.plots._flow import PARTS
 from relprop.plots._pixels import (
     data_uri,
@@ -53,13 +54,39 @@ def write_html(
     command: str = "",
     versions: Mapping[str, str] = _NONE,
 ) -> None:
-    """Writes a report with one row per image and one column per set of rules and per method.
+    """Writes the page that `html` makes; the file is whole or as it was."""
+    write_text(
+        path,
+        html_text(
+            explanations,
+            title,
+            balances=balances,
+            rules=rules,
+            left_out=left_out,
+            plans=plans,
+            command=command,
+            versions=versions,
+        ),
+    )
+
+
+def html_text(
+    explanations: Iterable[Explanation],
+    title: str = "Explanations",
+    *,
+    balances: Balances = _NONE,
+    rules: Mapping[str, str] = _NONE,
+    left_out: Mapping[str, str] = _NONE,
+    plans: Plans = _NONE,
+    command: str = "",
+    versions: Mapping[str, str] = _NONE,
+) -> str:
+    """A report with one row per image and one column per set of rules and per method.
 
     All images are inside of the file, and nothing in it depends on the time.
 
     Args:
         explanations: the rows; those of each model have a section of their own.
-        path: the file, which is replaced if it exists.
         title: of the page.
         balances: where the relevance of all images went; shown as bars where given.
         rules: name of the rules -> the rules in full.
@@ -72,19 +99,18 @@ def write_html(
     sections = [
         _section(model, group, balances, plans) for model, group in by_model(explanations).items()
     ]
-    page = _environment().get_template("report.html.jinja")
-    text = page.render(
-        title=title,
+    page = template("report.html.jinja", Path(__file__).parent, percent=percent, amount=amount)
+    return page.render(
+        title=visible(title),
         sections=sections,
         rules=rules,
-        left_out=left_out,
-        command=command,
+        left_out={visible(name): visible(reason) for name, reason in left_out.items()},
+        command=visible(command),
         versions=versions,
         parts=PARTS,
         scale=scale(),
         map_scale=map_scale(),
     )
-    write_text(path, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,15 +217,3 @@ def _bar(rules: str, balance: Balance) -> _Bar:
             left += share
             segments.append((name, left, -share))
     return _Bar(rules, balance, segments)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"percent": percent, "amount": amount}
-    return environment

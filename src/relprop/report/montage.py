@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,11 +21,17 @@ _MARGINS = {"left": 165, "right": 20, "top": 85, "bottom": 15}  # pixels, for la
 
 
 def write_png(explanations: Iterable[Explanation], path: Path) -> None:
+    """Writes the picture that `png_bytes` draws; the file is whole or as it was."""
+    data = png_bytes(explanations)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def png_bytes(explanations: Iterable[Explanation]) -> bytes:
     """Draws one row per image and one column per set of rules; models stand side by side.
 
     Args:
         explanations: what to draw; of each model, the first 64.
-        path: the file, which is replaced if it exists.
     """
     blocks = {_title(m, group): _tiles(group) for m, group in by_model(explanations).items()}
     width = sum(tiles.width + _MARGINS["left"] + _MARGINS["right"] for tiles in blocks.values())
@@ -39,8 +46,9 @@ def write_png(explanations: Iterable[Explanation], path: Path) -> None:
         box = (x / width, bottom / height, tiles.width / width, tiles.height / height)
         tiles.draw(figure.add_axes(box), title)
         x += tiles.width + _MARGINS["right"]
-    with replacing(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    return drawn.getvalue()
 
 
 def _title(model: str, group: list[Explanation]) -> str:

@@ -13,8 +13,11 @@ from relprop._errors import unknown_name as _unknown_name
 from relprop.rules.activation import BetaSmooth as BetaSmooth
 from relprop.rules.activation import Deconvnet as Deconvnet
 from relprop.rules.activation import GuidedBackprop as GuidedBackprop
+from relprop.rules.alpha_beta import AlphaBeta as AlphaBeta
+from relprop.rules.alpha_beta import ZPlus as ZPlus
 from relprop.rules.base import Rule as Rule
 from relprop.rules.base import Stabilizer as Stabilizer
+from relprop.rules.box import ZBox as ZBox
 from relprop.rules.difference import DifferenceRule as DifferenceRule
 from relprop.rules.difference import MeanGradient as MeanGradient
 from relprop.rules.difference import Rescale as Rescale
@@ -30,21 +33,25 @@ from relprop.rules.general import Route as Route
 from relprop.rules.general import SignalTakesAll as SignalTakesAll
 from relprop.rules.general import Stop as Stop
 from relprop.rules.general import Uniform as Uniform
-from relprop.rules.linear import AlphaBeta as AlphaBeta
 from relprop.rules.linear import Epsilon as Epsilon
 from relprop.rules.linear import Flat as Flat
 from relprop.rules.linear import Gamma as Gamma
 from relprop.rules.linear import Norm as Norm
+from relprop.rules.linear import Reweighted as Reweighted
 from relprop.rules.linear import WSquare as WSquare
-from relprop.rules.linear import ZBox as ZBox
 from relprop.rules.linear import Zero as Zero
-from relprop.rules.linear import ZPlus as ZPlus
-from relprop.rules.reweighted import Reweighted as Reweighted
+from relprop.rules.linear_rule import Contributions as Contributions
+from relprop.rules.linear_rule import LinearRule as LinearRule
+from relprop.rules.linear_rule import Term as Term
+from relprop.rules.parts import negative as negative
+from relprop.rules.parts import positive as positive
+from relprop.rules.parts import whole as whole
 
 __all__ = [
     "AlphaBeta",
     "BetaSmooth",
     "Constant",
+    "Contributions",
     "Deconvnet",
     "DifferenceRule",
     "Epsilon",
@@ -53,6 +60,7 @@ __all__ = [
     "Gradient",
     "GuidedBackprop",
     "LinearMap",
+    "LinearRule",
     "Linearised",
     "MeanGradient",
     "Norm",
@@ -70,12 +78,16 @@ __all__ = [
     "Site",
     "Stabilizer",
     "Stop",
+    "Term",
     "Uniform",
     "WSquare",
     "ZBox",
     "ZPlus",
     "Zero",
     "by_name",
+    "negative",
+    "positive",
+    "whole",
 ]
 
 _NAMES = {

@@ -9,9 +9,10 @@ import jax.tree_util as jtu
 
 from relprop._core.relevance import scaled
 from relprop._core.site import Site, shares
-from relprop.rules.base import Arriving, Leaving, irreversible, positive
+from relprop.rules.base import Arriving, Leaving, irreversible
 from relprop.rules.general import Pass
 from relprop.rules.parameters import Number, check_number, number
+from relprop.rules.parts import positive
 
 
 @jtu.register_pytree_with_keys_class

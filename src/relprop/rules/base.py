@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Inexact
 
 from relprop._core.credit import contributions
 from relprop._core.operation import Operation
@@ -39,8 +39,8 @@ class Rule(Parameters):
     >>> jax.vmap(R)(jax.numpy.array([0.0, 1.0])).shape
     (2, 2)
 
-    A rule of your own is a frozen dataclass with a `propagate` method, which returns one
-    `Relevance` (or None) per active operand, of its shape; to make it a pytree as well, put
+    A rule of your own is a frozen dataclass with a `propagate` method; for linear layers derive it
+    from `LinearRule` instead. To make it a pytree as well, put
     `jax.tree_util.register_pytree_with_keys_class` before it:
 
     >>> import dataclasses, jax, relprop
@@ -62,7 +62,16 @@ class Rule(Parameters):
     like_inputs: ClassVar[bool] = False
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
-        """Relevance of each active operand, given that of each output (None: there is none)."""
+        """Relevance of the active operands, given that of the outputs.
+
+        Args:
+            site: the operation with its numbers.
+            arriving: one `Relevance` per output, whose arrays have its shape; None where nothing
+                arrives. A site with one output has something arriving at it.
+
+        Returns:
+            One `Relevance` per active operand, whose arrays have its shape, or None for nothing.
+        """
         raise NotImplementedError
 
     def problem(self, operation: Operation, active: Sequence[bool]) -> str | None:
@@ -193,13 +202,3 @@ class Stabilizer(Parameters):
 def stabilizer(epsilon: Number | Stabilizer) -> Stabilizer:
     """A number is short for `Stabilizer(number)`."""
     return epsilon if isinstance(epsilon, Stabilizer) else Stabilizer(epsilon)
-
-
-def positive(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The positive part, zero elsewhere."""
-    return jnp.maximum(x, 0)
-
-
-def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The negative part, zero elsewhere."""
-    return jnp.minimum(x, 0)

@@ -28,10 +28,9 @@ from relprop.rules.base import (
     complex_problem,
     irreversible,
     is_complex,
-    negative,
-    positive,
 )
 from relprop.rules.parameters import Number, check_number, number
+from relprop.rules.parts import negative, positive
 
 
 class _Changes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -97,7 +98,9 @@ class Uniform(Rule):
     .. math:: R_i = \frac{1}{n} x_i \sum_j \frac{\partial z_j}{\partial x_i} \frac{R_j}{z_j}
 
     For element-wise products and quotients that is :math:`R / n` to each; for a product of two
-    matrices each gets half of LRP-0 with the other one as the weight.
+    matrices each gets half of LRP-0 with the other one as the weight. In what has the degree k and
+    not 1 in a factor (`relprop.propagators.Homogeneous`), that is divided by k, too; a triangular
+    system of equations is taken as the products and quotients by which it is solved.
 
     Source: Achtibat et al. 2024, proposition 3.3; half rule of Jafari et al. 2024 (MambaLRP).
     """
@@ -105,17 +108,29 @@ class Uniform(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        count = site.operation.propagator.factors(site)
-        if site.operation.propagator.elementwise:
-            part = relevance.total(site.output) / count
+        kind = site.operation.propagator
+        if kind.elementwise:
+            part = relevance.total(site.output) / kind.factors(site)
             return shares([summed_to(x.shape, part) for x in site.inputs])
         site.absorb_zeros(relevance, site.output)
-        return multipliers(site.vjp([relevance.over(site.output) / count]))
+        coefficients = relevance.over(site.output)
+        parts = kind.by_factors(site, coefficients)
+        if kind.factored:
+            # What is left is that of constants: the right-hand side of a system, a unit diagonal.
+            site.absorb("bias", lambda: _rest(site, coefficients, parts))
+        return multipliers(parts)
 
     def problem(self, operation, active):
-        if operation.propagator.multiplies or operation.propagator.elementwise:
+        kind = operation.propagator
+        if kind.multiplies or kind.elementwise or kind.factored:
             return None
         return "Uniform needs a product: an operation linear in each of its active operands"
+
+
+def _rest(site: Site, coefficients: Array, parts: Sequence[Array]) -> Array:
+    """What has arrived and was not given to the inputs."""
+    given = sum(jnp.sum(scaled(x, m)) for x, m in zip(site.inputs, parts, strict=True))
+    return jnp.sum(scaled(site.output, coefficients)) - given
 
 
 @jtu.register_pytree_with_keys_class

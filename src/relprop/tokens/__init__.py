@@ -13,13 +13,19 @@
 [12.0, 4.0, 8.0]
 """
 
+from relprop.tokens._encoder_decoder import from_encoder_decoder as from_encoder_decoder
 from relprop.tokens._explain import explain as explain
+from relprop.tokens._function import from_function as from_function
+from relprop.tokens._hops import hops as hops
 from relprop.tokens._model import LanguageModel as LanguageModel
+from relprop.tokens._predict import Prediction as Prediction
+from relprop.tokens._predict import predict as predict
 from relprop.tokens._result import TokenRelevance as TokenRelevance
 from relprop.tokens._targets import AtPosition as AtPosition
 from relprop.tokens._targets import ClassTarget as ClassTarget
 from relprop.tokens._targets import Continuation as Continuation
 from relprop.tokens._targets import NextToken as NextToken
+from relprop.tokens._targets import Span as Span
 from relprop.tokens._targets import Target as Target
 from relprop.tokens._torch import from_pretrained as from_pretrained
 from relprop.tokens._torch import from_torch as from_torch
@@ -30,9 +36,15 @@ __all__ = [
     "Continuation",
     "LanguageModel",
     "NextToken",
+    "Prediction",
+    "Span",
     "Target",
     "TokenRelevance",
     "explain",
+    "from_encoder_decoder",
+    "from_function",
     "from_pretrained",
     "from_torch",
+    "hops",
+    "predict",
 ]

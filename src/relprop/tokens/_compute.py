@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from relprop import _transform
 from relprop._errors import InputError
 from relprop.places import Place
-
-if TYPE_CHECKING:
-    from relprop.tokens._model import LanguageModel
-
-#: Arguments of `relevance` that choose what is compiled.
-SETTINGS = ("rules", "on_missing", "on_suspicion", "places", "rows_at_once", "per_dimension")
+from relprop.tokens import _head
+from relprop.tokens._model import LanguageModel
 
 
 def outputs(
@@ -57,17 +53,34 @@ def shape_of_logits(model: LanguageModel, batch: int, length: int) -> tuple[int,
     return shape
 
 
-def predict(
+def logits_at(
     model: LanguageModel,
     params: Any,
     ids: Int[Array, "b t"],
     mask: Bool[Array, "b t"],
     positions: Int[Array, "b n"],
-) -> Int[Array, "b n"]:
-    """What the model likes best at each of some positions."""
-    logits = outputs(model, params, model.embed(params, ids), ids, mask)
-    best = jnp.argmax(logits, axis=-1)
-    return jnp.take_along_axis(best, positions, axis=1)
+) -> Float[Array, "b n v"]:
+    """The logits of each text at some positions."""
+
+    def of_text(ids, mask, positions):
+        embeds = model.embed(params, ids[None])
+        return scores_at(model, params, embeds, ids[None], mask[None], positions)
+
+    return jax.vmap(of_text)(ids, mask, positions)
+
+
+def scores_at(
+    model: LanguageModel,
+    params: Any,
+    embeds: Float[Array, "1 t d"],
+    ids: Int[Array, "1 t"],
+    mask: Bool[Array, "1 t"],
+    positions: Int[Array, " k"],
+) -> Float[Array, "k v"]:
+    """Logits of a batch of one text at some positions, and of those only."""
+    return _head.logits_at(
+        functools.partial(outputs, model), (params, embeds, ids, mask), positions
+    )
 
 
 def relevance(
@@ -75,25 +88,35 @@ def relevance(
     params: Any,
     ids: Int[Array, "b t"],
     mask: Bool[Array, "b t"],
-    positions: Int[Array, "b n"],
-    targets: Int[Array, "b n"],
-    contrast: Int[Array, "b n"] | None,
+    positions: Int[Array, "b n k"],
+    targets: Int[Array, "b n k"],
+    contrast: Int[Array, "b n k"] | None,
+    weights: Float[Array, "b n k"] | None,
     *,
     rules: Any,
     on_missing: Any,
     on_suspicion: str,
     places: tuple[Place, ...],
-    rows_at_once: int,
     per_dimension: bool,
+    of: str,
 ) -> tuple[Float[Array, "b n"], Float[Array, "b n t *d"], Any]:
-    """Scores, relevance of the tokens and relevance at places, for each target of each text.
+    r"""Scores, relevance of the tokens and relevance at places, for each row of each text.
+
+    The score of a row is a sum of k logits, of tokens :math:`v_i` at positions :math:`p_i`, minus
+    those of the contrast, and weighted where there are weights:
+
+    .. math:: \sum_i w_i (z_{p_i v_i} - z_{p_i c_i})
 
     Texts are mapped over, never summed, so that no rule can mix them.
     """
 
-    def score(params, embeds, ids, mask, position, target, contrast):
-        logits = outputs(model, params, embeds, ids, mask)[0, position]
-        return logits[target] - (0 if contrast is None else logits[contrast])
+    def score(params, embeds, ids, mask, positions, targets, contrast, weights):
+        if places:  # which have all tokens in them
+            rows = outputs(model, params, embeds, ids, mask)[0, positions]
+        else:
+            rows = scores_at(model, params, embeds, ids, mask, positions)
+        rows = jax.nn.log_softmax(rows, axis=-1) if of == "log_probability" else rows
+        return _sum_of(rows, targets, contrast, weights)
 
     explain = _transform.value_and_relevance(
         score,
@@ -112,22 +135,20 @@ def relevance(
             found, inside = found if places else (found, None)
             return value, found[0] if per_dimension else found[0].sum(-1), inside
 
-        return _mapped(of_row, rows, rows_at_once)
+        return jax.vmap(of_row)(rows)
 
-    return jax.vmap(of_text)(ids, mask, positions, targets, contrast)
+    return jax.vmap(of_text)(ids, mask, positions, targets, contrast, weights)
 
 
-def _mapped(f: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
-    """Maps f over rows, some at a time: those share one forward pass and the memory of it."""
-    count = len(jax.tree.leaves(rows)[0])
-    chunks = -(-count // at_once)
-    if chunks == 1:
-        return jax.vmap(f)(rows)
-    size = -(-count // chunks)
-    # Chunks of one size compile once; the last is filled up with its last row.
-    chosen = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
-    found = jax.lax.map(lambda chunk: jax.vmap(f)(jax.tree.map(lambda x: x[chunk], rows)), chosen)
-    return jax.tree.map(lambda x: x.reshape(chunks * size, *x.shape[2:])[:count], found)
+def _sum_of(rows: Any, targets: Any, contrast: Any, weights: Any) -> Any:
+    """The weighted sum of one entry of each row, minus another of each."""
+    entries = jax.vmap(lambda row, entry: row[entry])
+    each = entries(rows, targets)
+    if contrast is not None:
+        each = each - entries(rows, contrast)
+    if weights is not None:
+        each = each * weights
+    return each[0] if len(each) == 1 else each.sum()
 
 
 def _shape(x: Any) -> tuple[int, ...]:

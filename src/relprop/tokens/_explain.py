@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from relprop import presets
-from relprop._coloured_text import visible
-from relprop._errors import InputError, unknown_name
+from relprop._errors import InputError
 from relprop._growth import A_LOT, times_the_score, warn_of_growth
 from relprop.composites import composite_of
-from relprop.places import places_of
+from relprop.places.kinds import places_of
+from relprop.tokens._lengths import chunks
 from relprop.tokens._model import LanguageModel
+from relprop.tokens._query import Query, query_of
 from relprop.tokens._result import TokenRelevance
-from relprop.tokens._targets import AtPosition, ClassTarget, Continuation, NextToken, Target
-from relprop.tokens._text import (
-    Texts,
-    check_ids,
-    encoded,
-    pieces,
-    read,
-    single_token,
-    special_ids,
-)
+from relprop.tokens._run import relevance
+from relprop.tokens._targets import Target
+from relprop.tokens._text import Texts, pieces, read, special_ids, term_name
 
 
 def explain(
@@ -38,9 +32,11 @@ def explain(
     rules: Any = None,
     mask: Any = None,
     skip_special: bool = False,
+    skip_first: int = 0,
     per_dimension: bool = False,
     places: Any = (),
     rows_at_once: int = 16,
+    lengths: str | Sequence[int] | None = None,
     on_missing: Any = "error",
     on_suspicion: str = "warn",
     growth_limit: float = A_LOT,
@@ -71,11 +67,18 @@ def explain(
         mask: for ids with padding, 1 (or True) at tokens, 0 at padding, on any side.
         skip_special: leave out special tokens, such as ``[CLS]``, when the result is shown and
             ranked; its arrays keep them.
+        skip_first: likewise, how many tokens at the beginning of each text to leave out: models
+            often use the first as an attention sink, whose relevance says little of the text.
         per_dimension: also return the relevance of each feature.
         places: relevance at places inside of the model as well, such as
             ``"model/layers/*"``; as for `relprop.relevance`.
         rows_at_once: of a continuation, how many tokens are explained at once: more share a
             forward pass and its memory.
+        lengths: what texts are padded to, so that those of many lengths share a compiled program:
+            ``"buckets"`` are 16, 32, 64, 112, 192, 320, 512 and so on; a sequence has others;
+            ``"exact"`` is no padding, and the default where `places` are asked for, whose values
+            would have it. A width that you have padded to is kept. Padding changes no relevance but
+            by rounding: models that look at it, or that cannot take it, are not padded.
         on_missing: as for `relprop.relevance`.
         on_suspicion: as for `relprop.relevance`.
         growth_limit: as for `relprop.relevance`; the relevance of a token is compared with the
@@ -95,6 +98,7 @@ def explain(
     ...     logits=lambda params, embeds, ids, mask: jnp.cumsum(embeds, 1) @ params.T,
     ...     params=jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]),
     ... )
+    >>> from relprop.tokens import NextToken
     >>> print(explain(model, [0, 1, 2], NextToken(1), contrast=0))
     token 1 rather than token 0, score 4
       0  -1
@@ -110,27 +114,23 @@ def explain(
         )
     if rows_at_once < 1:
         raise InputError(f"`rows_at_once` must be at least 1, got {rows_at_once}.")
+    if skip_first < 0:
+        raise InputError(f"`skip_first` counts tokens, got {skip_first}.")
     composite = composite_of(presets.attn_lrp() if rules is None else rules)
-    texts = read(model, text, mask)
-    query = _query(model, texts, target)
-    if contrast is not None:
-        outputs = model._shape_of_logits(*query.ids.shape)[-1]
-        query = _contrasted(model, query, contrast, outputs)
-    scores, found, inside = model._relevance(
-        model.params,
-        query.ids,
-        query.mask,
-        query.positions,
-        query.targets,
-        query.contrast,
+    texts, inner = read(model, text, mask), places_of(places)
+    if lengths is None:
+        lengths = "exact" if inner else "buckets"
+    query = query_of(model, texts, target, contrast, lengths)
+    scores, found, inside = _computed(
+        model,
+        query,
+        rows_at_once,
         rules=composite,
         on_missing=on_missing,
         on_suspicion=on_suspicion,
-        places=places_of(places),
-        rows_at_once=rows_at_once,
+        places=inner,
         per_dimension=per_dimension,
     )
-    scores, found = np.asarray(scores), np.asarray(found)
     if not np.isfinite(scores).all():
         raise InputError(
             f"The explained logits are not finite: {scores.tolist()}. Ruled out tokens (a logit of "
@@ -141,210 +141,47 @@ def explain(
     if composite.seed == "score":
         each = zip(scores.reshape(-1), found.reshape(scores.size, -1), strict=True)
         warn_of_growth(max(times_the_score(*pair) for pair in each), growth_limit)
-    result = _result(model, texts, query, scores, found, inside, per_dimension, skip_special)
+    result = _result(model, texts, query, scores, found, inside, per_dimension)
+    result = result._without(_special(model) if skip_special else (), skip_first)
     if not query.is_continuation:
         result = result._without_rows()
     return result[0] if texts.single else result
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Query:
-    """Texts with padding at the end, and which of their logits are explained."""
-
-    ids: Int[np.ndarray, "b t"]
-    lengths: Int[np.ndarray, " b"]
-    positions: Int[np.ndarray, "b n"]
-    targets: Int[np.ndarray, "b n"]
-    contrast: Int[np.ndarray, "b n"] | None = None
-    labels: tuple[str, ...] | None = None
-    is_continuation: bool = False
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "b t"]:
-        return _mask(self.ids, self.lengths)
+def _special(model: LanguageModel) -> frozenset[int]:
+    mark = frozenset[int]() if model.start is None else frozenset({model.start})
+    return special_ids(model.tokenizer) | mark
 
 
-def _mask(ids: np.ndarray, lengths: np.ndarray) -> Bool[np.ndarray, "b t"]:
-    return np.arange(ids.shape[1]) < lengths[:, None]
+def _computed(
+    model: LanguageModel, query: Query, rows_at_once: int, **settings: Any
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Scores, relevance and what is inside, of all rows, some of them at a time."""
+    terms = (query.positions, query.targets, query.contrast, query.weights)
+    parts = []
+    for begin, end, size in chunks(query.targets.shape[1], rows_at_once):
+        # Few sizes compile; what is missing is filled up with the last row.
+        rows = np.minimum(np.arange(begin, begin + size), end - 1)
+        chosen = [None if x is None else x[:, rows] for x in _few_terms(*terms)]
+        out = relevance(model, query.ids, query.mask, *chosen, of=query.of, **settings)
+        parts.append(jax.tree.map(lambda x, n=end - begin: np.asarray(x)[:, :n], out))
+    return jax.tree.map(lambda *each: np.concatenate(each, axis=1), *parts)
 
 
-def _query(model: LanguageModel, texts: Texts, target: Target | None) -> _Query:
-    """What is explained; without a target, what the model predicts."""
-    ids = texts.packed(model.pad_id or 0).astype(np.int32)
-    shape = model._shape_of_logits(*ids.shape)
-    if target is None:
-        target = NextToken() if len(shape) == 3 else ClassTarget()
-    _check_kind(target, shape)
-    labels = _labels(model, shape)
-    if isinstance(target, Continuation):
-        query = _continued(model, ids, texts.lengths, target)
-    else:
-        wanted, position = _wanted(target)
-        positions = _positions(texts, position)
-        if wanted is None:
-            mask = _mask(ids, texts.lengths)
-            chosen = np.asarray(model._predict(model.params, ids, mask, positions))
-        else:
-            chosen = _numbers(model, wanted, len(ids), "target", labels)[:, None]
-        query = _Query(ids, texts.lengths, positions, chosen, labels=labels)
-    _check_exists(query.targets, shape[-1], "target")
-    return query
+def _few_terms(positions: Any, targets: Any, contrast: Any, weights: Any) -> tuple[Any, ...]:
+    """Terms filled up to one of few counts, with weights of 0: each count is compiled for."""
+    count = targets.shape[-1]
+    ((_, _, size),) = chunks(count, 2 * count)
+    if size == count:
+        return positions, targets, contrast, weights
+    weights = np.ones(targets.shape, np.float32) if weights is None else weights
+    fill = ((0, 0), (0, 0), (0, size - count))
+    each = (positions, targets, contrast)
+    filled = (None if x is None else np.pad(x, fill, mode="edge") for x in each)
+    return *filled, np.pad(weights, fill)
 
 
-def _contrasted(model: LanguageModel, query: _Query, contrast: Any, outputs: int) -> _Query:
-    """The same with a second token or class for each target."""
-    batch, rows = query.targets.shape
-    if query.is_continuation:
-        other = _numbers(model, contrast, rows, "contrast", one="token")[None]
-    else:
-        other = _numbers(model, contrast, batch, "contrast", query.labels)[:, None]
-    other = np.broadcast_to(other, query.targets.shape)
-    _check_exists(other, outputs, "contrast")
-    same = np.argwhere(other == query.targets).tolist()
-    if same:
-        sample, row = same[0]
-        raise InputError(
-            f"The contrast must differ from the target, but both are {other[sample, row]} for "
-            f"sample {sample}."
-        )
-    return dataclasses.replace(query, contrast=other)
-
-
-def _labels(model: LanguageModel, shape: tuple[int, ...]) -> tuple[str, ...] | None:
-    """Names of the outputs; None where these are tokens."""
-    if model.labels and len(model.labels) == shape[-1]:
-        return model.labels
-    return tuple(map(str, range(shape[-1]))) if len(shape) == 2 else None
-
-
-def _numbers(
-    model: LanguageModel,
-    given: Any,
-    count: int,
-    what: str,
-    labels: tuple[str, ...] | None = None,
-    one: str = "sample",
-) -> Int[np.ndarray, " n"]:
-    """Tokens or classes that were named, one each."""
-
-    def number(name: Any) -> int:
-        if labels is None or not isinstance(name, str):
-            return single_token(model.tokenizer, name)
-        if name not in labels and name.isdecimal():
-            return int(name)
-        if name not in labels:
-            raise unknown_name("class", name, labels)
-        return labels.index(name)
-
-    return np.asarray([number(name) for name in _per_sample(given, count, what, one)], np.int64)
-
-
-def _check_kind(target: Target, shape: tuple[int, ...]) -> None:
-    per_class = len(shape) == 2
-    if per_class != isinstance(target, ClassTarget):
-        gives = f"{shape[-1]} scores per {'text' if per_class else 'token'}"
-        right = "ClassTarget" if per_class else "NextToken, Continuation or AtPosition"
-        raise InputError(
-            f"The model gives {gives}, which {type(target).__name__} does not fit: use {right}."
-        )
-
-
-def _check_exists(chosen: np.ndarray, count: int, what: str) -> None:
-    wrong = np.unique(chosen[(chosen < 0) | (chosen >= count)]).tolist()
-    if wrong:
-        raise InputError(
-            f"The model has {count} outputs, 0 to {count - 1}; the {what} names {wrong}."
-        )
-
-
-def _wanted(target: Target) -> tuple[Any, Any]:
-    """The token or class, and the position of its logit."""
-    if isinstance(target, NextToken):
-        return target.token, target.position
-    if isinstance(target, AtPosition):
-        return target.index, target.position
-    if isinstance(target, ClassTarget):
-        return target.index, 0  # a classifier has one position
-    raise InputError(f"Only the targets of `relprop.tokens` can be explained, got {target!r}.")
-
-
-def _positions(texts: Texts, position: Any) -> np.ndarray:
-    """Positions in each text without its padding, one column."""
-    lengths = texts.lengths
-    given = np.asarray(_per_sample(position, len(lengths), "position"))
-    if given.dtype.kind not in "iu" or given.ndim != 1:
-        raise InputError(f"A position is an integer, got {position!r}.")
-    for sample, (number, length) in enumerate(zip(given, lengths, strict=True)):
-        if not -length <= number < length:
-            raise InputError(
-                f"Position {number} is outside of the text: sample {sample} has {length} tokens, "
-                f"0 to {length - 1} (or -{length} to -1 from its end; padding does not count)."
-            )
-    return (given % lengths).astype(np.int32)[:, None]
-
-
-def _per_sample(given: Any, count: int, what: str, one: str = "sample") -> list[Any]:
-    if isinstance(given, str) or not np.iterable(given):
-        return [given] * count
-    each = list(given)
-    if len(each) != count:
-        raise InputError(
-            f"There must be one {what} for all, or one per {one}: {count}, got {len(each)}."
-        )
-    return each
-
-
-def _continued(
-    model: LanguageModel, ids: np.ndarray, lengths: np.ndarray, target: Continuation
-) -> _Query:
-    """The texts with their continuation: row k explains token k of it by all before."""
-    if target.length is not None:
-        ids = _generated(model, ids, lengths, target.length)
-        count = target.length
-    else:
-        added = _given(model, target.tokens, len(ids))
-        count = added.shape[1]
-        ids = np.pad(ids, ((0, 0), (0, count)), constant_values=model.pad_id or 0)
-        np.put_along_axis(ids, lengths[:, None] + np.arange(count), added, axis=1)
-    after = (lengths[:, None] + np.arange(count)).astype(np.int32)
-    targets = np.take_along_axis(ids, after, axis=1)
-    return _Query(ids, lengths + count, after - 1, targets, is_continuation=True)
-
-
-def _given(model: LanguageModel, tokens: Any, batch: int) -> np.ndarray:
-    if isinstance(tokens, str):
-        rows = [encoded(model.tokenizer, tokens)] * batch
-    elif len(tokens) and all(isinstance(part, str) for part in tokens):
-        rows = [encoded(model.tokenizer, t) for t in _per_sample(tokens, batch, "continuation")]
-    elif len(tokens) and np.iterable(tokens[0]):
-        rows = [np.asarray(t) for t in _per_sample(tokens, batch, "continuation")]
-    else:
-        rows = [np.asarray(tokens)] * batch
-    lengths = sorted({len(row) for row in rows})
-    if len(lengths) > 1 or lengths[0] == 0 or any(row.dtype.kind not in "iu" for row in rows):
-        raise InputError(
-            "A continuation has at least one token, and the same number of tokens for all samples; "
-            f"got {lengths} tokens. Explain samples that differ one by one."
-        )
-    check_ids(model, np.concatenate(rows))
-    return np.stack(rows).astype(np.int32)
-
-
-def _generated(
-    model: LanguageModel, ids: np.ndarray, lengths: np.ndarray, count: int
-) -> np.ndarray:
-    """Texts with the tokens that the model likes best, one after the other."""
-    # One shape from the start: it compiles once.
-    ids = np.pad(ids, ((0, 0), (0, count)), constant_values=model.pad_id or 0)
-    for step in range(count):
-        end = (lengths + step)[:, None]
-        last = (end - 1).astype(np.int32)
-        token = model._predict(model.params, ids, _mask(ids, lengths + step), last)
-        np.put_along_axis(ids, end, np.asarray(token, ids.dtype), axis=1)
-    return ids
-
-
-def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"]) -> None:
+def _check_reach(query: Query, found: Float[np.ndarray, "b n t *d"]) -> None:
     """Whether tokens have relevance that the prediction must not depend on.
 
     Raises:
@@ -356,11 +193,11 @@ def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"]) -> None:
     padding = columns >= query.lengths[:, None, None]
     if (np.where(padding, strength, 0.0) > small).any():
         raise InputError(
-            "Padding has relevance, so the model looks at it: `logits` must use its mask. Explain "
-            "texts of different lengths one by one if it cannot."
+            "Padding has relevance, so the model looks at it: `logits` must use its mask. If it "
+            'cannot, explain texts of different lengths one by one, with `lengths="exact"`.'
         )
-    ahead = columns > query.positions[:, :, None]
-    if query.is_continuation and (np.where(ahead, strength, 0.0) > small).any():
+    ahead = columns > query.positions.max(-1, keepdims=True)
+    if (query.is_continuation or query.is_span) and (np.where(ahead, strength, 0.0) > small).any():
         raise InputError(
             "The model looks ahead: tokens of the continuation depend on later ones. "
             "A continuation needs a causal model; AtPosition explains single tokens of others."
@@ -370,16 +207,16 @@ def _check_reach(query: _Query, found: Float[np.ndarray, "b n t *d"]) -> None:
 def _result(
     model: LanguageModel,
     texts: Texts,
-    query: _Query,
+    query: Query,
     scores: Float[np.ndarray, "b n"],
     found: Float[np.ndarray, "b n t *d"],
     inside: Any,
     per_dimension: bool,
-    skip_special: bool,
 ) -> TokenRelevance:
     """Everything as the caller laid it out: padding where it was, a continuation at the end."""
     batch, width = texts.ids.shape
-    added = query.ids.shape[1] - int(texts.lengths.max())
+    contrast = query.contrast
+    added = query.added
     ids = np.zeros((batch, width + added), np.int64)
     mask = np.ones_like(ids, bool)
     ids[:, :width], mask[:, :width] = texts.ids, texts.mask
@@ -389,37 +226,27 @@ def _result(
         columns = [*texts.columns[sample, :length], *range(width, width + added)]
         ids[sample, width:] = query.ids[sample, length:end]
         relevance[sample][:, columns] = found[sample][:, :end]
-    shown = mask.copy()
-    if skip_special:
-        shown &= ~np.isin(ids, list(special_ids(model.tokenizer)))
     return TokenRelevance(
         relevance=relevance.sum(-1) if per_dimension else relevance,
         score=scores,
-        target=query.targets,
-        contrast=query.contrast,
+        target=query.targets if query.is_span else query.targets[..., 0],
+        contrast=None if contrast is None else contrast if query.is_span else contrast[..., 0],
         ids=ids,
         mask=mask,
-        shown=shown,
+        shown=mask,
         per_dimension=relevance if per_dimension else None,
         inside=jax.tree.map(np.asarray, inside),
-        tokens=tuple(pieces(model.tokenizer, row) for row in ids),
+        tokens=tuple(pieces(model.tokenizer, row, model.start) for row in ids),
         target_names=_names(model, query, query.targets),
         contrast_names=_names(model, query, query.contrast),
     )
 
 
-def _names(model: LanguageModel, query: _Query, chosen: Any) -> tuple[tuple[str, ...], ...]:
+def _names(model: LanguageModel, query: Query, chosen: Any) -> tuple[tuple[str, ...], ...]:
     """What each target is called."""
     if chosen is None:
         return ()
-    if query.labels is not None:
-        return tuple(tuple(f"class {query.labels[i]}" for i in row) for row in chosen.tolist())
-    if model.tokenizer is None:
-        return tuple(tuple(f"token {i}" for i in row) for row in chosen.tolist())
     return tuple(
-        tuple(
-            f"'{visible(piece.strip(' '))}' ({i})"
-            for i, piece in zip(row, pieces(model.tokenizer, row), strict=True)
-        )
-        for row in chosen.tolist()
+        tuple(term_name(model.tokenizer, query.labels, row) for row in rows)
+        for rows in chosen.tolist()
     )

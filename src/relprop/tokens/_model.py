@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from relprop.tokens import _compute
+from relprop.tokens._compiled import Compiled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +32,12 @@ class LanguageModel:
         pad_id: what padding is filled with; ids that hold it need a mask.
         vocabulary: how many tokens have an embedding; larger ids are then an error.
         labels: of a classifier, the names of its classes.
+        bounds: lengths that padding must not cross: how many positions there are, or where the
+            model begins to scale them.
+        positions: how many positions have an embedding of their own; longer texts are then an
+            error.
+        start: of an encoder with a decoder, the mark between source and prefix; see
+            `from_encoder_decoder`.
 
     >>> import jax.numpy as jnp
     >>> model = LanguageModel(
@@ -49,22 +55,27 @@ class LanguageModel:
     pad_id: int | None = None
     vocabulary: int | None = None
     labels: tuple[str, ...] | None = None
+    bounds: tuple[int, ...] = ()
+    positions: int | None = None
+    start: int | None = None
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self.params))
         return f"LanguageModel({count:,} parameters, vocabulary={self.vocabulary})"
 
-    # Compiled once per model and shape; what is compiled goes when the model does.
-    @functools.cached_property
-    def _shape_of_logits(self) -> Callable[[int, int], tuple[int, ...]]:
-        return functools.cache(functools.partial(_compute.shape_of_logits, self))
+    def clear_cache(self) -> None:
+        """Gives back the memory of what was compiled for this model; it is compiled again.
+
+        The last few programs are kept otherwise, and go when the model does.
+        """
+        self._compiled.clear()
+        self._memory.clear()
 
     @functools.cached_property
-    def _predict(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(_compute.predict, self))
+    def _compiled(self) -> Compiled:
+        return Compiled()
 
     @functools.cached_property
-    def _relevance(self) -> Callable[..., Any]:
-        return jax.jit(
-            functools.partial(_compute.relevance, self), static_argnames=_compute.SETTINGS
-        )
+    def _memory(self) -> dict[Any, Any]:
+        """What has been found out about the model, see `_run`."""
+        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from relprop._coloured_text import ColouredText
 from relprop._errors import InputError
 from relprop._files import write_text
 from relprop.tokens import _show
@@ -73,6 +74,9 @@ class TokenRelevance:
         """Whether there is an axis for the tokens of a continuation."""
         return np.ndim(self.score) == np.ndim(self.ids)
 
+    def __bool__(self) -> bool:
+        return True  # Also of one text, which has no length.
+
     def __len__(self) -> int:
         if not (self.is_batch or self.is_continuation):
             raise TypeError("This is the relevance of one text for one target: it has no length.")
@@ -114,29 +118,121 @@ class TokenRelevance:
         best = sorted(shown, key=lambda i: -abs(self.relevance[i]))[:k]
         return [(int(i), self.tokens[i], float(self.relevance[i])) for i in best]
 
-    def html(self, path: str | Path | None = None, title: str = "Relevance of tokens") -> str:
-        """A page of coloured text that needs nothing else.
+    @property
+    def explained(self) -> Float[np.ndarray, "..."]:
+        """The relevance of the tokens that are shown, summed."""
+        return self._sum(self.shown)
+
+    @property
+    def special(self) -> Float[np.ndarray, "..."]:
+        """The relevance of the tokens that are not shown, summed."""
+        return self._sum(self.mask & ~self.shown)
+
+    @property
+    def absorbed(self) -> Float[np.ndarray, "..."]:
+        """The rest of the score: what biases, stabilisers and rules have kept."""
+        return np.asarray(self.score) - self.explained - self.special
+
+    def line(self) -> str:
+        """The line in which the parts of one score add up.
+
+        >>> from relprop.tokens import LanguageModel, explain
+        >>> table = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
+        >>> model = LanguageModel(
+        ...     embed=lambda params, ids: params[ids],
+        ...     logits=lambda params, embeds, ids, mask: embeds @ params.T + 0.5,
+        ...     params=table,
+        ... )
+        >>> explain(model, [0, 1]).line()
+        'tokens +4 absorbed +0.5 = score 4.5'
+        """
+        if self.is_batch or self.is_continuation:
+            raise InputError("There are several scores: choose one by its index.")
+        parts = {"tokens": self.explained, "special": self.special, "absorbed": self.absorbed}
+        shown = [f"{name} {float(x):+.4g}" for name, x in parts.items() if name != "special" or x]
+        return f"{' '.join(shown)} = score {float(self.score):.4g}"
+
+    def _sum(self, chosen: Bool[np.ndarray, "... t"]) -> Float[np.ndarray, "..."]:
+        if self.is_continuation:
+            chosen = chosen[..., None, :]
+        return np.where(chosen, self.relevance, 0).sum(-1)
+
+    @property
+    def first_share(self) -> Float[np.ndarray, "..."]:
+        r"""The share of the first token in all relevance, :math:`|R_0| / \sum_t |R_t|`.
+
+        One per text and target. Where it is large, the first token may be an attention sink; see
+        `skip_first` of `explain`.
+        """
+        relevance = np.abs(self.relevance)
+        first = np.argmax(self.mask, axis=-1)
+        if self.is_continuation:
+            first = np.broadcast_to(first[..., None], np.shape(self.score))
+        own = np.take_along_axis(relevance, first[..., None], axis=-1)[..., 0]
+        whole = relevance.sum(-1)
+        return np.divide(own, whole, out=np.zeros_like(whole), where=whole > 0)
+
+    def grouped(self, groups: Int[np.ndarray, "... t"]) -> Float[np.ndarray, "... g"]:
+        r"""Relevance of groups of tokens, such as sentences, documents or turns of a chat.
+
+        .. math:: R_g = \sum_{t \in g} R_t
+
+        Args:
+            groups: the number of the group of each token, from 0, in the shape of `ids`; tokens
+                with -1 belong to none.
+
+        Returns:
+            The relevance of each group, in place of the axis of the tokens.
+
+        Raises:
+            InputError: the groups have not the shape of the ids, or are no integers from -1.
+        """
+        groups = np.asarray(groups)
+        if groups.shape != self.ids.shape or groups.dtype.kind not in "iu" or groups.min() < -1:
+            raise InputError(
+                "`groups` has an integer for each token, -1 for none, in the shape of the ids, "
+                f"{list(self.ids.shape)}; got {groups.dtype}{list(groups.shape)}."
+            )
+        member = groups[..., None] == np.arange(groups.max(initial=-1) + 1)
+        if self.is_continuation and self.is_batch:
+            member = member[:, None]
+        return (self.relevance[..., None] * member).sum(-2)
+
+    def _without(self, special: Collection[int], first: int) -> TokenRelevance:
+        """The same with less shown: no special tokens, and not the first ones of each text."""
+        place = np.cumsum(self.mask, axis=-1) - 1
+        shown = self.shown & (place >= first) & ~np.isin(self.ids, list(special))
+        return dataclasses.replace(self, shown=shown)
+
+    def html(
+        self,
+        path: str | Path | None = None,
+        title: str = "Relevance of tokens",
+        details: Mapping[str, str] | None = None,
+    ) -> str:
+        """A page of coloured text that needs nothing else, with the numbers in tables.
 
         Args:
             path: a file to be written, too.
             title: of the page.
+            details: what else is to be told, such as the model and the rules, by name.
 
         Returns:
             The page.
         """
-        page = _show.page(self, title)
+        page = page_of({"": self}, title, details or {})
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
-        return _show.html(self)
+        return _show.html(_texts(self))
 
     def __rich__(self) -> Any:
-        return _show.rich_text(self)
+        return _show.rich_text(_texts(self))
 
     def __str__(self) -> str:
-        return _show.text(self)
+        return _show.text(_texts(self))
 
     __repr__ = __str__
 
@@ -150,3 +246,43 @@ class TokenRelevance:
 jax.tree_util.register_dataclass(
     TokenRelevance, data_fields=[*_OF_ROWS, *_OF_TEXT], meta_fields=list(_NAMES)
 )
+
+
+def page_of(results: Mapping[str, TokenRelevance], title: str, details: Mapping[str, str]) -> str:
+    """An HTML page of texts, by what each of them is called."""
+    texts, numbers = [], []
+    for name, result in results.items():
+        called = f"{name}: " if name else ""
+        texts += [dataclasses.replace(t, title=f"{called}{t.title}") for t in _texts(result)]
+        rows = [row for sample in _each(result, result.is_batch) for row in _rows(sample)]
+        numbers += [(f"{called}{row.line()}", _strongest(row)) for row in rows]
+    return _show.page(iter(texts), title, details, numbers)
+
+
+def _each(result: TokenRelevance, several: bool) -> Iterable[TokenRelevance]:
+    return result if several else [result]
+
+
+def _rows(sample: TokenRelevance) -> Iterable[TokenRelevance]:
+    return _each(sample, sample.is_continuation)
+
+
+def _strongest(row: TokenRelevance) -> list[tuple[str, str, str]]:
+    """Position, token and relevance of all tokens that are shown, the strongest first."""
+    return [(str(i), token, f"{value:+.4g}") for i, token, value in row.top(len(row.shown))]
+
+
+def _texts(result: TokenRelevance) -> Iterator[ColouredText]:
+    """One per text and target; the targets of a text share one scale."""
+    if result.is_batch:
+        for number, sample in enumerate(result):
+            for text in _texts(sample):
+                title = f"sample {number}: {text.title}" if len(result) > 1 else text.title
+                yield dataclasses.replace(text, title=title)
+        return
+    scale = float(np.abs(result.relevance[..., result.shown]).max(initial=0.0))
+    for row in _rows(result):
+        against = f" rather than {row.contrast_names}" if row.contrast_names else ""
+        title = f"{row.target_names}{against}, score {float(row.score):.4g}"
+        shown = np.flatnonzero(row.shown)
+        yield ColouredText(title, [(row.tokens[i], float(row.relevance[i])) for i in shown], scale)

@@ -71,5 +71,42 @@ class Continuation(Target):
     def __post_init__(self):
         if (self.tokens is None) == (self.length is None):
             raise ValueError("A continuation has either `tokens` or a `length`.")
-        if self.length is not None and self.length < 1:
-            raise ValueError(f"`length` must be at least 1, got {self.length}.")
+        _check_length(self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span(Target):
+    r"""A span of tokens as one: the sum of their logits, given all that is before each.
+
+    .. math:: \sum_k w_k z_{p_k - 1, v_k}
+
+    for tokens :math:`v_k` at positions :math:`p_k`, in one pass, however many there are.
+
+    Args:
+        tokens: a continuation of the text, as in `Continuation`.
+        length: instead of that, how many tokens the model is to generate.
+        within: instead of that, a part of the text itself: its first position and that after its
+            last, for all samples of a batch.
+        of: ``"logit"``, or ``"log_probability"``, whose sum is that of the span.
+        weights: of the tokens, one each, or such a row per sample; by default 1.
+    """
+
+    tokens: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | None = None
+    length: int | None = None
+    within: tuple[int, int] | None = None
+    of: str = "logit"
+    weights: Sequence[float] | Sequence[Sequence[float]] | None = None
+
+    def __post_init__(self):
+        if sum(x is not None for x in (self.tokens, self.length, self.within)) != 1:
+            raise ValueError("A span has either `tokens`, a `length` or is `within` the text.")
+        _check_length(self.length)
+        if self.within is not None and not self.within[0] < self.within[1]:
+            raise ValueError(f"`within` must have a token or more, got {self.within}.")
+        if self.of not in ("logit", "log_probability"):
+            raise ValueError(f'`of` must be "logit" or "log_probability", got {self.of!r}.')
+
+
+def _check_length(length: int | None) -> None:
+    if length is not None and length < 1:
+        raise ValueError(f"`length` must be at least 1, got {length}.")

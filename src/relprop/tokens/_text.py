@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from relprop import _folders
+from relprop._coloured_text import visible
 from relprop._errors import InputError
 from relprop.tokens._model import LanguageModel
 
@@ -108,7 +109,9 @@ def single_token(tokenizer: Any, token: int | str) -> int:
         return _integer(token)
     ids = encoded(tokenizer, token)
     if len(ids) > 1:
-        parts = ", ".join(f"{p!r} ({i})" for p, i in zip(pieces(tokenizer, ids), ids, strict=True))
+        parts = ", ".join(
+            f"{p!r} ({i})" for p, i in zip(_pieces(tokenizer, ids.tolist()), ids, strict=True)
+        )
         raise InputError(
             f"{token!r} is {len(ids)} tokens: {parts}. Name one of them by its id, or explain all "
             "of them with `Continuation`."
@@ -116,9 +119,24 @@ def single_token(tokenizer: Any, token: int | str) -> int:
     return int(ids[0])
 
 
-def pieces(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
-    """Tokens as parts of a text: joined, they are the text, spaces included."""
+def pieces(
+    tokenizer: Any, ids: Sequence[int] | np.ndarray, start: int | None = None
+) -> tuple[str, ...]:
+    """Tokens as parts of a text: joined, they are the text, spaces included.
+
+    Args:
+        tokenizer: of the text, if there is one.
+        ids: its tokens.
+        start: the mark between source and prefix, if there can be one.
+    """
     numbers = [int(i) for i in ids]
+    if start not in numbers:
+        return _pieces(tokenizer, numbers)
+    at = numbers.index(start)
+    return *pieces(tokenizer, numbers[:at]), " <start>", *pieces(tokenizer, numbers[at + 1 :])
+
+
+def _pieces(tokenizer: Any, numbers: Sequence[int]) -> tuple[str, ...]:
     if tokenizer is None:
         return tuple(f" {i}" for i in numbers)
     special = special_ids(tokenizer)
@@ -129,6 +147,16 @@ def pieces(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         f" <{i}>" if token is None else _piece(tokenizer, i, token, i in special, continuing)
         for i, token in zip(numbers, raw, strict=True)
     )
+
+
+def term_name(tokenizer: Any, labels: Sequence[str] | None, terms: Sequence[int]) -> str:
+    """What is explained, by name: a class, or tokens that are taken together."""
+    if labels is not None:
+        return f"class {visible(labels[terms[0]])}"
+    numbers = ", ".join(map(str, terms))
+    if tokenizer is None:
+        return f"token{'s' * (len(terms) > 1)} {numbers}"
+    return f"'{visible(''.join(pieces(tokenizer, terms)).strip(' '))}' ({numbers})"
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -203,14 +231,62 @@ def _continuing_prefix(tokenizer: Any) -> str | None:
 
 
 def _checked(model: LanguageModel, ids: Any, mask: Any, single: bool) -> Texts:
-    texts = Texts(np.asarray(ids, np.int64), np.asarray(mask, bool), single)
+    texts = _started(model, Texts(np.asarray(ids, np.int64), np.asarray(mask, bool), single))
     empty = np.flatnonzero(texts.lengths == 0).tolist()
     if empty:
         raise InputError(
             f"Sample {_listed(empty)} has no tokens, or a mask that hides every token of it."
         )
-    check_ids(model, texts.ids[texts.mask])
+    known = texts.ids[texts.mask]
+    check_ids(model, known[known != model.start])
+    check_length(model, texts)
     return texts
+
+
+def _started(model: LanguageModel, texts: Texts) -> Texts:
+    """Texts with the mark of a model that has an encoder and a decoder, once each."""
+    if model.start is None:
+        return texts
+    marks = ((texts.ids == model.start) & texts.mask).sum(1)
+    if (marks == 0).all():
+        column = np.full((len(texts.ids), 1), model.start)
+        ids = np.concatenate([texts.ids, column], axis=1)
+        mask = np.concatenate([texts.mask, column == model.start], axis=1)
+        texts = dataclasses.replace(texts, ids=ids, mask=mask)
+    elif (marks != 1).any():
+        raise InputError(
+            f"The mark {model.start} between source and prefix stands once in each text or in "
+            f"none, where it is put at the end; found {marks.tolist()}."
+        )
+    packed = texts.packed(0)
+    if (packed[:, 0] == model.start).any():
+        raise InputError("A source has at least one token: the mark comes first in a text.")
+    return texts
+
+
+def sources(model: LanguageModel, texts: Texts) -> Int[np.ndarray, " b"]:
+    """How many tokens of each text are read by an encoder; 0 where there is none."""
+    if model.start is None:
+        return np.zeros(len(texts.ids), np.int64)
+    return np.argmax(texts.packed(0) == model.start, axis=1)
+
+
+def check_length(model: LanguageModel, texts: Texts, added: int = 0) -> None:
+    """Whether all tokens of a text have positions.
+
+    Raises:
+        InputError: says how many there are.
+    """
+    before = sources(model, texts)
+    source, length = int(before.max()), int((texts.lengths - before).max())
+    if source > length + added:  # read by an encoder, which generates nothing
+        length, added = source, 0
+    if model.positions is not None and length + added > model.positions:
+        more = f" and {added} more to be generated" if added else ""
+        raise InputError(
+            f"A text has {length} tokens{more}, but the model has embeddings of "
+            f"{model.positions} positions: give it a shorter text, or a part of it."
+        )
 
 
 def check_ids(model: LanguageModel, ids: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from relprop import _folders
 from relprop._errors import InputError
 from relprop.interop import from_torch as module_from_torch
+from relprop.tokens import _config
+from relprop.tokens._encoder_decoder import from_encoder_decoder
 from relprop.tokens._model import LanguageModel
 from relprop.tokens._text import load_tokenizer
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
 
 def from_torch(
-    module: torch.nn.Module, tokenizer: Any = None, *, embedding: str | None = None
+    module: torch.nn.Module,
+    tokenizer: Any = None,
+    *,
+    embedding: str | None = None,
+    release: bool = False,
 ) -> LanguageModel:
     r"""A PyTorch module of token ids as a `LanguageModel`, through torchax.
 
@@ -31,36 +37,47 @@ def from_torch(
     relevance is computed for, so scaled embeddings, positions, and heads that look for the end of
     the text work as they do in PyTorch.
 
+    Of a model with an encoder and a decoder, such as T5 or BART, the text is the source; see
+    `from_encoder_decoder` for what is explained then.
+
     Args:
         module: takes token ids first, and `attention_mask` if it can; returns logits, as a tensor
             or under the key ``"logits"``. In evaluation mode.
         tokenizer: a tokenizer of transformers, or the folder of one; for text as strings.
         embedding: name of the submodule that looks embeddings up; by default what
             `get_input_embeddings` of transformers returns, or the only `torch.nn.Embedding`.
+        release: JAX takes the weights over, and the module is left empty; see
+            `relprop.interop.from_torch`.
 
     Returns:
         The model. Its `params` are those of `module.state_dict()`, by their names.
 
     Raises:
-        InputError: the module is in training mode, or its embedding layer is not known.
+        InputError: the module is in training mode, its embedding layer is not known, or its weights
+            are quantised for kernels of others.
         ImportError: torch or torchax is not installed.
 
     >>> import transformers  # doctest: +SKIP
     >>> gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config())  # doctest: +SKIP
     >>> model = from_torch(gpt2.eval())  # doctest: +SKIP
     """
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "to_dict"):
+        _folders.refuse_quantised(config.to_dict(), type(module).__name__)
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{type(module).__name__} has an encoder and a decoder, which is not supported here. "
-            "Use `relprop.interop.from_torch` and explain `inputs_embeds` with `relprop.relevance`."
-        )
+        if embedding is not None:
+            raise InputError(
+                f"{type(module).__name__} has an encoder and a decoder with embeddings of "
+                "their own: `embedding` is for modules with one."
+            )
+        return _with_encoder(module, tokenizer, release)
     name = embedding or _embedding_name(module)
     layer = module.get_submodule(name)
     tokenizer = load_tokenizer(tokenizer)
-    fn, params = module_from_torch(_split(module, name))
+    fn, params = module_from_torch(_split(module, name), release=release)
     pad_id = getattr(config, "pad_token_id", None)
     names = getattr(config, "id2label", None) or {}
+    bounds = tuple(sorted(_bounds(config.to_dict()))) if hasattr(config, "to_dict") else ()
 
     def logits(params: Any, embeds: Any, ids: Any, mask: Any) -> Any:
         found = fn(params, ids, embeds, mask.astype(jnp.int32))
@@ -81,7 +98,85 @@ def from_torch(
         pad_id=getattr(tokenizer, "pad_token_id", None) if pad_id is None else pad_id,
         vocabulary=getattr(layer, "num_embeddings", None),
         labels=tuple(names[i] for i in sorted(names)) or None,
+        bounds=bounds,
+        positions=_positions(module, [layer], bounds),
     )
+
+
+def _with_encoder(module: Any, tokenizer: Any, release: bool) -> LanguageModel:
+    """A model of transformers that has an encoder and a decoder."""
+    config = module.config
+    wanted = {"input_ids", "decoder_input_ids", "attention_mask"}
+    missing = sorted(wanted - {*inspect.signature(module.forward).parameters})
+    if missing or module.get_output_embeddings() is None:
+        raise InputError(
+            f"{type(module).__name__} has an encoder and a decoder, but "
+            + (f"takes no {', '.join(missing)}" if missing else "no head over the vocabulary")
+            + ". Use `relprop.interop.from_torch` and explain its embeddings or features with "
+            "`relprop.relevance`."
+        )
+    tables = [part.get_input_embeddings() for part in (module.get_encoder(), module.get_decoder())]
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(module.generation_config, "decoder_start_token_id", None)
+    if start is None:
+        raise InputError(
+            f"The configuration of {type(module).__name__} does not say what its decoder begins "
+            "with: set `config.decoder_start_token_id`."
+        )
+    fn, params = module_from_torch(_halves(module), release=release)
+    bounds = tuple(sorted(_bounds(config.to_dict())))
+    pad = getattr(config, "pad_token_id", None)
+
+    def logits(params: Any, source: Any, mask: Any, prefix: Any) -> Any:
+        # Some models count positions by the ids that are no padding; else these are not read.
+        read, written = (jnp.full(x.shape[:2], int(pad == 0), jnp.int32) for x in (source, prefix))
+        return fn(params, read, written, source, mask.astype(jnp.int32), prefix)
+
+    return from_encoder_decoder(
+        embed=fn,
+        logits=logits,
+        params=params,
+        tokenizer=tokenizer,
+        start_id=start,
+        vocabulary=max(table.num_embeddings for table in tables),
+        pad_id=pad,
+        bounds=bounds,
+        positions=_positions(module, tables, bounds),
+    )
+
+
+def _positions(module: Any, words: Sequence[Any], bounds: Sequence[int]) -> int | None:
+    """How many positions have an embedding: rotary models have none, and so no limit here.
+
+    Tables may begin with rows of no position, as those of RoBERTa and OPT do.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+
+    found = []
+    for part in module.modules():
+        if isinstance(part, torch.nn.Embedding) and not any(part is table for table in words):
+            first = getattr(part, "offset", 0)
+            first += 0 if part.padding_idx is None else part.padding_idx + 1
+            if {part.num_embeddings, part.num_embeddings - first}.intersection(bounds):
+                found.append(part.num_embeddings - first)
+    return min(found, default=None)
+
+
+#: What configurations call the lengths at which a model ends, or scales its positions anew.
+_BOUNDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "original_max_position_embeddings",
+)
+
+
+def _bounds(config: Mapping[str, Any]) -> set[int]:
+    """Lengths that padding must not cross, from a configuration and the parts of it."""
+    own = {config[name] for name in _BOUNDS if isinstance(config.get(name), int)}
+    parts = [value for value in config.values() if isinstance(value, Mapping)]
+    return own.union(*map(_bounds, parts))
 
 
 #: Options that are not the caller's to choose: nothing is fetched, run or left to chance.
@@ -104,8 +199,6 @@ _REFUSED = (
     "use_kernels",
     "variant",
 )
-#: What a configuration counts, by the names that all configurations of transformers have.
-_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 
 
 def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
@@ -125,8 +218,9 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
 
     Raises:
         InputError: the folder holds no model, or one whose class transformers does not have; it
-            brings code of its own; the weights are not in safetensors, damaged, or not all of
-            those that the model has; a size in the configuration is 0.
+            brings code of its own; the weights are quantised for kernels of others, not in
+            safetensors, damaged, or not all of those that the model has; an entry of the
+            configuration is not what it must be.
         ImportError: torch, torchax or transformers is not installed.
 
     >>> model = from_pretrained("models/gpt2")  # doctest: +SKIP
@@ -143,15 +237,18 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
         )
     given = _folders.read_json(folder / _folders.CONFIG)
     _folders.refuse_code(folder)
+    _folders.refuse_quantised(given, str(folder))
     options = _checked_options(options, _folders.attention_of(given))
-    _folders.weight_files(folder)
+    files = _folders.weight_files(folder)
     kind = _named_class(transformers, given, folder)
-    _check_sizes(kind, given, folder)
+    names = getattr(kind.config_class, "attribute_map", {})
+    _config.check_entries(given, names, folder / _folders.CONFIG)
+    _config.check_size(lambda: _numbers(kind, folder), files, folder)
     with _loading(folder):
         module, report = kind.from_pretrained(str(folder), **options)
     _check_report(report, type(module).__name__, folder)
     has_tokenizer = any((folder / f"tokenizer{end}.json").exists() for end in ("", "_config"))
-    return from_torch(module.eval(), folder if has_tokenizer else None)
+    return from_torch(module.eval(), folder if has_tokenizer else None, release=True)
 
 
 def _checked_options(options: Mapping[str, Any], attention: set[str]) -> dict[str, Any]:
@@ -203,22 +300,15 @@ def _loading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_sizes(kind: Any, given: Mapping[str, Any], folder: Path) -> None:
-    """Whether there is anything in the model: without layers it would still give numbers."""
-    named = dict(getattr(kind.config_class, "attribute_map", {}))  # names of its own, as n_layer
-    parts = {"": given, "text_config.": given.get("text_config")}
-    wrong = [
-        f"{where}{name} is {part[name]}"
-        for where, part in parts.items()
-        if isinstance(part, Mapping)
-        for size in _SIZES
-        for name in dict.fromkeys((size, named.get(size, size)))
-        if isinstance(part.get(name), int) and part[name] <= 0
-    ]
-    if wrong:
-        raise InputError(
-            f"The configuration in {str(folder)!r} is not that of a model: {', '.join(wrong)}."
-        )
+def _numbers(kind: Any, folder: Path) -> int:
+    """How many numbers a model has, which is made without memory for them."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with _loading(folder), torch.device("meta"):
+        config = kind.config_class.from_pretrained(str(folder), local_files_only=True)
+        config._attn_implementation = "eager"
+        module = kind(config)
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_report(report: Mapping[str, Any], name: str, folder: Path) -> None:
@@ -282,6 +372,52 @@ def _embedding_name(module: Any) -> str:
     return names[0]
 
 
+def _halves(module: Any) -> Any:
+    """The module again: of ids it looks both embeddings up, of embeddings it gives logits.
+
+    Embeddings take the place of what the layers look up, as some models scale that further on.
+    """
+
+    class Halves(type(module)):
+        def forward(
+            self,
+            source_ids: Any,
+            prefix_ids: Any,
+            source: Any = None,
+            mask: Any = None,
+            prefix: Any = None,
+        ) -> Any:
+            read = self.get_encoder().get_input_embeddings()
+            written = self.get_decoder().get_input_embeddings()
+            if source is None:
+                return read(source_ids), written(prefix_ids)
+            waiting = [source, prefix]
+            tables = {id(table): table for table in (read, written)}.values()
+            hooks = [
+                table.register_forward_hook(lambda *_: waiting.pop(0) if waiting else None)
+                for table in tables
+            ]
+            try:
+                out = super().forward(
+                    input_ids=source_ids,
+                    attention_mask=mask,
+                    decoder_input_ids=prefix_ids,
+                    use_cache=False,
+                )
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if waiting:
+                raise InputError(
+                    f"{type(module).__name__} does not look up the embeddings of its encoder and "
+                    "its decoder once each. Use `relprop.interop.from_torch` and explain them with "
+                    "`relprop.relevance`."
+                )
+            return out.logits
+
+    return _again_as(module, Halves)
+
+
 def _split(module: torch.nn.Module, name: str) -> torch.nn.Module:
     """The module again, as both halves: without embeddings it looks them up, with them it goes on.
 
@@ -306,7 +442,12 @@ def _split(module: torch.nn.Module, name: str) -> torch.nn.Module:
                 raise InputError(f"The module does not call {name!r}: name another `embedding`.")
             return out
 
-    Split.__name__ = type(module).__name__  # for messages
-    split = copy.copy(module)
-    split.__class__ = Split
-    return split
+    return _again_as(module, Split)
+
+
+def _again_as(module: Any, kind: type) -> Any:
+    """A module of another class, which shares all parameters and submodules with the first."""
+    kind.__name__ = type(module).__name__  # for messages
+    again = copy.copy(module)
+    again.__class__ = kind
+    return again

@@ -72,7 +72,49 @@ def mixtures(size):
 
         return f
 
+    def blocks(z, v):
+        half = size // 2
+        parts = [(z[:, :half], v[:half]), (z[:, half:], v[half:])]
+        weights = jnp.stack([jax.nn.logsumexp(s, -1) for s, _ in parts])
+        return weights, [jax.nn.softmax(s) @ u for s, u in parts]
+
+    def merged_by_logsumexp(z, v):
+        weights, outs = blocks(z, v)
+        total = jax.nn.logsumexp(weights, 0)
+        return sum(o * jnp.exp(w - total)[:, None] for o, w in zip(outs, weights, strict=True))
+
+    def merged_by_softmax(z, v):
+        weights, outs = blocks(z, v)
+        return (jnp.stack(outs) * jax.nn.softmax(weights, 0)[..., None]).sum(0)
+
+    def merged_by_einsum(z, v):
+        weights, outs = blocks(z, v)
+        return jnp.einsum("bt,btd->td", jax.nn.softmax(weights, 0), jnp.stack(outs))
+
+    def flash(z, v):
+        m, total, out = jnp.full((T,), -jnp.inf), jnp.zeros(T), jnp.zeros((T, v.shape[1]))
+        for i in range(0, size, 2):
+            s, u = z[:, i : i + 2], v[i : i + 2]
+            new = jnp.maximum(m, s.max(-1))
+            p, scale = jnp.exp(s - new[:, None]), jnp.exp(m - new)
+            m, total, out = new, total * scale + p.sum(-1), out * scale[:, None] + p @ u
+        return out / total[:, None]
+
+    def flash_by_logsumexp(z, v):
+        total, out = jnp.full((T,), -jnp.inf), jnp.zeros((T, v.shape[1]))
+        for i in range(0, size, 2):
+            s, u = z[:, i : i + 2], v[i : i + 2]
+            new = jnp.logaddexp(total, jax.nn.logsumexp(s, -1))
+            out = out * jnp.exp(total - new)[:, None] + jnp.exp(s - new[:, None]) @ u
+            total = new
+        return out
+
     return {
+        "blocks by logsumexp": merged_by_logsumexp,
+        "blocks by softmax": merged_by_softmax,
+        "blocks by einsum": merged_by_einsum,
+        "flash, unrolled": flash,
+        "flash by logsumexp": flash_by_logsumexp,
         "(e @ v)/sum": lambda z, v: (lambda e: e @ v / e.sum(-1, keepdims=True))(exponential(z)),
         "(e @ v)*(1/sum)": lambda z, v: (lambda e: e @ v * (1 / e.sum(-1, keepdims=True)))(
             exponential(z)

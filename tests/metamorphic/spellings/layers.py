@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..grammar import HEADS, D, T, each, normal, piece, positive
+from ..grammar import HEADS, D, T, after, each, normal, piece, positive
 from ..wrappers import bodies
 
 # What the product of a layer may be wrapped in while the bias stands outside.
@@ -196,7 +196,9 @@ def scaled_channels(w, g, b):
         "(x @ w)/(1/g) + b": lambda x: (x @ w) / (1 / g) + b,
         "g*(x @ w + b/g)": lambda x: g * (x @ w + b / g),
         "((x @ w) + b/g)*g + 0": lambda x: ((x @ w) + b / g) * g + 0.0,
-        "(x @ w) @ diag(g) + b": lambda x: jnp.einsum("ti,i->ti", x @ w, g) + b,
+        "einsum(x @ w, g) + b": lambda x: jnp.einsum("ti,i->ti", x @ w, g) + b,
+        "(x @ w) @ diag(g) + b": lambda x: (x @ w) @ jnp.diag(g) + b,
+        "(x @ w) @ (eye*g) + b": lambda x: (x @ w) @ (jnp.eye(D) * g) + b,
         "vmap": jax.vmap(lambda r: (r @ w) * g + b),
     }
 
@@ -339,3 +341,21 @@ def one_value_read_twice(w, u, v, b):
             jax.checkpoint(lambda x: jax.nn.relu(x @ w + b))(x) @ u + jnp.tanh(x @ w + b) @ v
         ),
     }
+
+
+@piece(w=normal(D, D), b=normal(D), v=normal(D, D))
+def activated_layer(w, b, v):
+    """A layer with its bias before a function, put together in other ways."""
+
+    def outer(total, row):
+        return total + row[0][:, None] * row[1][None], None
+
+    spellings = {
+        "x @ w + b": lambda x: x @ w + b,
+        "b - x @ (-w)": lambda x: b - x @ (-w),
+        "-1*(x @ (-w)) + b": lambda x: -1.0 * (x @ (-w)) + b,
+        "columns stacked, + b": lambda x: jnp.stack([x @ w[:, i] for i in range(D)], -1) + b,
+        "rolled, + b": lambda x: jnp.roll(x @ jnp.roll(w, 1, 1), -1, 1) + b,
+        "scan of products": lambda x: lax.scan(outer, jnp.zeros((T, D)), (x.T, w))[0] + b,
+    }
+    return after(lambda h: jnp.tanh(h) @ v, spellings)

@@ -31,6 +31,8 @@ MEANS_OF_SQUARES = {
     "sum/n": lambda z: (z * z).sum(-1, keepdims=True) / D,
     "sum*(1/n)": lambda z: (z * z).sum(-1, keepdims=True) * (1 / D),
     "einsum": lambda z: jnp.einsum("ti,ti->t", z, z)[:, None] / D,
+    "einsum with eye": lambda z: jnp.einsum("ij,kj,ik->i", z, z, jnp.eye(T))[:, None] / D,
+    "eye in einsum": lambda z: jnp.einsum("ik,kj,ij->k", jnp.eye(T), z, z)[:, None] / D,
     "vmap of dot": lambda z: jax.vmap(jnp.dot)(z, z)[:, None] / D,
     "vmap of vdot": lambda z: jax.vmap(jnp.vdot)(z, z)[:, None] / D,
     "vmap of z @ z": lambda z: jax.vmap(lambda r: r @ r)(z)[:, None] / D,
@@ -46,6 +48,8 @@ MEANS_OF_SQUARES = {
     "scan": lambda z: lax.scan(lambda a, c: (a + c * c, None), jnp.zeros(T), z.T)[0][:, None] / D,
     "cumsum[-1]": lambda z: jnp.cumsum(z * z, -1)[:, -1:] / D,
     "transposed": lambda z: (z.T * z.T).mean(0)[:, None],
+    "diagonal of z @ zT": lambda z: jnp.diagonal(z @ z.T)[:, None] / D,
+    "trace of outer": lambda z: jax.vmap(lambda r: jnp.trace(jnp.outer(r, r)))(z)[:, None] / D,
     "two halves": lambda z: (
         ((z[:, :3] ** 2).sum(-1, keepdims=True) + (z[:, 3:] ** 2).sum(-1, keepdims=True)) / D
     ),
@@ -75,6 +79,7 @@ DIVISIONS = {
     ),
     "broadcast root": lambda z, q: z * jnp.broadcast_to(lax.rsqrt(q), z.shape),
     "einsum": lambda z, q: jnp.einsum("ti,t->ti", z, lax.rsqrt(q)[:, 0]),
+    "diag(rsqrt) @ z": lambda z, q: jnp.diag(lax.rsqrt(q)[:, 0]) @ z,
     "-(-z)/sqrt": lambda z, q: -(-z / jnp.sqrt(q)),
     **each(lambda wrap: lambda z, q: z * wrap(lax.rsqrt)(q), bodies("rsqrt", *BODIES)),
     "checkpoint(z/sqrt)": jax.checkpoint(lambda z, q: z / jnp.sqrt(q)),
@@ -253,3 +258,68 @@ def group_norm(w, b, g, c, v):
         ),
     }
     return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
+
+
+@piece(w=normal(D, D), b=normal(D), g=positive(D), c=normal(D), v=normal(D, D))
+def norm_by_other_roots(w, b, g, c, v):
+    eps = 1e-5
+
+    def over(root):
+        return lambda z: root(_centred(z), z.var(-1, keepdims=True) + eps) * g + c
+
+    def window(z):
+        squares = lax.reduce_window(_centred(z) ** 2, 0.0, lax.add, (1, D), (1, 1), "VALID")
+        return _centred(z) / jnp.sqrt(squares / D + eps) * g + c
+
+    spellings = {
+        "z/sqrt(q)": over(lambda y, q: y / jnp.sqrt(q)),
+        "z/(q/sqrt(q))": over(lambda y, q: y / (q / jnp.sqrt(q))),
+        "z*(sqrt(q)/q)": over(lambda y, q: y * (jnp.sqrt(q) / q)),
+        "z*(q**-.25)**2": over(lambda y, q: y * (q**-0.25) ** 2),
+        "a window": window,
+        "g in two": lambda z: over(lambda y, q: y / jnp.sqrt(q) * g**-0.5 * g**0.5)(z),
+        "where(q > 0, z/sqrt(q), z)": over(lambda y, q: jnp.where(q > 0, y / jnp.sqrt(q), y)),
+    }
+    return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
+
+
+@piece(w=normal(D, D), b=normal(D), v=normal(D, D))
+def norm_over_tokens(w, b, v):
+    """Statistics of a batch."""
+    eps = 1e-5
+    spellings = {
+        "z.var(0)": lambda z: (z - z.mean(0)) * lax.rsqrt(z.var(0) + eps),
+        "einsum": lambda z: (
+            lambda y: y * lax.rsqrt(jnp.einsum("ti,ti->i", y, y) / T + eps)
+        )(z - jnp.einsum("ti->i", z) / T),
+        "ones/n @ z": lambda z: (
+            lambda y: y * lax.rsqrt(jnp.ones(T) / T @ (y * y) + eps)
+        )(z - jnp.ones(T) / T @ z),
+        "vmap over features": jax.vmap(lambda f: (f - f.mean()) / jnp.sqrt(f.var() + eps), 1, 1),
+    }  # fmt: skip
+    return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
+
+
+@piece(chains=False, w=normal(D, D), u=normal(D, D))
+def cosine_similarity(w, u):
+    """Of each token with each: two norms, before or after the product."""
+
+    def norm(z):
+        return jnp.linalg.norm(z, axis=-1, keepdims=True)
+
+    def squares(z):
+        return (z * z).sum(-1)
+
+    spellings = {
+        "unit vectors": lambda a, b: (a / norm(a)) @ (b / norm(b)).T,
+        "(a @ bT)/(|a| |b|)": lambda a, b: a @ b.T / (norm(a) * norm(b).T),
+        "(a @ bT)/|a|/|b|": lambda a, b: a @ b.T / norm(a) / norm(b).T,
+        "(a @ bT)/outer": lambda a, b: a @ b.T / jnp.outer(norm(a), norm(b)),
+        "rsqrt of the product": lambda a, b: (
+            a @ b.T * lax.rsqrt(squares(a)[:, None] * squares(b)[None])
+        ),
+        "one by one": lambda a, b: jax.vmap(
+            lambda r: jax.vmap(lambda s: r @ s / jnp.sqrt((r @ r) * (s @ s)))(b)
+        )(a),
+    }
+    return each(lambda f: lambda x: f(x @ w, jnp.tanh(x) @ u), spellings)

@@ -1,11 +1,13 @@
 """Softmax, log-softmax, and everything that is one of them by another way."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..grammar import D, T, before, each, normal, piece
+from ..grammar import D, T, after, before, each, normal, piece
 from ..wrappers import bodies
 
 BODIES = ("jit", "checkpoint", "custom_jvp", "custom_vjp", "cond", "map_over_batch")
@@ -82,9 +84,37 @@ def spellings_of_softmax(size):
         "axis 0": lambda z: jax.nn.softmax(z.T, axis=0).T,
         "nested jits": lambda z: jax.jit(_over_sum)(jax.jit(jnp.exp)(jax.jit(_shifted)(z))),
         "where=": lambda z: jax.nn.softmax(z, where=jnp.ones(z.shape, bool)),
+        "halves side by side": of_exp(_halves_over_sum),
+        "halves of exp(z - logsumexp)": lambda z: _in_halves(
+            lambda part: jnp.exp(part - jax.nn.logsumexp(z, -1, keepdims=True)), z
+        ),
+        "diag(1/sum) @ e": of_exp(lambda e: jnp.diag(1 / e.sum(-1)) @ e),
+        "gradient of logsumexp": jax.grad(lambda z: jax.nn.logsumexp(z, -1).sum()),
+        "exp(z - tree of logaddexp)": lambda z: jnp.exp(z - _tree(_columns(z))),
+        "exp(z - chain of logaddexp)": lambda z: jnp.exp(
+            z - functools.reduce(jnp.logaddexp, _columns(z))
+        ),
         **each(lambda wrap: lambda z: _over_sum(wrap(jnp.exp)(_shifted(z))), bodies("e", *BODIES)),
         **each(_sum_in, bodies("sum", *BODIES)),
     }
+
+
+def _in_halves(f, z):
+    half = z.shape[-1] // 2
+    return jnp.concatenate([f(z[..., :half]), f(z[..., half:])], -1)
+
+
+def _halves_over_sum(e):
+    return _in_halves(lambda part: part / _sum(e), e)
+
+
+def _columns(z):
+    return [z[..., i : i + 1] for i in range(z.shape[-1])]
+
+
+def _tree(parts):
+    half = len(parts) // 2
+    return jnp.logaddexp(_tree(parts[:half]), _tree(parts[half:])) if half else parts[0]
 
 
 def _sum_in(wrap):
@@ -208,3 +238,54 @@ def segment_softmax(w, v):
         "segment_sum + 1e-16": gathered(lambda e, s: e / (s + 1e-16)),
         "reciprocal": gathered(lambda e, s: e * (1 / s)),
     }
+
+
+@piece(w=normal(D, D), v=normal(D, D))
+def softmax_by_other_sums(w, v):
+    """The sum of exponentials by a window, a tile, parts; powers; guards."""
+
+    def of_exp(divide):
+        return lambda z: divide(jnp.exp(z))
+
+    def guarded(e):
+        total = _sum(e)
+        return jnp.where(total > 0, e / jnp.where(total > 0, total, 1.0), 0.0)
+
+    spellings = {
+        "e/sum": of_exp(_over_sum),
+        "a window": of_exp(
+            lambda e: e / lax.reduce_window(e, 0.0, lax.add, (1, D), (1, 1), "VALID")
+        ),
+        "tile": of_exp(lambda e: e / jnp.tile(_sum(e), (1, D))),
+        "sum of parts": of_exp(lambda e: e / sum(jnp.split(e, D, -1))),
+        "where(sum > 0)": of_exp(guarded),
+        "einsum": of_exp(lambda e: jnp.einsum("tk,t->tk", e, 1 / e.sum(-1))),
+        "2**(z/log 2)": lambda z: _over_sum(jnp.power(2.0, z / np.log(2.0))),
+        "sqrt(exp(2z))": lambda z: _over_sum(jnp.sqrt(jnp.exp(2 * z))),
+    }
+    return before(lambda x: x @ w, after(lambda p: p @ v, spellings))
+
+
+@piece(chains=False, w=normal(D, D))
+def log_likelihood(w):
+    """The logarithm of the probability of one class for each token."""
+    classes = jnp.array([1, 0, 5, 2])
+    hot = jax.nn.one_hot(classes, D)
+    spellings = {
+        "(log_softmax * hot).sum": lambda z: (jax.nn.log_softmax(z) * hot).sum(-1),
+        "einsum": lambda z: jnp.einsum("tk,tk->t", jax.nn.log_softmax(z), hot),
+        "log(softmax)": lambda z: (jnp.log(jax.nn.softmax(z)) * hot).sum(-1),
+        "indexed": lambda z: jax.nn.log_softmax(z)[jnp.arange(T), classes],
+        "log(softmax), indexed": lambda z: jnp.log(jax.nn.softmax(z)[jnp.arange(T), classes]),
+        "vmap of log(softmax[k])": lambda z: jax.vmap(lambda r, k: jnp.log(jax.nn.softmax(r)[k]))(
+            z, classes
+        ),
+        "-logsumexp(z - z[k])": lambda z: (
+            -jax.nn.logsumexp(z - z[jnp.arange(T), classes][:, None], -1)
+        ),
+        "-log sum exp(z - z[k])": lambda z: (
+            -jnp.log(jnp.exp(z - z[jnp.arange(T), classes][:, None]).sum(-1))
+        ),
+        "vmap of dot": lambda z: jax.vmap(jnp.dot)(jax.nn.log_softmax(z), hot),
+    }
+    return before(lambda x: jnp.tanh(x) @ w, spellings)

@@ -1,0 +1,120 @@
+"""What only CPUs need: an order of evaluation, large weights in parts, sums computed once.
+
+XLA for CPUs keeps apart in memory whatever might run at the same time, and computes again for every
+consumer what it can fuse into it. Other devices run one operation after the other and weigh what
+fusing costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+from relprop import _compat
+from relprop._core.graph import Atom, Value
+from relprop._core.observer import MaybeRelevance, Observer, Passage
+from relprop._core.plan import Plan
+
+#: Entries of a weight of which a copy is better not made as a whole.
+LARGE = 2**25
+
+
+def after(array: Array, awaited: Array) -> Array:
+    """The same array, made when another one is there.
+
+    What depends on weights alone, such as their absolute values, can be computed at any time: for a
+    rule that needs ``abs(w)`` that is a second copy of all weights of a model.
+    `lax.optimization_barrier` is gone by the time that buffers are assigned; a dependence on
+    numbers stays.
+    """
+    if jax.default_backend() != "cpu" or not awaited.size:
+        return array
+    if _compat.varying(_compat.type_of(awaited)):
+        return array  # Inside of `shard_map`, where it would become another one on each device.
+    return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
+
+
+def never(value: Array) -> Bool[Array, ""] | None:
+    """What no compiler knows to be false, for `once`; None where that has nothing to do.
+
+    Args:
+        value: that it is read from: small, and best one that all devices hold.
+    """
+    if jax.default_backend() != "cpu" or not value.size or not _compat.is_staged():
+        return None
+    return _never(lax.stop_gradient(value))
+
+
+def is_large(weight: Array) -> bool:
+    """Whether what is made of a weight is better made in parts, one after the other."""
+    return weight.size >= LARGE and jax.default_backend() == "cpu"
+
+
+def once(array: Array, condition: Bool[Array, ""]) -> Array:
+    """The same array, computed once for all who use it; the condition is that of `never`.
+
+    Relevance that goes several ways, as at a residual sum, would be computed again on each of them,
+    and with it all that lies above, up to the last layer: work and code that grow with the square
+    of the depth. XLA does not fuse through a condition, even one that is never true.
+    """
+    return lax.cond(condition, jnp.zeros_like, lambda array: array, array)
+
+
+@jax.custom_batching.custom_vmap
+def _never(awaited: Array) -> Bool[Array, ""]:
+    """False, after looking at an array."""
+    largest = jnp.max(jnp.real(awaited))
+    return (largest < 0) & (largest > 0)
+
+
+@_never.def_vmap
+def _never_of_any(size: int, batched: list[bool], awaited: Array) -> tuple[Array, bool]:
+    # One answer for the whole batch, so that weights don't become as many as there are examples.
+    del size, batched
+    return _never(awaited), False
+
+
+class SummedOnce(Observer):
+    """Relevance that has been added up from several consumers is computed once, by `once`.
+
+    Wherever it goes several ways again: at an operation entry by entry with several active
+    operands, or behind such with one.
+
+    Args:
+        plan: of the graph.
+        never: the condition for `once`.
+    """
+
+    def __init__(self, plan: Plan, never: Array) -> None:
+        self._never = never
+        self._arrived: set[Atom] = set()
+        self._summed: set[Atom] = set()
+        self._makers = {
+            out: step
+            for step in plan.steps
+            for out in step.operation.outputs
+            if step.operation.propagator.elementwise or step.operation.propagator.structural
+        }
+
+    def begins(self, outputs: Sequence[Atom], seeds: Sequence[MaybeRelevance]) -> None:
+        self._arrived.update(a for a, r in zip(outputs, seeds, strict=True) if r is not None)
+
+    def arrives(self, value: Value, relevance: MaybeRelevance) -> MaybeRelevance:
+        maker = self._makers.get(value)
+        if relevance is None or maker is None or value not in self._summed:
+            return relevance
+        if sum(maker.active) > 1:
+            return relevance.map(lambda array: once(array, self._never))
+        self._summed.update(maker.operation.inputs)
+        return relevance
+
+    def passes(self, passage: Passage) -> None:
+        inputs = passage.step.operation.inputs
+        for atom, *both in zip(inputs, passage.leaving, passage.credits, strict=True):
+            for relevance in both:
+                if relevance is not None:
+                    (self._summed if atom in self._arrived else self._arrived).add(atom)

@@ -1,0 +1,117 @@
+"""Who makes and who reads which value of a graph, and what depends on what: one index for all.
+
+The normal form asks it of a draft, recognisers of what they look at (`recognise.dataflow`), and who
+looks for blocks of a plan (`anatomy.wiring`).
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value, computed_from, depends_on
+from relprop.reading.exponentials import followed
+from relprop.reading.numbers import is_literal, number
+
+
+class Index:
+    """The equations of one graph by the values between them.
+
+    Attributes:
+        equations: in order of evaluation.
+        constants: arrays that the graph closes over.
+        maker: what makes a value.
+    """
+
+    def __init__(
+        self,
+        equations: Sequence[Equation],
+        constants: Mapping[Any, Any],
+        explained: Collection[Value],
+        leaving: Iterable[Atom],
+    ):
+        """What `leaving` names is looked at by others than the equations."""
+        self.equations = equations
+        self.constants = constants
+        self.maker: dict[Atom, Equation] = {out: e for e in equations for out in e.outputs}
+        self._explained = explained
+        self._leaving = set(leaving)
+        self._numbers: dict[Any, float | None] = {}
+
+    @functools.cached_property
+    def position(self) -> dict[Equation, int]:
+        """Of each equation, in order of evaluation."""
+        return {equation: i for i, equation in enumerate(self.equations)}
+
+    @functools.cached_property
+    def dependent(self) -> set[Any]:
+        """Values that depend on the explained inputs."""
+        return depends_on(
+            self.equations, set(self._explained), lambda e: registry.lookup(e.primitive).cuts
+        )
+
+    @functools.cached_property
+    def touched(self) -> set[Atom]:
+        """Values computed from the explained inputs at all, also where no relevance passes."""
+        return computed_from(self.equations, self._explained)
+
+    @functools.cached_property
+    def readers(self) -> dict[Atom, list[Equation]]:
+        """The equations that read a value, the last one first.
+
+        What nobody reads in the end is no use: updated running means, for example.
+        """
+        needed, found = set(self._leaving), {}
+        for equation in reversed(self.equations):
+            if any(out in needed for out in equation.outputs):
+                needed.update(equation.inputs)
+                for atom in dict.fromkeys(equation.inputs):
+                    found.setdefault(atom, []).append(equation)
+        return found
+
+    @functools.cached_property
+    def exponentials(self) -> tuple[set[Atom], set[Atom]]:
+        """What is computed from exponentials, and from sums of them: see `followed`."""
+        return followed(self.position, self.touched, self.maker.get, self.number)
+
+    def producer(self, atom: Atom) -> Equation | None:
+        """The equation that makes a value."""
+        return self.maker.get(atom)
+
+    def only_reader(self, value: Atom) -> Equation | None:
+        """The equation that alone reads a value, if nobody else looks at it."""
+        readers = self.readers.get(value, [])
+        return readers[0] if len(readers) == 1 and value not in self._leaving else None
+
+    def operands(self, equation: Equation) -> list[Value]:
+        """The operands that depend on the explained inputs."""
+        return [a for a in equation.inputs if a in self.dependent]  # type: ignore[misc]
+
+    def number(self, atom: Atom) -> float | None:
+        """The number that all entries of a constant are, if that can be seen in the code."""
+        if not isinstance(atom, Value):
+            return number(self.maker, self.constants, atom)
+        if atom not in self._numbers:
+            self._numbers[atom] = number(self.maker, self.constants, atom)
+        return self._numbers[atom]
+
+    def is_literal(self, atom: Atom) -> bool:
+        """Whether a constant is made of numbers in the code and of positions alone."""
+        return is_literal(self.maker, atom)
+
+    def makers_behind(self, atom: Atom) -> Iterator[Equation]:
+        """All equations that a value is computed by, each once, the nearest first."""
+        queue, seen = collections.deque([atom]), set()
+        while queue:
+            equation = self.maker.get(queue.popleft())
+            if equation is not None and equation not in seen:
+                seen.add(equation)
+                yield equation
+                queue.extend(equation.inputs)
+
+    def behind(self, value: Atom) -> set[Atom]:
+        """All that a value is computed from."""
+        return {atom for maker in self.makers_behind(value) for atom in maker.inputs}

@@ -1,0 +1,102 @@
+"""Zeros put around the argument of a convolution are padding, wherever they are written.
+
+A convolution pads its argument itself, or is given one that has been padded before. In the first
+case the zeros are no inputs, and no rule gives them anything; in the second they would be inputs
+like any other for rules that do not look at values (flat, w-square, z-box). So the second is read
+as the first. Reflected, repeated and wrapped borders are copies of inputs and stay what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from relprop import _compat
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Literal
+from relprop.propagators.general import is_move
+from relprop.propagators.linear import Convolution
+from relprop.reading.draft import Draft
+
+#: Per axis: zeros before, zeros after, zeros between two entries.
+Zeros = list[tuple[int, int, int]]
+
+
+def padded(draft: Draft) -> None:
+    """Reads what was there before zeros were put around the arguments of convolutions."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        if not isinstance(registry.lookup(equation.primitive), Convolution):
+            continue
+        folded = equation
+        while (argument := folded.inputs[0]) in draft.index.dependent:
+            maker = draft.index.maker.get(argument)
+            more = None if maker is None else _folded(draft, maker, folded)
+            if argument in draft.visible or more is None:
+                break
+            folded = more
+        if folded is not equation:
+            made[equation] = [folded]
+    if made:
+        draft.put(made)
+
+
+def _folded(draft: Draft, maker: Equation, convolution: Equation) -> Equation | None:
+    """A convolution that pads with the zeros that its argument was made with; None if it can't."""
+    position = _padded(draft, maker)
+    if position is None:
+        return None
+    source = maker.inputs[position]
+    zeros, params = _zeros(maker, position), convolution.params
+    batch, channels, *pixels = params["dimension_numbers"].lhs_spec
+    if zeros[batch] != (0, 0, 0) or zeros[channels] != (0, 0, 0) or 0 in source.shape:
+        return None
+    padding, dilation = [], []
+    for axis, (low, high), step in zip(
+        pixels, params["padding"], params["lhs_dilation"], strict=True
+    ):
+        before, after, between = zeros[axis]
+        if before < 0 or after < 0:
+            return None  # These cut entries off.
+        padding.append((low + before * step, high + after * step))
+        dilation.append(step * (between + 1))
+    traced = _compat.replaced(
+        convolution.traced,
+        [maker.traced.invars[position], convolution.traced.invars[1]],
+        padding=tuple(padding),
+        lhs_dilation=tuple(dilation),
+    )
+    inputs = (source, *convolution.inputs[1:])
+    return dataclasses.replace(convolution, traced=traced, inputs=inputs)
+
+
+def _padded(draft: Draft, equation: Equation) -> int | None:
+    """Which operand zeros are put around; None if that isn't what the equation does."""
+    if equation.name == "pad":
+        return 0 if _is_zero(draft, equation.inputs[1]) else None
+    if equation.name != "concatenate":
+        return None
+    others = [i for i, a in enumerate(equation.inputs) if not _is_zero(draft, a)]
+    return others[0] if len(others) == 1 else None
+
+
+def _zeros(equation: Equation, position: int) -> Zeros:
+    if equation.name == "pad":
+        return [(int(a), int(b), int(c)) for a, b, c in equation.params["padding_config"]]
+    along = equation.params["dimension"]
+    sizes = [atom.shape[along] for atom in equation.inputs]
+    zeros = [(0, 0, 0)] * len(equation.inputs[position].shape)
+    zeros[along] = (sum(sizes[:position]), sum(sizes[position + 1 :]), 0)
+    return zeros
+
+
+def _is_zero(draft: Draft, atom: Atom) -> bool:
+    """Whether all entries are known to be zero."""
+    if isinstance(atom, Literal) or atom in draft.constants:
+        array = atom.array if isinstance(atom, Literal) else draft.constants[atom]
+        return not _compat.is_traced(array) and not np.any(np.asarray(array))
+    maker = draft.index.maker.get(atom)
+    operands: Sequence[Atom] = maker.inputs if maker is not None and is_move(maker) else ()
+    return bool(operands) and all(_is_zero(draft, a) for a in operands)

@@ -1,0 +1,94 @@
+"""Signs: that of a layer is that of its weight; the smallest of negatives is a largest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation
+from relprop.propagators.general import is_move
+from relprop.propagators.linear import Addition, Negation
+from relprop.reading.draft import Draft
+from relprop.reading.sums import summand
+
+
+def signed(draft: Draft) -> None:
+    """Adds the negative of a layer where it is subtracted: the sign is that of its weight.
+
+    What was made negative before is added as it was, and the negative of the smallest of negatives
+    is the largest.
+    """
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind = registry.lookup(equation.primitive)
+        if isinstance(kind, Negation):
+            new = _largest(draft, equation)
+            if new:
+                made[equation] = new
+            continue
+        if not (isinstance(kind, Addition) and kind.sign < 0):
+            continue
+        operands = draft.index.operands(equation)
+        if len(operands) != 2 or operands[0].shape != operands[1].shape:
+            continue
+        left, right = equation.inputs
+        before = draft.index.maker.get(right)
+        if before is not None and isinstance(registry.lookup(before.primitive), Negation):
+            made[equation] = draft.derived(
+                lambda a, b: a + b, [left, before.inputs[0]], equation, equation.outputs[0]
+            )
+        elif summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
+            made[equation] = draft.derived(
+                lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
+            )
+    if made:
+        draft.put(made)
+
+
+_OPPOSITE = {"reduce_min": lax.max, "reduce_max": lax.min, "min": lax.max, "max": lax.min}
+
+
+def _largest(draft: Draft, negation: Equation) -> list[Equation]:
+    """The maximum that the negative of the minimum of negatives is, and the other way round."""
+    (value,), (out,) = negation.inputs, negation.outputs
+    chosen = draft.index.maker.get(value)
+    if chosen is None or out not in draft.index.dependent:
+        return []
+    if chosen.name not in _OPPOSITE or draft.index.only_reader(value) is not negation:
+        return []
+    found = [_negated(draft, atom) for atom in chosen.inputs]
+    before = [pair[0] for pair in found if pair is not None]
+    if len(before) < len(found):
+        return []
+    opposite = _OPPOSITE[chosen.name]
+
+    def function(*arrays: Array) -> Array:
+        arrays = tuple(pair[1](x) for pair, x in zip(found, arrays, strict=True) if pair)
+        if len(arrays) == 2:
+            return opposite(*arrays)
+        over = jnp.max if opposite is lax.max else jnp.min
+        return over(arrays[0], axis=tuple(chosen.params["axes"]))
+
+    return draft.derived(function, before, negation, out)
+
+
+def _negated(draft: Draft, atom: Atom) -> tuple[Atom, Callable[[Array], Array]] | None:
+    """What a value is the negative of, before it was moved about, and how it was."""
+    moves: list[Equation] = []
+    while (maker := draft.index.maker.get(atom)) is not None and is_move(maker):
+        if len(maker.inputs) != 1 or len(maker.outputs) != 1:
+            return None
+        moves.insert(0, maker)
+        (atom,) = maker.inputs
+    if maker is None or not isinstance(registry.lookup(maker.primitive), Negation):
+        return None
+
+    def moved(array: Array) -> Array:
+        return functools.reduce(lambda x, move: move.evaluate([x])[0], moves, array)
+
+    return maker.inputs[0], moved

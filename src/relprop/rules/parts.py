@@ -1,0 +1,57 @@
+"""Parts of inputs, weights and biases: functions of each number in them, which give one again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact
+
+from relprop.rules.parameters import Number
+
+#: A function of an array that gives one of its shape; or what takes the place of each number in it,
+#: whatever it is: one number, or an array that broadcasts.
+Part = Callable[[Array], Array] | Number
+
+
+def whole(x: Inexact[Array, "*s"]) -> Inexact[Array, "*s"]:
+    """All of x, as it is: what `LinearRule` has computed already in the forward pass.
+
+    >>> whole(jnp.array([1.0, -2.0])).tolist()
+    [1.0, -2.0]
+    """
+    return x
+
+
+def nonzero(x: Inexact[Array, "*s"]) -> Inexact[Array, "*s"]:
+    """All of it, where that is anything: relevance per unit of 0 is 0."""
+    return x
+
+
+def positive(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The positive part, zero elsewhere, of the shape of x.
+
+    >>> positive(jnp.array([1.0, -2.0])).tolist()
+    [1.0, 0.0]
+    """
+    return jnp.maximum(x, 0)
+
+
+def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The negative part, zero elsewhere, of the shape of x.
+
+    >>> negative(jnp.array([0.0, -2.0])).tolist()
+    [0.0, -2.0]
+    """
+    return jnp.minimum(x, 0)
+
+
+#: Parts that are in proportion to x, with their size per unit of x. NaN is a part of all.
+PER_UNIT: Mapping[Any, Callable[[Array], Array | Bool[Array, "..."] | None]] = {
+    whole: lambda x: None,
+    nonzero: lambda x: x != 0,
+    positive: lambda x: ~(x <= 0),
+    negative: lambda x: ~(x >= 0),
+    jnp.abs: jnp.sign,
+}
