@@ -78,8 +78,8 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "reshape transpose broadcast_in_dim squeeze expand_dims rev slice dynamic_slice "
         "dynamic_update_slice gather concatenate pad split stack unstack tile "
         "optimization_barrier sharding_constraint reshard device_put "
-        "layout_constraint mesh_cast all_gather all_gather_invariant ppermute all_to_all pbroadcast "
-        "checkpoint_name",
+        "mesh_cast all_gather all_gather_invariant ppermute all_to_all pbroadcast "
+        "layout_constraint checkpoint_name",
     ),
     (Replication(), "pvary"),
     (Rearrangement(), "sort top_k approx_top_k scatter ragged_all_to_all bcoo_fromdense"),
