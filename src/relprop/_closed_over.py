@@ -19,7 +19,7 @@ _SHOWN = 3
 def warn_of_constants(graph: Graph) -> None:
     """Warns the caller, if a function that is being compiled closes over large arrays.
 
-    They become constants of the program: there twice while it is compiled, which takes longer, and
+    They become constants of the program: there several times while it is compiled, and
     kept as long as it is. Arguments are neither. What is traced is an argument of somebody already.
     """
     if not _compat.is_staged():
@@ -33,8 +33,8 @@ def warn_of_constants(graph: Graph) -> None:
     more = f" and {len(largest) - _SHOWN} more" if len(largest) > _SHOWN else ""
     warnings.warn(
         f"The function closes over {len(largest)} arrays of {total / 2**20:,.0f} MiB ({shapes}"
-        f"{more}), which `jax.jit` writes into the compiled program: they are in memory several times, and "
-        "compiling takes longer. Hand them over: `relprop.relevance(f, rules, argnums=1)` of "
+        f"{more}), which `jax.jit` writes into the compiled program: they are there several times, "
+        "and compiling takes longer. Hand them over: `relprop.relevance(f, rules, argnums=1)` of "
         "`f(params, x)`, called with the parameters as an argument of what is jitted, too.",
         ClosedOverWarning,
         stacklevel=outside(),

@@ -13,6 +13,7 @@
 [12.0, 4.0, 8.0]
 """
 
+from relprop.tokens._chat import chat as chat
 from relprop.tokens._encoder_decoder import from_encoder_decoder as from_encoder_decoder
 from relprop.tokens._explain import explain as explain
 from relprop.tokens._function import from_function as from_function
@@ -46,6 +47,7 @@ __all__ = [
     "Span",
     "Target",
     "TokenRelevance",
+    "chat",
     "explain",
     "explain_images",
     "from_encoder_decoder",
