@@ -42,7 +42,8 @@ def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
     weights = _weights(wiring, scale) if scale else []
     if scale is not None and wiring.active(scale)[0].shape != shape and _is_joined(wiring, scale):
         # Its groups were joined before the weights of channels: one statistic per sample or more.
-        groups = math.prod(n for axis, n in enumerate(shape) if axis not in axes) // shape[0]
+        samples = math.prod(shape[:1])
+        groups = math.prod(n for axis, n in enumerate(shape) if axis not in axes) // samples
         channels = max(math.prod(a.shape) for a in weights)
         return {1: "layer norm", channels: "instance norm"}.get(groups, "group norm")
     if len(axes) == 1:
