@@ -15,8 +15,8 @@ from relprop.recognise.dataflow import Dataflow
 def loops_over_entries(flow: Dataflow, equation: Equation) -> bool:
     """Whether a loop computes each entry of its only result from that of its operands.
 
-    Each turn may read numbers of its own, such as a coefficient. A loop that only scales and adds
-    is none: its turns are linear, and have rules for that.
+    Each turn may read numbers of its own, such as a coefficient. Where nothing is joined by a
+    product, as by Horner's scheme, the turns have rules for what they do: functions and sums.
     """
     if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
         return False
@@ -33,7 +33,7 @@ def loops_over_entries(flow: Dataflow, equation: Equation) -> bool:
     start = {v for v, a in zip(body.inputs, whole, strict=False) if flow.depends(a)}
     found = depends_on(body.equations, {*start, body.inputs[consts]})
     entrywise = all(_is_of_entries(inner, found) for inner in body.equations)
-    return entrywise and _bends(body.equations, found)
+    return entrywise and _joins(body.equations, found)
 
 
 def _is_of_entries(equation: Equation, varying: set[Value]) -> bool:
@@ -42,13 +42,11 @@ def _is_of_entries(equation: Equation, varying: set[Value]) -> bool:
     return (is_elementwise(equation) and not named) or compares(equation) or spread
 
 
-def _bends(equations: Sequence[Equation], varying: set[Value]) -> bool:
-    """Whether anything else is done to values than to be scaled and added up."""
+def _joins(equations: Sequence[Equation], varying: set[Value]) -> bool:
+    """Whether two values are joined by anything else than a sum."""
     for equation in equations:
         active = [atom in varying for atom in equation.inputs]
-        kind = registry.lookup(equation.primitive)
         operation = registry.operation_of(equation)
-        linear = kind.structural or kind.linear(operation, active)
-        if any(active) and not linear:
+        if sum(active) > 1 and not operation.propagator.linear(operation, active):
             return True
     return False
