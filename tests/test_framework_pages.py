@@ -24,6 +24,8 @@ NEEDS = {
     "planted-data": ("safetensors",),
     "write-a-rule": (),
     "differential-equations": (),
+    "dense-outputs": (),
+    "images-and-text": ("torch", "torchax", "transformers"),
     "frameworks/plain-jax": (),
     "frameworks/flax-nnx": ("flax",),
     "frameworks/flax-linen": ("flax",),

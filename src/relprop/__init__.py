@@ -30,6 +30,7 @@ from relprop import structures as structures
 from relprop import tokens as tokens
 from relprop import truth as truth
 from relprop._core.region import region as region
+from relprop._errors import ClosedOverWarning as ClosedOverWarning
 from relprop._errors import ConservationWarning as ConservationWarning
 from relprop._errors import ForwardError as ForwardError
 from relprop._errors import GrowthWarning as GrowthWarning
@@ -71,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DEFAULTS",
     "Composite",
+    "ClosedOverWarning",
     "ConservationWarning",
     "Fault",
     "ForwardError",

@@ -3,7 +3,8 @@
 The forward pass runs a function as it was traced. What rules are given to is a *reading* of it, in
 which the same thing is always written in the same way:
 
-1. bodies with one caller are part of what is around them (`bodies`);
+1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
+   coefficients depend on the inputs is a loop over these (`polynomials`);
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`online`), as is a window
    over a whole axis (`reductions`); what is taken in order is a slice (`gathers`); a diagonal
    matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is there
@@ -35,6 +36,7 @@ from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
 from relprop.reading.padding import padded
 from relprop.reading.parts import joined, split
+from relprop.reading.polynomials import expanded
 from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first
@@ -46,6 +48,7 @@ from relprop.reading.sums import settled
 
 PASSES = (
     opened,
+    expanded,
     summed_at_once,
     taken_in_order,
     simplified,
