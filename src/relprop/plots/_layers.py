@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os.path
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from relprop._inspect import PlannedOperation
 from relprop.plots._places import starred
 
 _WEIGHTED = ("dense", "convolution")
+#: Of paths, what says which array of a layer it is; Flax NNX ends all paths in "value".
+_LEAVES = ("kernel", "weight", "w", "scale", "embedding", "value", "raw_value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +169,25 @@ def _name(operations: Sequence[PlannedOperation]) -> str:
     """What the scopes have in common, or the parameters, or the first structure with a weight."""
     for names in (
         [op.scope for op in operations if op.scope],
-        [os.path.dirname(op.path) or op.path for op in operations if op.path],
+        [layer_of(op.path) for op in operations if op.path],
     ):
         if shared := common(names):
             return shared
     first = next((op for op in operations if _weighted(op)), operations[0])
-    return first.scope or first.path or first.structure
+    return first.scope or layer_of(first.path) or first.structure
+
+
+def layer_of(path: str) -> str:
+    """The layer that a parameter belongs to: its path but for the root and what names the array.
+
+    >>> layer_of("params/block1/mlp/up/kernel"), layer_of("conv1.kernel.value"), layer_of("w")
+    ('block1/mlp/up', 'conv1', 'w')
+    """
+    parts = [part for part in re.split("[./]", path) if part]
+    parts = parts[1:] if parts[:1] == ["params"] and len(parts) > 1 else parts
+    while len(parts) > 1 and parts[-1] in _LEAVES:
+        parts.pop()
+    return "/".join(parts)
 
 
 def common(names: Sequence[str]) -> str:
@@ -182,7 +198,7 @@ def common(names: Sequence[str]) -> str:
     """
     parts = [name.split("/") for name in names]
     shared = os.path.commonprefix(parts) if parts else []
-    return "/".join(shared) if shared and shared != ["params"] else ""
+    return "/".join(shared[1:] if shared[:1] == ["params"] else shared)
 
 
 def _unique(groups: Sequence[tuple[str, list[int]]]) -> dict[str, list[int]]:

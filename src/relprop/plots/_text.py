@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
-from relprop._coloured_text import ColouredText, colours, split, visible
+from relprop._coloured_text import ColouredText, colours, is_underlined, split, visible
 from relprop._errors import InputError
 from relprop.plots import _pixels, _places
 from relprop.plots._figure import describe, drawing, title
@@ -277,7 +277,7 @@ def _draw_token(
         *middle, shown, color=ink, ha="center", va="center", parse_math=False, **_FONT
     )
     text.set_clip_on(False)
-    if value < 0 or no_number:
+    if is_underlined(value, end) or no_number:
         y = line + (0.5 if no_number else 0.85)
         axes.plot([left, left + len(shown)], [y, y], color=ink, linewidth=1, solid_capstyle="butt")
 
