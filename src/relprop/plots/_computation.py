@@ -252,7 +252,7 @@ def _cut(text: str, length: int) -> str:
 
 def _repeat_name(operations: Sequence[PlannedOperation], count: int) -> str:
     found = common([op.scope for op in operations if op.scope])
-    found = found or common([op.path for op in operations if op.path])
+    found = found or common([layer_of(op.path) for op in operations if op.path])
     return f"{starred(found)}  {count} times".strip()
 
 

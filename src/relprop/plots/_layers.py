@@ -13,8 +13,9 @@ from relprop._inspect import PlannedOperation
 from relprop.plots._places import starred
 
 _WEIGHTED = ("dense", "convolution")
-#: Of paths, what says which array of a layer it is; Flax NNX ends all paths in "value".
-_LEAVES = ("kernel", "weight", "w", "scale", "embedding", "value", "raw_value")
+#: Of paths, what says which array of a layer it is, and what Flax NNX has behind these.
+_LEAVES = ("kernel", "weight", "w", "scale", "embedding")
+_VALUES = ("value", "raw_value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,27 +179,29 @@ def _name(operations: Sequence[PlannedOperation]) -> str:
 
 
 def layer_of(path: str) -> str:
-    """The layer that a parameter belongs to: its path but for the root and what names the array.
+    """The layer that a parameter belongs to: its path without the argument and the array.
 
-    >>> layer_of("params/block1/mlp/up/kernel"), layer_of("conv1.kernel.value"), layer_of("w")
-    ('block1/mlp/up', 'conv1', 'w')
+    >>> layer_of("params/attention/value/kernel"), layer_of("p/conv1/kernel/value"), layer_of("w")
+    ('attention/value', 'conv1', 'w')
     """
     parts = [part for part in re.split("[./]", path) if part]
-    parts = parts[1:] if parts[:1] == ["params"] and len(parts) > 1 else parts
-    while len(parts) > 1 and parts[-1] in _LEAVES:
+    parts = parts[1:] or parts
+    if parts[-2:-1] and parts[-2] in (*_LEAVES, "bias") and parts[-1] in _VALUES:
+        parts.pop()
+    if len(parts) > 1 and parts[-1] in _LEAVES:
         parts.pop()
     return "/".join(parts)
 
 
 def common(names: Sequence[str]) -> str:
-    """The first parts of paths that all of them have, but for the root of parameters.
+    """The first parts of paths that all of them have.
 
-    >>> common(["block1/mlp/up", "block1/mlp/down"]), common(["params/a", "params/b"])
+    >>> common(["block1/mlp/up", "block1/mlp/down"]), common(["a", "b"])
     ('block1/mlp', '')
     """
     parts = [name.split("/") for name in names]
     shared = os.path.commonprefix(parts) if parts else []
-    return "/".join(shared[1:] if shared[:1] == ["params"] else shared)
+    return "/".join(shared)
 
 
 def _unique(groups: Sequence[tuple[str, list[int]]]) -> dict[str, list[int]]:
