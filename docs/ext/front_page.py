@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 import relprop
@@ -44,7 +45,7 @@ def vit() -> plots.Plot:
     return side_by_side(image[..., 0], R[..., 0], "a 0", "attn_lrp")
 
 
-def text() -> plots.Plot:
+def text() -> Figure:
     """What a sentence's verdict is due to."""
     model = truth.load_text("negation")
     found = tokens.explain(model, TEXT, tokens.ClassTarget("blame"), contrast="praise")
@@ -65,7 +66,7 @@ def side_by_side(image: np.ndarray, relevance: np.ndarray, name: str, method: st
     return figure
 
 
-def drawn() -> Iterator[tuple[str, plots.Plot]]:
+def drawn() -> Iterator[tuple[str, Figure]]:
     """Names of files and figures."""
     yield from (("images", images()), ("vit", vit()), ("text", text()))
 

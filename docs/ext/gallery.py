@@ -73,8 +73,8 @@ class Gallery(SphinxDirective):
                 uri = f"/gallery/{name}.png"
                 link += nodes.image(uri=uri, alt="", classes=["notebook-picture"])
             link += nodes.strong("", title)
-            cards += nodes.container("", nodes.paragraph("", "", link), nodes.paragraph("", text))
-            cards[-1]["classes"] = ["notebook"]
+            words = [nodes.paragraph("", "", link), nodes.paragraph("", text)]
+            cards += nodes.container("", *words, classes=["notebook"])
         return [cards]
 
 
