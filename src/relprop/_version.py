@@ -15,3 +15,6 @@ def version() -> str:
         return installed("relprop")
     except PackageNotFoundError:
         return UNKNOWN
+
+
+VERSION = version()
