@@ -57,6 +57,7 @@ from relprop._transform import ledger as ledger
 from relprop._transform import relevance as relevance
 from relprop._transform import value_and_relevance as value_and_relevance
 from relprop._transform import vrp as vrp
+from relprop._version import VERSION
 from relprop.attribution import transformer_attribution as transformer_attribution
 from relprop.composites import Composite as Composite
 from relprop.composites import Where as Where
@@ -67,7 +68,7 @@ from relprop.saving import load as load
 from relprop.saving import save as save
 from relprop.structures import DEFAULTS as DEFAULTS
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DEFAULTS",
