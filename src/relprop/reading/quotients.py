@@ -32,6 +32,7 @@ from relprop.reading.terms import (
     mentions,
     power,
     summed,
+    widened,
 )
 from relprop.reading.turns import before_turns
 
@@ -351,6 +352,7 @@ def _is_normaliser(term: Term, factors: frozenset, bound: list[Symbol], sign: in
     inside = frozenset(pair for pair in above if mentions(pair, bound))
     if not any(base[0] == "exp" for base, _ in inside):
         return False
+    shapes = {_shape(inside), _shape(widened(inside))}  # It may be one of several blocks.
     for base, exponent in factors:
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
         for part in inner:
@@ -358,7 +360,7 @@ def _is_normaliser(term: Term, factors: frozenset, bound: list[Symbol], sign: in
                 if own[0] == "sum" and p == 1 and len(own[1]) == len(bound):
                     if base[0] == "sum" and exponent * sign != -1:
                         continue
-                    if _shape(own[2]) == _shape(inside):
+                    if _shape(own[2]) in shapes:
                         return True
     return False
 

@@ -103,7 +103,7 @@ def together(term: Term) -> Term:
     return term
 
 
-def _over_all(term: Term, product: Product, base: Base, bound: Symbol) -> Term | None:
+def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | None:
     """A term in which a sum over a slice, with those over the rest of its axis, is one sum."""
     pieces: set[Any] = {piece for piece in _slices(base[2]) if piece[1] == bound}
     if len(pieces) != 1:
@@ -133,6 +133,15 @@ def _over_all(term: Term, product: Product, base: Base, bound: Symbol) -> Term |
         return None
     symbol = Symbol(-1, size, True)
     return plus(rest, part(symbol, [symbol]))
+
+
+def widened(product: Product) -> Product:
+    """A product of entries of slices as one of entries of all that these are slices of."""
+    for piece in set(_slices(product)):
+        size = _length_of(product, piece)
+        if size is not None:
+            product = renamed(product, {piece: Symbol(-1, size, True)})
+    return product
 
 
 def _slices(thing: Any) -> Iterator[Any]:
