@@ -54,6 +54,9 @@ def test_ties_count_as_a_choice_by_chance_in_the_mean():
         metrics.relevance_mass,
         metrics.relevance_rank,
         metrics.auc,
+        metrics.mean_iou,
+        metrics.pixel_accuracy,
+        metrics.average_precision,
         lambda R, mask: metrics.top_k_intersection(R, mask, k=3),
     ],
 )
@@ -78,3 +81,16 @@ def test_other_bad_input():
         metrics.top_k_intersection(R, MASK, k=31)
     with pytest.raises(relprop.InputError, match="`tolerance`"):
         metrics.pointing_game(R, MASK, tolerance=-1)
+
+
+def test_segmentation_against_sets_and_sklearn():
+    from sklearn.metrics import average_precision_score, jaccard_score
+
+    for values in (R, np.round(R)):  # also with ties
+        found = values > values.mean()
+        both = [jaccard_score(MASK.ravel() == s, found.ravel() == s) for s in (True, False)]
+        np.testing.assert_allclose(metrics.mean_iou(values, MASK), np.mean(both), atol=1e-12)
+        np.testing.assert_allclose(metrics.pixel_accuracy(values, MASK), (found == MASK).mean())
+        precision = average_precision_score(MASK.ravel(), values.ravel())
+        np.testing.assert_allclose(metrics.average_precision(values, MASK), precision, atol=1e-12)
+    assert float(metrics.pixel_accuracy(R, MASK, threshold=99)) == pytest.approx(1 - MASK.mean())

@@ -22,7 +22,7 @@ def test_the_network_has_learnt_its_task(name):
     assert task.right(drawn).mean() > 0.75
     data = task.data(16, seed=7)
     assert len(data) == 16 and task.right(data).all()
-    assert (data.words is not None) == (task.kind in ("encoder", "decoder"))
+    assert (data.words is not None) == (task.kind in ("encoder", "decoder", "compiled"))
 
 
 def test_all_weights_are_small():
