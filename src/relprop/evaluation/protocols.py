@@ -29,7 +29,7 @@ def perturbation(*, steps: int = 10, fill: Any = 0.0, channel_axis: int = -1) ->
     .. math:: \frac{1}{0.9} \int_0^{0.9} [\arg\max_c f_c(x_{S_q \to \text{fill}}) = t] \, dq
 
     with the most relevant pixels :math:`S_q` first (``"positive"``, lower is better), or the least
-    relevant (``"negative"``, higher is better). The mean over images is the area under the accuracy.
+    relevant (``"negative"``, higher is better). Means are the areas under accuracies.
 
     Args:
         steps: into which pixels are split; the last, without any pixel, is left out.
