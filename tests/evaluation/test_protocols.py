@@ -9,6 +9,7 @@ import pytest
 import relprop
 from relprop import truth
 from relprop.evaluation import protocols
+from relprop.truth import _photographs
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 Image = pytest.importorskip("PIL.Image")
@@ -81,7 +82,7 @@ def test_what_is_wrong_with_folders(folders, tmp_path):
     with pytest.raises(relprop.InputError, match="no images .* that have a mask"):
         truth.imagenet(folders / "images", folders / "masks", size=5)
     with pytest.raises(relprop.InputError, match="must leave height and width"):
-        truth._photographs._like(np.zeros((2, 5, 5)), np.zeros((2, 75)))
+        _photographs._like(np.zeros((2, 5, 5)), np.zeros((2, 75)))
 
 
 def scores(x):
@@ -150,17 +151,3 @@ def test_tokens_make_words():
         protocols.per_word(["two", "cats"], ["two", " d"], R[:2])
     with pytest.raises(relprop.InputError, match="they end before 'cats'"):
         protocols.per_word(["two", "cats"], ["two"], R[:1])
-
-
-def test_a_model_of_texts_finds_its_evidence():
-    pytest.importorskip("safetensors")
-    words = ("the", "film", "was", "not", "great", "and", "long", "with", "that", "music")
-    text = rationale("r", words, [w in ("not", "great") for w in words])
-    model = truth.load_text("negation")
-
-    def explain(text):
-        result = relprop.tokens.explain(model, " ".join(text.words))
-        # The first token is that of the start.
-        return abs(protocols.per_word(text.words, result.tokens[1:], result.relevance[1:]))
-
-    assert protocols.rationales([text], explain).mean("top-1")[0] == 1

@@ -67,8 +67,8 @@ def mean_iou(
     Source: Chefer et al. 2021, table 2.
     """
     R, inside, found = _segmented(R, mask, threshold, negatives=True)
-    both = [_iou(found, inside, R.dtype), _iou(~found, ~inside, R.dtype)]
-    return _checks.defined(sum(both) / 2, R, inside)
+    both = _iou(found, inside, R.dtype) + _iou(~found, ~inside, R.dtype)
+    return _checks.defined(both / 2, R, inside)
 
 
 def average_precision(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:

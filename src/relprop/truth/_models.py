@@ -106,9 +106,12 @@ def _norm(layer: Params, x: Any) -> Any:
 
 
 def init_transformer(
-    key: Any, vocabulary: int, length: int, width: int, layers: int, classes: int
+    key: Any, vocabulary: int, length: int, width: int, layers: int, classes: int, before: int = 0
 ) -> Params:
-    """Embeddings, positions, pre-norm blocks and a head."""
+    """Embeddings, positions, pre-norm blocks and a head.
+
+    Where `before` is not 0, each token is first given what as many tokens before it are.
+    """
     keys = iter(jax.random.split(key, 3 + 6 * layers))
     params: Params = {
         "embedding": jax.random.normal(next(keys), (vocabulary, width)) / width**0.5,
@@ -116,6 +119,10 @@ def init_transformer(
         "head": dense(next(keys), width, classes),
         "norm": _unit(width),
     }
+    if before:
+        taps = jax.random.split(jax.random.fold_in(key, 8), before)
+        each = (dense(tap, width, width, bias=False) for tap in taps)
+        params["before"] = {f"tap{i}": tap for i, tap in enumerate(each, 1)}
     for i in range(layers):
         block = {name: dense(next(keys), width, width) for name in ("query", "key", "value", "out")}
         block["up"] = dense(next(keys), width, 2 * width)
@@ -136,6 +143,9 @@ def transformer(
 
     What the mask says is no token, at the end of a text, is not looked at.
     """
+    given = x
+    for by, tap in enumerate(params.get("before", {}).values(), 1):
+        x = x + apply(tap, jnp.pad(given[:, :-by], ((0, 0), (by, 0), (0, 0))))
     x = x + _row(params["positions"], x)
     for name in sorted(name for name in params if name.startswith("block")):
         block = params[name]

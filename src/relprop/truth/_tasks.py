@@ -123,7 +123,7 @@ def embedded(task: str, params: Any, count: int, seed: int) -> Planted:
     return Planted(x, drawn.target, mask, labels, fill, words)
 
 
-def _of_text(task: str, what: str, causal: bool, layers: int, width: int = 32) -> Recipe:
+def _of_text(task: str, what: str, causal: bool, layers: int = 2, before: int = 0) -> Recipe:
     length = _text.texts(task, 1).ids.shape[1]
     words, classes = len(_text.VOCABULARIES[task]), _text.CLASSES[task]
     return Recipe(
@@ -131,7 +131,7 @@ def _of_text(task: str, what: str, causal: bool, layers: int, width: int = 32) -
         what,
         functools.partial(embedded, task),
         functools.partial(models.transformer, heads=4, causal=causal),
-        lambda key: models.init_transformer(key, words, length, width, layers, classes),
+        lambda key: models.init_transformer(key, words, length, 32, layers, classes, before),
         _file(task),
     )
 
@@ -193,9 +193,10 @@ RECIPES: Mapping[str, Recipe] = {
         lambda key: models.init_vit(key, 8, 2, 32, 2, 2),
         _file("tetrominoes-rigid-vit"),
     ),
-    "key-value": _of_text("key-value", "the value of a key", True, 2),
-    "negation": _of_text("negation", "praise or blame, negated or not", False, 2),
-    "evidence-spans": _of_text("evidence-spans", "opinions in reviews", False, 2),
+    "key-value": _of_text("key-value", "the value of a key", True),
+    "multi-hop": _of_text("multi-hop", "the place of who has a thing", True, 3, before=2),
+    "negation": _of_text("negation", "praise or blame, negated or not", False),
+    "evidence-spans": _of_text("evidence-spans", "opinions in reviews", False),
     "compiled-induction": Recipe(
         "compiled",
         "what came after the same letter, a program that Tracr compiled",

@@ -16,7 +16,7 @@ _BAD = tuple("awful dull clumsy boring grim weak silly cold".split())
 _PLAIN = tuple("the film a plot of and it was with actor scene in by that long music".split())
 _LETTERS = tuple("abcdefgh")
 _KEYS, _VALUES = tuple("abcdefghijklmnop"), tuple(f"{n}" for n in range(10))
-_PEOPLE = tuple("Ada Ben Cem Dia Eva Fin".split())
+PEOPLE = tuple("Ada Ben Cem Dia Eva Fin".split())
 _THINGS = tuple("ball cup book lamp key coin".split())
 PLACES = tuple("garden hall attic cellar kitchen porch".split())
 
@@ -43,7 +43,7 @@ class Texts:
 VOCABULARIES = {
     "key-value": (MASK, START, ASK, *_KEYS, *_VALUES),
     "negation": (MASK, START, "not", *_PLAIN, *_GOOD, *_BAD),
-    "multi-hop": (MASK, START, ASK, "has", "in", *_PEOPLE, *_THINGS, *PLACES),
+    "multi-hop": (MASK, START, ASK, "has", "in", *PEOPLE, *_THINGS, *PLACES),
     "evidence-spans": (MASK, START, *_PLAIN, *_GOOD, *_BAD),
     "compiled-induction": (START, *_LETTERS),
 }
@@ -120,7 +120,7 @@ def _negation(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
 
 
 def _multi_hop(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
-    people = rng.permutation(_PEOPLE)[:3]
+    people = rng.permutation(PEOPLE)[:3]
     things, places = rng.permutation(_THINGS)[:3], rng.permutation(len(PLACES))[:3]
     facts = [(str(p), "has", str(t)) for p, t in zip(people, things, strict=True)]
     facts += [(str(p), "in", PLACES[place]) for p, place in zip(people, places, strict=True)]
