@@ -21,7 +21,8 @@ PATCH = 2  # of the vision transformer of `relprop.truth`
 def methods(task: Task, data: Planted) -> dict[str, Any]:
     """All methods for a task by name, as `relprop.evaluate` takes them."""
     rules = RULES[task.kind](data)
-    attends = task.kind in ("vit", "encoder", "decoder", "compiled")
+    # Where tokens are mixed before attention, its maps do not tell which of them count.
+    attends = task.kind in ("vit", "encoder", "decoder", "compiled") and "before" not in task.params
     of_tokens = transformers(task, data) if attends else {}
     return {**rules, **of_tokens, **gradients(data), **controls(task, data)}
 

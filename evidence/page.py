@@ -138,6 +138,9 @@ def _advice(kind: str, tasks: Sequence[dict[str, Any]]) -> str:
         lines.append(f"{' and '.join(ahead)}, at many passes, do better still.")
     last = both[-1]
     lines.append(f"The last is {last}.\n")
+    every = dict.fromkeys(name for task in tasks for name in leaders(task, "auc"))
+    if some := [name for name in every if name not in both]:
+        lines.append(f"Not on all of these tasks, and so not here: {', '.join(some)}.\n")
     lines.append("| method | mean rank by auc | behind the best | by abpc | behind the best |")
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name in both:
