@@ -61,7 +61,7 @@ def mean_iou(
         InputError: as for `pixel_accuracy`; or nothing is outside of the mask.
 
     >>> R = jnp.array([1.0, 3.0, 2.0, 0.0])
-    >>> float(mean_iou(R, jnp.array([True, True, False, False])).round(3))
+    >>> round(float(mean_iou(R, jnp.array([True, True, False, False]))), 3)
     0.333
 
     Source: Chefer et al. 2021, table 2.
