@@ -78,7 +78,7 @@ constraints: $(addprefix $(VENV)/.installed-,test docs lint peers cluster)
 $(VENV)/.ready: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("relprop needs Python 3.11 or newer, this is " + sys.version + "\nTry: make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt hatchling
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt hatchling hatch-vcs
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt $(VENV)/.ready
@@ -88,7 +88,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt $(VENV)/.ready
 
 $(VENV_NEWEST)/.installed-%: pyproject.toml constraints-newest.txt
 	$(NEWEST_PYTHON) -m venv $(VENV_NEWEST)
-	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) -c constraints-newest.txt hatchling
+	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) -c constraints-newest.txt hatchling hatch-vcs
 	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) -c constraints-newest.txt $(EDITABLE) '.[$*]'
 	@touch $@
 

@@ -14,6 +14,7 @@ version = release = installed_version("relprop")
 extensions = [
     "coverage_check",
     "figures",
+    "gallery",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
@@ -70,4 +71,5 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run the notebooks
 
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
 html_title = f"relprop {release}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the wheel and the sdist, installs the wheel into a clean environment and runs it there; the
-# sdist must give the same wheel. Needs an environment with hatchling: PYTHON, by default .venv's.
+# sdist must give the same wheel. Needs an environment with hatchling and hatch-vcs: PYTHON, by
+# default .venv's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -43,7 +43,7 @@ def closure(roots: list[str]) -> dict[str, Distribution]:
 
 def main() -> None:
     extras = distribution("relprop").metadata.get_all("Provides-Extra") or []
-    found = closure([f"relprop[{','.join(extras)}]", "hatchling"])
+    found = closure([f"relprop[{','.join(extras)}]", "hatchling", "hatch-vcs"])
     del found["relprop"]
     print(HEADER, end="")
     for name, dist in sorted(found.items()):

@@ -339,6 +339,13 @@ def test_target(here):
     assert job.run(quietly)[0][0].target == "2"
 
 
+def test_style(here):
+    assert explain("a.png", "--style", "contours").exit_code == 0
+    page = Path("relprop-report/report.html").read_text()
+    assert "Red lines" in page and "--style contours" in page
+    refused(explain("a.png", "--style", "overly"), "overly", "overlay")
+
+
 def test_resize(here):
     Image.new("L", (30, 20), 128).save("large.png")
     assert explain("large.png", "a.png", "--resize", model="my_models:any_size").exit_code == 0

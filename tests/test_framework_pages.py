@@ -25,6 +25,8 @@ NEEDS = {
     "published-protocols": ("PIL", "safetensors"),
     "write-a-rule": (),
     "differential-equations": (),
+    "dense-outputs": (),
+    "images-and-text": ("torch", "torchax", "transformers"),
     "frameworks/plain-jax": (),
     "frameworks/flax-nnx": ("flax",),
     "frameworks/flax-linen": ("flax",),

@@ -92,7 +92,7 @@ def test_light_and_dark(tmp_path):
     names = set(re.findall(r"var\(--([a-z]+)\)", text))
     light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
     for theme in (light, dark):
-        assert names <= set(re.findall(r"--([a-z]+):", theme))
+        assert names - {"tile"} <= set(re.findall(r"--([a-z]+):", theme))
 
 
 def test_where_the_relevance_went(tmp_path):
@@ -202,7 +202,7 @@ def test_large_images_are_shrunk(tmp_path):
     data = page.all("img")[0]["src"].split(",")[1]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert image.size == (256, 128)
-    assert 'class="grid large"' in text
+    assert 'class="grid"' in text and "--tile: 224px" in text
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 5), (7, 8, 3), (4, 4, 2), (300, 200, 3)])
@@ -218,6 +218,20 @@ def test_montage(tmp_path, shape):
         image.load()
         assert image.format == "PNG" and image.width > 5 * 80 and image.height > 2 * 80
         assert len(image.getcolors(image.width * image.height)) > 10
+
+
+def test_styles(tmp_path):
+    pictures_of, bars = {}, set()
+    for style in ("plain", "overlay", "opacity", "contours"):
+        text, page = written(tmp_path, [explanation()], style=style)
+        pictures_of[style] = page.all("img")[1]["src"]
+        assert ("Red lines" in text) == (style == "contours")
+        bars.add(re.search(r"linear-gradient[^;\"]*", text).group())
+        report.write_png([explanation()], tmp_path / "montage.png", style)
+    assert len({*pictures_of.values()}) == 4 and len(bars) == 3  # contours are lines of opacity
+    assert written(tmp_path, [explanation()])[1].all("img")[1]["src"] == pictures_of["plain"]
+    with pytest.raises(relprop.UnknownNameError, match="overlay"):
+        report.html_text([explanation()], style="overly")
 
 
 def test_montage_shows_the_first_of_many(tmp_path, monkeypatch):

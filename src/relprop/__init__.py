@@ -30,6 +30,7 @@ from relprop import structures as structures
 from relprop import tokens as tokens
 from relprop import truth as truth
 from relprop._core.region import region as region
+from relprop._errors import ClosedOverWarning as ClosedOverWarning
 from relprop._errors import ConservationWarning as ConservationWarning
 from relprop._errors import ForwardError as ForwardError
 from relprop._errors import GrowthWarning as GrowthWarning
@@ -56,6 +57,7 @@ from relprop._transform import ledger as ledger
 from relprop._transform import relevance as relevance
 from relprop._transform import value_and_relevance as value_and_relevance
 from relprop._transform import vrp as vrp
+from relprop._version import VERSION
 from relprop.attribution import transformer_attribution as transformer_attribution
 from relprop.composites import Composite as Composite
 from relprop.composites import Where as Where
@@ -66,11 +68,12 @@ from relprop.saving import load as load
 from relprop.saving import save as save
 from relprop.structures import DEFAULTS as DEFAULTS
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DEFAULTS",
     "Composite",
+    "ClosedOverWarning",
     "ConservationWarning",
     "Fault",
     "ForwardError",

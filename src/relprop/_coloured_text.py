@@ -18,7 +18,8 @@ class ColouredText:
     """Parts of a text with their relevance: numbers when printed, colours elsewhere.
 
     Under rich (`rich.print`) and in notebooks the background of a part is white at 0, red above
-    and blue below; negative parts are underlined, so that the sign can be told without colours.
+    and blue below; what is negative is underlined, so that the sign can be told without
+    colours; not where the colour is next to white.
 
     Attributes:
         title: what was explained.
@@ -48,7 +49,7 @@ class ColouredText:
         for space, word, value in self._words():
             back, front = colours(value, self.scale)
             out.append(space)
-            underline = "underline " if value < 0 else ""
+            underline = "underline " if is_underlined(value, self.scale) else ""
             out.append(word, style=f"{underline}{css(front)} on {css(back)}")
         out.append(f"\n{self._legend()}", style="dim")
         return out
@@ -66,7 +67,7 @@ class ColouredText:
         for space, word, value in self._words():
             back, front = colours(value, self.scale)
             style = f"background:{css(back)};color:{css(front)}"
-            if value < 0:
+            if is_underlined(value, self.scale):
                 style += ";text-decoration:underline"
             yield f'{space}<span style="{style}" title="{value:+.4g}">{html.escape(word)}</span>'
 
@@ -76,6 +77,18 @@ class ColouredText:
 
     def _legend(self) -> str:
         return f"red: positive, blue and underlined: negative, full colour: {self.scale:.3g}"
+
+
+_FAINT = 0.02  # of the scale: a colour that nobody tells from white
+
+
+def is_underlined(value: float, scale: float) -> bool:
+    """Whether relevance is negative and strong enough to have a colour.
+
+    >>> is_underlined(-1.0, 2.0), is_underlined(-0.01, 2.0), is_underlined(1.0, 2.0)
+    (True, False, False)
+    """
+    return value < -_FAINT * scale
 
 
 def colours(value: float, scale: float) -> tuple[Colour, Colour]:

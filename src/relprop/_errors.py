@@ -62,6 +62,10 @@ class GrowthWarning(UserWarning):
     """Relevance is far above the score that it is relevance of, so that it means nothing."""
 
 
+class ClosedOverWarning(UserWarning):
+    """A function that is compiled closes over large arrays, which become a part of the program."""
+
+
 class TiesWarning(UserWarning):
     """Relevance is the same everywhere, so that an order of it is one by chance."""
 
@@ -87,6 +91,7 @@ for _error in (
     UnknownNameError,
     ConservationWarning,
     GrowthWarning,
+    ClosedOverWarning,
     TiesWarning,
 ):
     _error.__module__ = "relprop"  # tracebacks then show the public name

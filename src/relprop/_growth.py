@@ -44,7 +44,7 @@ def warn_of_growth(times: float, limit: float, where: str = _WHERE) -> None:
             f"Relevance grows to {times:.3g} times the score (the limit is `growth_limit`, "
             f"{limit:g} times). {where} {_ADVICE}",
             GrowthWarning,
-            stacklevel=_outside(),
+            stacklevel=outside(),
         )
 
 
@@ -52,7 +52,7 @@ def warn_of_growth(times: float, limit: float, where: str = _WHERE) -> None:
 _INSIDE = "relprop", "jax", "jaxtyping"
 
 
-def _outside() -> int:
+def outside() -> int:
     """The stack level, for a warning in the function that called, of who called the package."""
     frame, level = sys._getframe(1), 0
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:

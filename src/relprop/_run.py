@@ -15,6 +15,7 @@ from jaxtyping import Array
 from relprop import _compat
 from relprop._arguments import argument_numbers, check_score, explained_outputs
 from relprop._assign import anatomy, assign
+from relprop._closed_over import warn_of_constants
 from relprop._core.backward import backward, requested
 from relprop._core.compared import amount_of, value_of
 from relprop._core.cpu import never
@@ -56,6 +57,7 @@ class Run:
         on_suspicion: str = "warn",
     ) -> Run:
         traced = trace(f, args, argument_numbers(argnums, len(args)), has_aux)
+        warn_of_constants(traced.graph)
         return cls.planned(
             traced, composite, on_missing, has_aux, scalar, places, on_suspicion, Findings()
         )

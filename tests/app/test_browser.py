@@ -145,7 +145,7 @@ def test_an_image(visit):
     assert "epsilon_plus explains" in sums and "noisy" in sums
     page.locator("#image-map-1 img").click(position={"x": 5, "y": 5})
     page.locator("#image-pixel").get_by_text("Row 1, column 1").wait_for()
-    page.locator("#image-layers").get_by_text("params/conv2/kernel").click()
+    page.locator("#image-layers").get_by_text("conv2").click()
     page.wait_for_selector("#image-layer-1 img")
     shots(page, "images", [(s, w) for s in ("light", "dark") for w in (1400, 390)])
     with np.load(saved(page, "Arrays (npz)")) as arrays:

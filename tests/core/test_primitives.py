@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 
 import relprop
 from relprop import _compat
@@ -148,6 +149,8 @@ ROWS = [
     Row("approx_top_k", "linear", lambda x: lax.approx_max_k(x, 2)[0], (M,)),
     Row("optimization_barrier", "linear", lambda x, y: lax.optimization_barrier((x, y)), (V, W)),
     Row("name", "linear", lambda x: checkpoint_name(x * 2.0, "y"), (V,)),
+    Row("layout_constraint", "linear", lambda x: with_layout_constraint(x, Layout((0,))), (V,)),
+    Row("composite", "blind", lambda x: lax.composite(jnp.tanh, "my.tanh")(x), (V,)),
     Row("device_put", "linear", lambda x: jax.device_put(x), (V,)),
     Row(
         "sharding_constraint",
@@ -501,6 +504,7 @@ WITHOUT = {
     "bcoo_dot_general": SPARSE,
     "bcoo_todense": SPARSE,
     "bcoo_extract": SPARSE,
+    "bcoo_fromdense": SPARSE,
     "bcoo_transpose": SPARSE,
     "bcoo_reduce_sum": SPARSE,
     "custom_vmap_call": "tests/core/test_systems.py",

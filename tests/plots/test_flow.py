@@ -74,7 +74,7 @@ def test_reads_are_the_edges_of_the_data_flow():
 
 def test_the_parts_of_a_flow_add_up_to_the_score(ledger):
     flow = plots.Flow.of(ledger)
-    assert flow.layers == (*(f"params/blocks/{i}" for i in range(5)), "params/head")
+    assert flow.layers == (*(f"blocks/{i}" for i in range(5)), "head")
     parts = flow.parts()
     total = np.sum(list(parts.values()), axis=0)
     np.testing.assert_allclose(total, float(ledger.score), rtol=1e-6)
@@ -103,7 +103,7 @@ def test_figure_of_a_flow(ledger):
     figure = plots.flow(ledger, name="<b>$")
     (axes,) = figure.axes
     rgb(figure)
-    assert [label.get_text() for label in axes.get_xticklabels()][-2:] == ["params/head", "score"]
+    assert [label.get_text() for label in axes.get_xticklabels()][-2:] == ["head", "score"]
     assert len(axes.patches) == 5 * 7
     parts = plots.Flow.of(ledger).parts()
     heights = np.array([bar.get_height() for bar in axes.patches]).reshape(5, 7)
@@ -145,7 +145,7 @@ def test_a_block_is_drawn_once():
     figure = plots.computation(plan, name="<$")
     rgb(figure)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert "params/blocks/*  5 times" in texts and "dense: up" in texts
+    assert "blocks/*  5 times" in texts and "dense: up" in texts
     assert "5 turns" in figure.alt and len(figure.table[1]) == 6
 
 

@@ -135,13 +135,14 @@ def test_gallery():
     assert [text.get_text() for text in axes.texts] == ["5 %"]
     canvas = np.asarray(axes.images[0].get_array())
     side = 224  # of few tiles
-    tile = side + 8
-    assert canvas.shape == (2 * tile, 4 * tile, 3)
-    first, second = canvas[0, tile], canvas[tile, tile]
+    tile = side + 2 + 8  # in a frame, with a space behind
+    assert canvas.shape == (2 * (tile + 16), 4 * tile, 3)  # and a line for the note
+    first, second = canvas[1, tile + 1], canvas[tile + 17, tile + 1]
     assert first.tolist() == second.tolist() == [255, 0, 0]
-    assert (canvas[:side, tile + side : 2 * tile] == 255).all()
+    assert (canvas[: side + 2, tile + side + 2 : 2 * tile] == 255).all()
+    assert len({*map(tuple, canvas[: side + 2, tile])}) == 1 and canvas[0, tile].max() < 255
     shared = plots.gallery(images, {"eps": relevance}, shared=True)
-    weak = np.asarray(shared.axes[0].images[0].get_array())[0, tile]
+    weak = np.asarray(shared.axes[0].images[0].get_array())[1, tile + 1]
     assert 0 < int(weak[0]) - int(weak[2]) < 150
     assert figure.alt == "Gallery of 2 images (a_$1, b) by eps, plain, map."
 
@@ -155,7 +156,7 @@ def test_a_gallery_of_many_has_pages():
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["48", "49"]
     canvas = np.asarray(axes.images[0].get_array())
-    assert canvas[0, 0].tolist() == [255] * 3 and canvas[-20, 0].tolist() == [0] * 3
+    assert canvas[1, 1].tolist() == [255] * 3 and canvas[-20, 1].tolist() == [0] * 3
     assert figure.alt.endswith("by eps, page 3 of 3.")
     first = plots.gallery(images, {"eps": images})
     assert first.get_figheight() < 30
@@ -171,7 +172,7 @@ def test_styles_of_a_gallery():
     for style in ("plain", "overlay", "opacity", "contours"):
         figure = plots.gallery(image, {"eps": relevance}, style=style)
         canvas = np.asarray(figure.axes[0].images[0].get_array()).astype(int)
-        tiles[style] = canvas[:224, 232:456]
+        tiles[style] = canvas[1:225, 235:459]
     plain, opacity, contours = tiles["plain"], tiles["opacity"], tiles["contours"]
     assert plain[150, 50].tolist() == [0, 0, 255] and plain[150, 150].tolist() == [255] * 3
     # A tenth of the strongest makes as much of a difference on white as on black.

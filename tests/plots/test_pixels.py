@@ -32,7 +32,7 @@ def test_overlay_is_symmetric():
 
 def test_picture_shows_the_image_where_there_is_no_relevance():
     image = np.array([[0.0, 1.0], [0.5, 1.0]])
-    shown = np.asarray(_pixels.picture(image, np.array([[0, 0], [0, 1.0]]))).astype(int)
+    shown = np.asarray(_pixels.picture(image, np.array([[0, 0], [0, 1.0]]), "overlay")).astype(int)
     assert (shown[0, 0] < shown[1, 0]).all() and (shown[1, 0] < shown[0, 1]).all()
     assert shown[1, 1, 0] > shown[1, 1, 2]
     colour = _pixels.plain(np.array([[[1.0, 0.0, 0.0]]]))

@@ -105,3 +105,12 @@ def test_wrong_inputs_are_named():
     ):
         with pytest.raises(InputError, match=words):
             call()
+
+
+def test_the_legend_of_a_narrow_text_stays_within():
+    figure = plots.tokens(["a", " b"], [1.0, -1.0], width=2.0)
+    rgb(figure)
+    (axes,) = figure.axes
+    ends = [text.get_window_extent() for text in axes.texts]
+    assert max(end.x1 for end in ends) <= figure.bbox.width and min(end.y0 for end in ends) >= 0
+    assert axes.get_window_extent().width > 0.8 * figure.bbox.width  # words are not pressed

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence, Set
 from relprop._core.graph import Graph, Value
 from relprop._core.plan import Plan, Planner
 from relprop.anatomy.activation import activations, gates
-from relprop.anatomy.attention import attentions
+from relprop.anatomy.attention import layers_of_attention
 from relprop.anatomy.blocks import (
     Activation,
     Attention,
     Block,
     Gate,
+    Memory,
     Norm,
     Recurrence,
     Residual,
@@ -28,10 +29,11 @@ from relprop.anatomy.blocks import (
     Suspicion,
 )
 from relprop.anatomy.normalisation import norms
+from relprop.anatomy.pooling import memories, unexplained
 from relprop.anatomy.position import rotations
 from relprop.anatomy.recurrence import recurrences
 from relprop.anatomy.residual import residuals
-from relprop.anatomy.routing import routers
+from relprop.anatomy.routing import routers, weighing
 from relprop.anatomy.streams import Application, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
@@ -45,6 +47,7 @@ __all__ = [
     "Block",
     "Gate",
     "Application",
+    "Memory",
     "Norm",
     "Recurrence",
     "Residual",
@@ -56,7 +59,8 @@ __all__ = [
 ]
 
 FINDERS = (
-    attentions,
+    layers_of_attention,
+    memories,
     norms,
     activations,
     gates,
@@ -90,8 +94,12 @@ def anatomy_of(
 def blocks(plan: Plan) -> Iterator[Block]:
     """All blocks of a plan and of the bodies inside it."""
     wiring = Wiring(plan)
+    explained = set()
     for find in FINDERS:
-        yield from find(wiring)
+        for block in find(wiring):
+            explained.add(block.value)
+            yield block
+    yield from unexplained(wiring, explained | weighing(wiring))
     for step in plan.steps:
         for body in step.bodies:
             yield from blocks(body)

@@ -91,6 +91,8 @@ def function_name(wiring: Wiring, step: Step) -> str:
     if values is None:
         return ""
     grid, found = values
+    if not np.all(np.isfinite(found)):  # Not a function of all numbers.
+        return ""
     known = {name: function(grid) for name, function in _FUNCTIONS.items()}
     errors = {name: np.max(np.abs(y - found) / (1 + np.abs(found))) for name, y in known.items()}
     # The two forms of GELU differ by 5e-4, and half precision by more than that.

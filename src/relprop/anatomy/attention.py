@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.blocks import Attention, place
-from relprop.anatomy.routing import gate_of
+from relprop.anatomy.decays import decayed
+from relprop.anatomy.maps import mixed_scores, multiplies, sums_over_tokens, use_of
+from relprop.anatomy.pooling import pooled
+from relprop.anatomy.routing import CHOICES, gate_of
 from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, in_all_bodies, passes
 
 # Between a map and the product that uses it: dropout, conversions, scaling of heads.
@@ -17,12 +20,19 @@ _AFTER_MAP = passes("structural", "scale", "offset")
 # Between the product of queries and keys and the map: scale, mask, position bias, soft cap.
 # Between a projection and its use: splitting into heads, norms, rotation, feature maps.
 _BETWEEN = passes(*LINEAR_LINKS, "sum", "activation")
+_IN_STATES = (*LINEAR_LINKS, "sum", "product", "gate")
 
 
 def attentions(wiring: Wiring) -> Iterator[Attention]:
     """Each map that mixes values: a softmax, or another function of a product."""
     seen: set[Value] = set()
+    decays = decayed(wiring)
     for step in wiring.steps:
+        if step.structure == "softmax" and not step.off_path:
+            block = _summed_or_mixed(wiring, step)
+            if block is not None and block.value not in seen:
+                seen.add(block.value)
+                yield block
         if step.primitive != "dot_general":
             continue
         for operand in wiring.active(step):
@@ -31,13 +41,41 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
                 continue
             scores = _scores(wiring, link.step)
             others = [a for a in wiring.active(step) if a is not operand]
-            if _is_map(wiring, link.step, scores, bool(others)) and not (
-                scores is None and gate_of(wiring, step, operand)
-            ):
-                seen.add(link.step.operation.outputs[0])
-                block = _attention(wiring, link.step, scores, others[0] if others else None)
-                mixed = step.operation.outputs[0]
-                yield dataclasses.replace(block, applied=operand, mixed=mixed)
+            if not _is_map(wiring, link.step, scores, bool(others)) or _chooses(link):
+                continue
+            if scores is None and gate_of(wiring, step, operand):
+                continue
+            if _is_linear(wiring, link.step) and decays & _near(wiring, step, link.step):
+                continue  # What decays is a state: two products of a state space.
+            seen.add(link.step.operation.outputs[0])
+            block = _attention(wiring, link.step, scores, others[0] if others else None)
+            yield dataclasses.replace(block, applied=operand, mixed=step.operation.outputs[0])
+
+
+def _summed_or_mixed(wiring: Wiring, softmax: Step) -> Attention | None:
+    """Attention whose map is subtracted from another one, or whose heads are mixed."""
+    scores = _scores(wiring, softmax)
+    use = use_of(wiring, softmax) if scores is not None else None
+    if use is None:
+        return None
+    values = next(a for a in wiring.active(use.product) if a is not use.operand)
+    block = _attention(wiring, softmax, scores, values)
+    return dataclasses.replace(block, applied=use.operand, mixed=use.product.operation.outputs[0])
+
+
+def layers_of_attention(wiring: Wiring) -> Iterator[Attention]:
+    """The same, and linear attention in chunks once: all products of the same three projections."""
+    seen: set[frozenset[Value]] = set()
+    for block in attentions(wiring):
+        values = [*block.compared, *([] if block.carried is None else [block.carried])]
+        links = [_projection(wiring, value) for value in values]
+        layers = frozenset(v for link in links if link for v in link.step.operation.outputs)
+        if block.normaliser == "linear" and all(links):
+            if layers in seen:
+                continue
+            seen.add(layers)
+        yield block
+    yield from pooled(wiring)
 
 
 def all_attention(plan: Plan) -> Iterator[Attention]:
@@ -49,25 +87,42 @@ def _is_map(wiring: Wiring, normaliser: Step, scores: Link | None, varies: bool)
     """Whether what a product is taken with is an attention map; `varies`: the values do, too."""
     if normaliser.structure == "softmax":
         return varies or scores is not None
-    if _multiplies(wiring, normaliser):
-        return varies  # linear attention
+    if _is_linear(wiring, normaliser):
+        return varies
     return varies and normaliser.structure == "activation" and scores is not None
 
 
 def _scores(wiring: Wiring, normaliser: Step) -> Link | None:
     """The product of queries and keys that a map was made from, and what lies between."""
-    if _multiplies(wiring, normaliser):
-        return Link(normaliser, 1, ())  # Linear attention: the product is the map.
+    if _is_linear(wiring, normaliser):
+        return Link(normaliser, 1, ())  # The product is the map.
     for operand in wiring.active(normaliser):
         for link in wiring.back(operand, _BETWEEN):
-            if _multiplies(wiring, link.step):
+            if multiplies(wiring, link.step):
                 return link
-    return None
+    return mixed_scores(wiring, normaliser) if normaliser.structure == "softmax" else None
 
 
-def _multiplies(wiring: Wiring, step: Step) -> bool:
-    """Whether a step is a product of two matrices that both depend on the input."""
-    return step.primitive == "dot_general" and len(wiring.active(step)) == 2
+_is_linear = multiplies  # Linear attention: a product of queries and keys as it is.
+
+
+def _chooses(link: Link) -> bool:
+    """Whether some entries of a softmax were chosen: weights of experts, and no map."""
+    names = (e.name for step in link.passed for e in step.operation.equations)
+    return any(name in CHOICES for name in names)
+
+
+def _near(wiring: Wiring, *products: Step) -> set[Value]:
+    """What the factors of products were computed from since the last layers."""
+    queue = [a for step in products for a in wiring.active(step)]
+    found: set[Value] = set()
+    while queue:
+        value = queue.pop()
+        step = wiring.maker(value)
+        if value not in found and step is not None and step.structure in _IN_STATES:
+            queue.extend(wiring.active(step))
+        found.add(value)
+    return found
 
 
 def _attention(
@@ -85,13 +140,20 @@ def _attention(
         if _is_transposed(scores.step, operands, out):
             operands.reverse()
         query, key = (_projection(wiring, a) for a in operands)
-        heads, key_heads = (
-            _heads(wiring, link, math.prod(a.shape) // max(depth, 1))
-            for link, a in zip((query, key), operands, strict=True)
-        )
-        if query and key:
-            source = [_input(wiring, link.step) for link in (query, key)]
-            kind = "self-attention" if source[0] is source[1] else "cross-attention"
+        linear = scores.step is normaliser
+        if query and not linear and sums_over_tokens(wiring, query.step, scores.step):
+            kind, heads = "channel attention", _maps_per_sample(wiring, query, scores.step, depth)
+            key_heads = heads
+        else:
+            heads, key_heads = (
+                _heads(wiring, link, math.prod(a.shape) // max(depth, 1))
+                for link, a in zip((query, key), operands, strict=True)
+            )
+            if query and key:
+                source = [_input(wiring, link.step) for link in (query, key)]
+                kind = "self-attention" if source[0] is source[1] else "cross-attention"
+    elif normaliser.structure == "softmax" and _by_fourier(wiring, normaliser):
+        kind = "auto-correlation"
     value = _projection(wiring, values) if values is not None else None
     return Attention(
         kind=kind,
@@ -107,6 +169,12 @@ def _attention(
         compared=tuple(operands),
         carried=values,
     )
+
+
+def _by_fourier(wiring: Wiring, softmax: Step) -> bool:
+    """Whether scores are correlations at some delays, which are products of Fourier transforms."""
+    links = wiring.back(wiring.active(softmax)[0], _BETWEEN)
+    return any(step.primitive == "fft" for link in links for step in link.passed)
 
 
 def _name(normaliser: Step) -> str:
@@ -128,10 +196,24 @@ def _heads(wiring: Wiring, link: Link | None, vectors: int) -> int:
     """How many vectors there are per token, not counting copies."""
     if link is None:
         return 0
+    heads, rest = divmod(vectors, max(_tokens(wiring, link), 1))
+    return 0 if rest else heads
+
+
+def _tokens(wiring: Wiring, link: Link) -> int:
+    """How many tokens a projection is of, with their copies."""
     (value,) = wiring.active(link.step)
     position = link.step.operation.inputs.index(value)
     tokens = math.prod(value.shape) // max(_contracted(link.step, value, position), 1)
-    heads, rest = divmod(vectors, max(tokens * link.copies, 1))
+    return tokens * link.copies
+
+
+def _maps_per_sample(wiring: Wiring, query: Link, product: Step, tokens: int) -> int:
+    """How many maps of channels there are for the tokens of one sample."""
+    (_, (batch, _)) = product.operation.equations[0].params["dimension_numbers"]
+    shape = product.operation.equations[0].inputs[0].shape
+    maps = math.prod(shape[axis] for axis in batch)  # type: ignore[union-attr]
+    heads, rest = divmod(maps * tokens, max(_tokens(wiring, query), 1))
     return 0 if rest else heads
 
 

@@ -53,6 +53,7 @@ class Axes:
         self._picks: dict[int, tuple[int, np.ndarray]] = {}
         self._picked: dict[tuple[int, bytes], int] = {}
         self._flat: dict[Dim, int] = {}
+        self._twins: dict[Dim, Dim] = {}
         self._ancestry: dict[int, frozenset[int]] = {}
 
     def new(self, size: int, parents: Iterable[int] = ()) -> Dim:
@@ -153,10 +154,14 @@ class Axes:
         return tuple(axes)
 
     def told_apart(self, shape: Shape) -> Shape:
-        """With an axis of its own wherever one comes a second time."""
+        """With an axis of its own wherever one comes a second time, the same for all maps."""
         result: list[Dim] = []
         for dim in map(self.find, shape):
-            result.append(self.new(self.size(dim), dim) if dim and dim in result else dim)
+            while dim and dim in result:
+                if dim not in self._twins:
+                    self._twins[dim] = self.new(self.size(dim), dim)
+                dim = self._twins[dim]
+            result.append(dim)
         return tuple(result)
 
     def pick(self, dim: Dim, numbers: np.ndarray) -> Dim:

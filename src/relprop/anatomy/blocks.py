@@ -135,6 +135,20 @@ class Router(Block):
 
 
 @dataclasses.dataclass(frozen=True)
+class Memory(Block):
+    """Slots that every token chooses from by a softmax: their keys and values are learned.
+
+    Tokens do not look at each other here. A soft codebook is one, and so is external attention.
+    """
+
+    slots: int = 0
+
+    @property
+    def details(self):
+        return f"{self.slots} slots"
+
+
+@dataclasses.dataclass(frozen=True)
 class Recurrence(Block):
     """A state that is carried from step to step."""
 

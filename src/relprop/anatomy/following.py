@@ -186,41 +186,50 @@ class Reader:
         for side, operand in enumerate(operands):
             if operand is None or not operand.maps or not contracting[side]:
                 continue
-            for value in operand.maps:
-                made, values = self._made[value], operands[1 - side]
-                where = self._where(made, operand, contracting[side], batch[side])
-                if where is None:
-                    continue
-                summed, query, key = where
-                other = contracting[1 - side][contracting[side].index(summed)]
-                looked = made.tokens[key]
-                if values is not None and self._is_explained(values.shape[other]):
-                    looked = values.shape[other]
-                looking = () if query is None else made.tokens[query]
-                others = [d for i, d in enumerate(values.shape) if i != other] if values else []
-                between = self._is_of_tokens(looked) or self._is_of_tokens(looking)
-                if not between and any(map(self._is_of_tokens, others)):
-                    # Every token mixes what is of itself: experts, or channels.
-                    (laid,) = through(self.axes, equation, operands, self.numbers)
-                    return dataclasses.replace(
-                        known_together(operands).laid(laid), maps=frozenset()
-                    )
-                shape = product(self.axes, equation, [a and a.shape for a in operands])
-                if query is not None:
-                    own = self.axes.find(made.shape[query])
-                    shape = tuple(looking if self.axes.find(d) == own else d for d in shape)
-                number = self._look(
-                    value, made, operand.shape[summed], looked, (query, key), values, rounds
-                )
-                queries = self.seen[number].queries
-                return dataclasses.replace(
-                    queries,
-                    shape=shape,
-                    applications=queries.applications | {number},
-                    at=made.at | (values.at if values is not None else frozenset()),
-                    maps=frozenset(),
-                )
+            found = [  # Several where one map was subtracted from another.
+                self._applied_map(equation, operands, side, value, where, rounds)
+                for value in sorted(operand.maps, key=self._number.__getitem__)
+                if (where := self._where(value, operand, contracting[side], batch[side]))
+            ]
+            if found:
+                both = frozenset().union(*(one.applications for one in found))
+                return dataclasses.replace(found[0], applications=both)
         return None
+
+    def _applied_map(
+        self,
+        equation: Equation,
+        operands: Sequence[Known | None],
+        side: int,
+        value: Value,
+        where: tuple[int, int | None, int],
+        rounds: tuple[int | None, ...],
+    ) -> Known:
+        """What one map makes of values."""
+        made, operand, values = self._made[value], operands[side], operands[1 - side]
+        assert operand is not None
+        summed, query, key = where
+        both = equation.params["dimension_numbers"][0]
+        other = both[1 - side][both[side].index(summed)]
+        looked = made.tokens[key]
+        if values is not None and self._is_explained(values.shape[other]):
+            looked = values.shape[other]
+        looking = () if query is None else made.tokens[query]
+        others = [d for i, d in enumerate(values.shape) if i != other] if values else []
+        between = self._is_of_tokens(looked) or self._is_of_tokens(looking)
+        if not between and any(map(self._is_of_tokens, others)):
+            # Every token mixes what is of itself: experts, or channels.
+            (laid,) = through(self.axes, equation, operands, self.numbers)
+            return dataclasses.replace(known_together(operands).laid(laid), maps=frozenset())
+        shape = product(self.axes, equation, [a and a.shape for a in operands])
+        if query is not None:
+            own = self.axes.find(made.shape[query])
+            shape = tuple(looking if self.axes.find(d) == own else d for d in shape)
+        number = self._look(value, operand.shape[summed], looked, (query, key), values, rounds)
+        queries = self.seen[number].queries
+        at = made.at | (values.at if values is not None else frozenset())
+        known = {"applications": queries.applications | {number}, "at": at, "maps": frozenset()}
+        return dataclasses.replace(queries, shape=shape, **known)
 
     def _is_explained(self, dim: Dim) -> bool:
         return bool(self.axes.ancestry(dim) & self.sources)
@@ -244,10 +253,11 @@ class Reader:
         return self.axes.base(dim[0]) == self.axes.base(other[0])
 
     def _where(
-        self, made: TokenMap, operand: Known, contracted: Sequence[int], batch: Sequence[int]
+        self, value: Value, operand: Known, contracted: Sequence[int], batch: Sequence[int]
     ) -> tuple[int, int | None, int] | None:
         """Which axis a product sums over, and which of the map are queries and keys."""
-        shape, wide = made.shape, [i for i, dim in enumerate(operand.shape) if self._is_wide(dim)]
+        shape = self._made[value].shape
+        wide = [i for i, dim in enumerate(operand.shape) if self._is_wide(dim)]
         places: dict[int, int] = {}
         for same in (self._is_same, self._is_of):
             for i in (i for i in wide if i not in places):
@@ -285,7 +295,6 @@ class Reader:
     def _look(
         self,
         value: Value,
-        made: TokenMap,
         applied: Dim,
         looked: Dim,
         axes: tuple[int | None, int],
@@ -295,15 +304,14 @@ class Reader:
         """The number of an application; that of a map that is applied again is the same."""
         if (value, rounds) in self._applied:
             return self._applied[value, rounds]
-        query, key = axes
+        made, (query, key) = self._made[value], axes
         find, whole = self.axes.find, made.shape[key]
         looking = () if query is None else made.tokens[query]
         queries, keys = self._compared(made, looking, made.tokens[key])
         seen_at = keys.at | (values.at if values is not None else frozenset())
         columns, obstacle = None, ""
         if find(applied) != find(whole) and self.axes.size(applied) != self.axes.size(whole):
-            columns = self.axes.within(applied, whole)
-            if columns is None:
+            if (columns := self.axes.within(applied, whole)) is None:
                 obstacle = "the map has other keys than the values it is taken with"
         serial = [dim for dim in self._serial if dim in queries.at | seen_at]
         if serial:

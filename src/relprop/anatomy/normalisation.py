@@ -40,6 +40,12 @@ def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
     if 0 in axes and len(shape) > 1 and shape[0] > 1:
         return "batch norm"
     weights = _weights(wiring, scale) if scale else []
+    if scale is not None and wiring.active(scale)[0].shape != shape and _is_joined(wiring, scale):
+        # Its groups were joined before the weights of channels: one statistic per sample or more.
+        samples = math.prod(shape[:1])
+        groups = math.prod(n for axis, n in enumerate(shape) if axis not in axes) // samples
+        channels = max(math.prod(a.shape) for a in weights)
+        return {1: "layer norm", channels: "instance norm"}.get(groups, "group norm")
     if len(axes) == 1:
         # Weights of a layer norm differ along the axis that it normalises.
         along = {
@@ -64,6 +70,19 @@ def _is_split(wiring: Wiring, reduced: Equation) -> bool:
             return len(equation.outputs[0].shape) > len(equation.inputs[0].shape)
         if equation.name in ("dot_general", "conv_general_dilated"):
             break
+    return False
+
+
+def _is_joined(wiring: Wiring, scale: Step) -> bool:
+    """Whether axes of a value were joined or split on its way from a normalisation."""
+    value = wiring.active(scale)[0]
+    while (step := wiring.maker(value)) is not None and len(wiring.active(step)) == 1:
+        if step.primitive == "reshape":
+            before, after = wiring.active(step)[0].shape, value.shape
+            return [n for n in before if n > 1] != [n for n in after if n > 1]
+        if step.structure not in LINEAR_LINKS:
+            break
+        (value,) = wiring.active(step)
     return False
 
 
@@ -93,11 +112,17 @@ def _is_centred(wiring: Wiring, atom: Atom) -> bool:
     while (equation := wiring.equation(atom)) is not None:
         operands = [a for a in equation.inputs if a in wiring.touched]
         if equation.name == "sub" and len(operands) == 2:
-            return bool(_reductions(wiring, operands[1])[0])
+            sums, _ = _reductions(wiring, operands[1])
+            return any(_is_behind(wiring, operands[0], e.inputs[0]) for e in sums)
         if not operands or any(a is not operands[0] for a in operands):
             return False
         atom = operands[0]
     return False
+
+
+def _is_behind(wiring: Wiring, value: Atom, atom: Atom) -> bool:
+    """Whether something is a value, or was computed from it."""
+    return value is atom or any(value in e.inputs for e in wiring.behind(atom))
 
 
 def _scale(wiring: Wiring, step: Step) -> Step | None:
@@ -137,7 +162,7 @@ def _weights(wiring: Wiring, scale: Step) -> list[Atom]:
 def _is_batch_norm(wiring: Wiring, step: Step) -> bool:
     """Whether a scale is one over the root of something that is not a number."""
     roots = [root for constant in wiring.constants(step) for root in _roots(wiring, constant)]
-    return bool(roots) and not _reduces(wiring, roots[0])
+    return bool(roots) and not _reduces(wiring, roots[0]) and not _counts(wiring, roots[0])
 
 
 def _is_weight_norm(wiring: Wiring, step: Step) -> bool:
@@ -160,6 +185,11 @@ def _roots(wiring: Wiring, constant: Atom) -> Iterator[Value]:
 def _reduces(wiring: Wiring, value: Value) -> bool:
     """Whether a value is a sum over something, however it was computed on from there."""
     return any(registry.lookup(e.primitive).reduces for e in wiring.behind(value))
+
+
+def _counts(wiring: Wiring, value: Value) -> bool:
+    """Whether a value was summed up from parts, as the degrees of a graph are."""
+    return any(e.name in ("scatter-add", "dot_general", "cumsum") for e in wiring.behind(value))
 
 
 def _exponent(equation: Equation) -> float:

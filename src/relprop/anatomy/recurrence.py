@@ -7,23 +7,80 @@ from collections.abc import Iterator
 from relprop import _compat
 from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
+from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
-from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
+from relprop.anatomy.decays import EXPONENT, decays_of
+from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
-_EXPONENT = passes(*LINEAR_LINKS, "sum", "activation", "product", "gate", "softmax")
 
 
 def recurrences(wiring: Wiring) -> Iterator[Block]:
     """Each scan with a state, and each state that decays step by step without a scan."""
+    decays = decays_of(wiring)
     for step in wiring.steps:
         if step.primitive == "scan" and step.bodies:
             kind = _kind(step)
+            if kind == "state space":  # What decays within its chunks belongs to it.
+                for layer in _layers_behind(wiring, step):
+                    decays.pop(layer, None)
             block = Stack if kind == _STACK else Recurrence
             if kind:
                 length = int(step.operation.last.params["length"])
                 yield block(kind=kind, **place(step), steps=length)  # type: ignore[arg-type]
-    yield from _state_spaces(wiring)
+    for total, decay, length in _by_halves(wiring):
+        layers = [layer for layer, steps in decays.items() if decay in steps]
+        kind = "state space" if layers else "linear recurrence"
+        for layer in layers:
+            del decays[layer]
+        yield Recurrence(kind=kind, **place(total), steps=length)  # type: ignore[arg-type]
+    for step in wiring.steps:
+        if step.primitive == "cumlogsumexp" and not step.off_path:
+            length = step.operation.outputs[0].shape[step.operation.last.params["axis"]]
+            yield Recurrence(kind="linear recurrence", **place(step), steps=length)  # type: ignore[arg-type]
+    for steps in decays.values():
+        yield Recurrence(kind="state space", **place(steps[-1]))  # type: ignore[arg-type]
+
+
+def _layers_behind(wiring: Wiring, step: Step) -> set[Value]:
+    links = (link for a in wiring.active(step) for link in wiring.back(a, EXPONENT))
+    return {out for link in links for out in link.step.operation.outputs}
+
+
+def _by_halves(wiring: Wiring) -> Iterator[tuple[Step, Step, int]]:
+    """Each `associative_scan` of :math:`a x + b`: its first sum of pairs, the product, its length.
+
+    Every second entry is added to a multiple of the one before; of the sums, every second one
+    again, and so on, until one is left.
+    """
+    made: set[Value] = set()
+    for step in wiring.steps:
+        operands = wiring.active(step)
+        if step.structure != "sum" or step.primitive != "add" or len(operands) != 2:
+            continue
+        for later, scaled in (operands, operands[::-1]):
+            product = wiring.maker(scaled)
+            half = _half(wiring, later)
+            if half is None or product is None or product.primitive != "mul":
+                continue
+            whole, axis, start = half
+            others = [_half(wiring, a) for a in wiring.active(product)]
+            if any(o is not None and o[:2] == half[:2] and o[2] == start - 1 for o in others):
+                if whole not in made:
+                    yield step, product, whole.shape[axis]
+                made.update(step.operation.outputs)
+                break
+
+
+def _half(wiring: Wiring, value: Value) -> tuple[Value, int, int] | None:
+    """Of every second entry of a value: the value, along which axis, and which is the first."""
+    step = wiring.maker(value)
+    if step is None or step.primitive != "slice":
+        return None
+    params = step.operation.last.params
+    axes = [axis for axis, stride in enumerate(params["strides"] or ()) if stride == 2]
+    (whole,) = wiring.active(step)
+    return (whole, axes[0], params["start_indices"][axes[0]]) if len(axes) == 1 else None
 
 
 def _kind(step: Step) -> str:
@@ -43,6 +100,8 @@ def _kind(step: Step) -> str:
         return "LSTM"
     if gates >= 2 and layers:
         return "GRU"
+    if any(block.normaliser == "linear" for block in attentions(Wiring(body))):
+        return ""  # Linear attention, chunk by chunk: the state is what earlier chunks hand on.
     if _accumulates(body):
         return "state space"
     return "RNN" if reads else ""
@@ -53,21 +112,3 @@ def _accumulates(body: Plan) -> bool:
     return all(step.structure != "activation" for step in body.steps) or any(
         step.structure in ("product", "gate", "scale") for step in body.steps
     )
-
-
-def _state_spaces(wiring: Wiring) -> Iterator[Recurrence]:
-    """Products with a decay, exp of something, one block per layer that the exponent is from."""
-    found: dict[Value, list[Step]] = {}
-    for step in wiring.steps:
-        if step.structure not in ("product", "gate") or step.primitive == "dot_general":
-            continue
-        for operand in wiring.active(step):
-            decay = wiring.maker(wiring.origin(operand, "structural"))
-            if decay is None or decay.structure != "activation" or decay.primitive != "exp":
-                continue
-            links = wiring.back(wiring.active(decay)[0], _EXPONENT)
-            layer = next((link.step for link in links if link.step.structure == "dense"), None)
-            if layer is not None:
-                found.setdefault(layer.operation.outputs[0], []).append(step)
-    for steps in found.values():
-        yield Recurrence(kind="state space", **place(steps[-1]))  # type: ignore[arg-type]

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relprop._core import registry
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Atom, Equation, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Router, place
+from relprop.anatomy.maps import summed_axes
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
-_CHOICES = ("top_k", "approx_top_k", "sort", "argmax")
+CHOICES = ("top_k", "approx_top_k", "sort", "argmax")
+_PICKS = ("gather", "dynamic_slice", "sort")
+_WEIGHS = (
+    "mul",
+    "dot_general",
+    "select_n",
+    "scatter",
+    "scatter-add",
+    "ragged_dot_general",
+    "gather",
+)
+_LAYERS = ("dot_general", "conv_general_dilated")
 #: Between the weights and their use: those of experts that were not chosen are zero.
 _SCALED = passes("scale", "offset", "structural", "gate")
 #: Between the results of experts and their sum.
@@ -22,13 +33,13 @@ def routers(wiring: Wiring) -> Iterator[Router]:
     """Each layer of scores of which the largest are looked for."""
     seen: set[Value] = set()
     for equation in wiring.plan.graph.equations:
-        if equation.name not in _CHOICES or not isinstance(equation.inputs[0], Value):
+        if equation.name not in CHOICES or not isinstance(equation.inputs[0], Value):
             continue
         scores = wiring.nearest(equation.inputs[0])
         for link in wiring.back(scores, _SCORES):
             layer = link.step.operation.outputs[0]
             chosen = link.step.structure == "dense" and _among_features(equation, layer)
-            if chosen and layer not in seen:
+            if chosen and layer not in seen and _weighs_others(wiring, equation, layer):
                 seen.add(layer)
                 yield Router(
                     kind="router",
@@ -47,6 +58,46 @@ def routers(wiring: Wiring) -> Iterator[Router]:
                     **place(gate),  # type: ignore[arg-type]
                     experts=layer.shape[-1],
                 )
+
+
+def weighing(wiring: Wiring) -> set[Value]:
+    """The softmaxes that make the weights of experts."""
+    found: set[Value] = set()
+    for product in wiring.steps:
+        for weights in wiring.active(product) if product.primitive == "dot_general" else ():
+            if gate_of(wiring, product, weights) is not None:
+                softmax = next(wiring.back(weights, _SCALED))
+                found.update(softmax.step.operation.outputs)
+    return found
+
+
+def _weighs_others(wiring: Wiring, choice: Equation, layer: Value) -> bool:
+    """Whether what was chosen weighs or picks what others make, and not the scores themselves.
+
+    The largest features (a maxout, a median, a sparse code) are chosen for their own sake.
+    """
+    own: set[Atom] = {layer}
+    chosen: set[Atom] = set()
+    begun = False
+    for equation in wiring.plan.graph.equations:
+        inputs = equation.inputs
+        if not own.isdisjoint(inputs):
+            own.update(equation.outputs)
+        if equation is choice:
+            begun = True
+            chosen.update(equation.outputs)
+            continue
+        if not begun or chosen.isdisjoint(inputs):
+            continue
+        others = [a for a in inputs if isinstance(a, Value) and a not in own and a.inexact]
+        if equation.name in _PICKS and inputs[0] in others:
+            return True
+        varying = [a for a in others if a in wiring.touched]
+        if varying and (equation.name in _WEIGHS or equation.bodies):
+            return True
+        if equation.name not in _LAYERS:
+            chosen.update(equation.outputs)
+    return False
 
 
 def gate_of(wiring: Wiring, product: Step, weights: Value) -> Step | None:
@@ -69,7 +120,7 @@ def gate_of(wiring: Wiring, product: Step, weights: Value) -> Step | None:
             return None
         for link in wiring.back(wiring.active(softmax.step)[0], passes("scale", "offset")):
             layer = link.step.operation.outputs[0]
-            among = _axes(softmax.step) == {len(layer.shape) - 1}
+            among = summed_axes(softmax.step) == [len(layer.shape) - 1]
             gate = among and _has_features(wiring, link.step)
             return link.step if gate and _are_experts(wiring, others[0], count) else None
     return None
@@ -103,12 +154,6 @@ def _kept_by_weight(wiring: Wiring, layer: Step) -> list[int]:
         for axis, n in enumerate(atom.shape)
         if atom not in active and axis not in contracting[side]
     ]
-
-
-def _axes(softmax: Step) -> set[int]:
-    """The axes that a softmax sums over."""
-    sums = (e for e in softmax.operation.equations if registry.lookup(e.primitive).reduces)
-    return {axis for e in sums for axis in e.params.get("axes", ())}
 
 
 def _has_features(wiring: Wiring, layer: Step) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Value
@@ -11,6 +11,9 @@ from relprop.anatomy.blocks import Suspicion, place
 from relprop.anatomy.wiring import Wiring
 
 _ROOTS = ("rsqrt", "sqrt")
+_EXPONENTIALS = ("exp", "exp2")
+#: What sums up entries of one value, though it is no reduction.
+_COLLECTING = ("scatter-add", "scan", "while")
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform")
 #: What can be done about each kind.
 REMEDIES = {
@@ -35,6 +38,12 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
                 kind = "softmax or normalisation"
                 reason = "a quotient whose denominator is a sum over the input"
                 yield _suspicion(step, kind, reason)
+        elif step.structure == "activation" and step.primitive in _EXPONENTIALS:
+            if _less_a_logarithm(wiring, step):
+                reason = (
+                    "an exponential less the logarithm of a sum that may not be that of its own"
+                )
+                yield _suspicion(step, "softmax or normalisation", reason)
         elif step.structure == "activation" and step.primitive in _ROOTS:
             if _sums(wiring, wiring.active(step)[0]) and _divides_its_own(wiring, step):
                 yield _suspicion(
@@ -44,6 +53,20 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
             yield _suspicion(step, "gate", "a product of two activations: which is the gate?")
         elif _is_random(wiring, step, chance):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
+
+
+def _less_a_logarithm(wiring: Wiring, step: Step) -> bool:
+    """Whether the logarithm of something that a value has a part in is taken from that value."""
+    difference = wiring.maker(wiring.origin(wiring.active(step)[0], "structural", "scale"))
+    if difference is None or difference.structure != "sum":
+        return False
+    parts = wiring.active(difference)
+    for part in parts:
+        makers = map(wiring.maker, _behind(wiring, part, (*_BY_ENTRY, "maximum")))
+        if any(m and (m.structure == "logsumexp" or m.primitive == "log") for m in makers):
+            if any(_share(wiring, other, part) for other in parts if other is not part):
+                return True
+    return False
 
 
 def _are_activations(wiring: Wiring, step: Step) -> bool:
@@ -126,9 +149,17 @@ def _sums(wiring: Wiring, value) -> bool:
         if step is None or value in seen:
             continue
         seen.add(value)
-        kind = registry.lookup(step.operation.equations[0].primitive)
-        if kind.reduces:
+        equation = step.operation.equations[0]
+        if registry.lookup(equation.primitive).reduces or equation.name in _COLLECTING:
             return True
-        if step.structure in ("structural", "scale", "offset", "activation", "sum"):
+        if step.structure == "sum" and _meet(wiring, wiring.active(step)):
+            return True
+        if step.structure in _BY_ENTRY:
             queue.extend(wiring.active(step))
     return False
+
+
+def _meet(wiring: Wiring, parts: Sequence[Value]) -> bool:
+    """Whether summands are entries of one value."""
+    first, *others = (_behind(wiring, part, _BY_ENTRY) for part in parts)
+    return any(not first.isdisjoint(other) for other in others)

@@ -42,6 +42,7 @@ class Wiring:
         explained = [v for v in plan.graph.inputs if v in plan.active]
         graph = plan.graph
         self._index = Index(graph.equations, graph.constants, explained, graph.explained_outputs)
+        self._order = {step.operation.last: number for number, step in enumerate(plan.steps)}
         self._readers: dict[Value, list[Step]] = {}
         for step in plan.steps:
             for value in self.active(step):
@@ -73,6 +74,10 @@ class Wiring:
     def readers(self, value: Value) -> list[Step]:
         """The steps that read a value."""
         return self._readers.get(value, [])
+
+    def order(self, step: Step) -> int:
+        """The number of a step among all steps."""
+        return self._order[step.operation.last]
 
     def active(self, step: Step) -> list[Value]:
         """The operands of a step that depend on the explained inputs and count as variable."""

@@ -21,6 +21,7 @@ from relprop.app._files_of_visitors import download_buttons, visitors_files
 from relprop.app._images import MOST_RULES, Answer, ImageExplainer, handed_out
 from relprop.app._said import note, safe, table, telling
 from relprop.plots import _pixels
+from relprop.plots._layers import layer_of
 from relprop.report.explanation import percent
 
 _SIDE = 320  # pixels of a heatmap on the page
@@ -155,7 +156,7 @@ class ImagesTab:
             self.pixel: note("Click a pixel to see its relevance."),
             self.sums: _sums(explainer, answer) + note("Where the rest went is added up ..."),
             self.of_layers: _layer_table(answer),
-            self.layer: gr.Radio(_layer_names(answer), value=None, visible=bool(answer.layers)),
+            self.layer: gr.Radio(_layer_choices(answer), value=None, visible=bool(answer.layers)),
             self.inside_said: "",
             **dict.fromkeys(self.inside, gr.Image(value=None, visible=False)),
             self.answer: answer,
@@ -279,25 +280,32 @@ def _sums(explainer: ImageExplainer, answer: Answer) -> str:
     return f"{table(columns, rows)}<ul>{lines}</ul>"
 
 
-def _layer_names(answer: Answer) -> list[str]:
-    return list(dict.fromkeys(name for of in answer.layers.values() for name in of))
+def _layers(answer: Answer) -> dict[str, str]:
+    """The path of the weight of each layer -> what the layer is called, which no other one is."""
+    paths = list(dict.fromkeys(path for of in answer.layers.values() for path in of))
+    titles = [layer_of(path) for path in paths]
+    return dict(zip(paths, titles if len({*titles}) == len(paths) else paths, strict=True))
+
+
+def _layer_choices(answer: Answer) -> list[tuple[str, str]]:
+    return [(title, path) for path, title in _layers(answer).items()]
 
 
 def _layer_table(answer: Answer) -> str:
     """Sums of relevance at what each layer reads, which tell where it grows or is lost."""
-    names = _layer_names(answer)
+    titles = _layers(answer)
     score = float(answer.seen.scores[answer.seen.target])
     rows = [
         [
-            name,
+            title,
             *(
-                amount(float(of[name].sum(dtype=np.float64)), score) if name in of else ""
+                amount(float(of[path].sum(dtype=np.float64)), score) if path in of else ""
                 for of in answer.layers.values()
             ),
         ]
-        for name in names
+        for path, title in titles.items()
     ]
-    return table(["arrives at", *answer.layers], rows) if names else ""
+    return table(["arrives at", *answer.layers], rows) if titles else ""
 
 
 def _at_pixel(answer: Answer, index: Any) -> str:
@@ -321,7 +329,8 @@ def _part(relevance: np.ndarray, row: int, column: int) -> float | None:
 
 
 def _inside(answer: Answer, layer: str, pictures: Sequence[gr.Image], said: gr.HTML) -> dict:
-    found: dict = {said: note(f"Relevance of what {layer} reads, its channels summed up:")}
+    title = _layers(answer).get(layer, layer)
+    found: dict = {said: note(f"Relevance of what {title} reads, its channels summed up:")}
     for picture, name in _padded(pictures, answer.layers):
         values = None if name is None else answer.layers[name].get(layer)
         if values is None or not np.isfinite(values).all():

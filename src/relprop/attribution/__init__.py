@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from relprop.attribution.explain import Attribution as Attribution
 from relprop.attribution.explain import transformer_attribution as transformer_attribution
+from relprop.attribution.heads import head_relevance as head_relevance
 from relprop.attribution.methods import methods as methods
 from relprop.attribution.methods import methods_by_rules as methods_by_rules
 
-__all__ = ["Attribution", "methods", "methods_by_rules", "transformer_attribution"]
+__all__ = [
+    "Attribution",
+    "head_relevance",
+    "methods",
+    "methods_by_rules",
+    "transformer_attribution",
+]

@@ -322,7 +322,8 @@ def _check(flow: TokenFlow) -> None:
     if not applications:
         raise InputError(
             "There is no attention on the way from the explained argument to the score: no product "
-            "of values with a softmax. `relprop.inspect(f, rules)(*args).blocks` lists what is."
+            "of values with a softmax over tokens (channel attention and attention to a memory mix "
+            "none). `relprop.inspect(f, rules)(*args).blocks` lists what is."
         )
     windows = [application for application in applications if application.windows]
     if windows:

@@ -108,6 +108,12 @@ _RESIZE = typer.Option(
 )
 
 
+_STYLE = typer.Option(
+    "--style",
+    metavar="STYLE",
+    help="How heatmaps are drawn: plain, beside the image; overlay or opacity, over the image in "
+    "grey; contours, lines around what is strong.",
+)
 _OVERWRITE = typer.Option(
     "--overwrite", help="Replace the files of an earlier run without saying so."
 )
@@ -153,8 +159,10 @@ def _command(function: Callable[..., None], name: str | None = None) -> Callable
 def demo(
     ctx: typer.Context,
     out: Annotated[Path, _OUT] = Path("demo-report"),
+    style: Annotated[str, _STYLE] = "plain",
 ) -> None:
     """Explain the bundled images with the bundled models, by several rules side by side."""
+    report.check_style(style)
     folder = writable(out, FILES)
     sample_image()
     before = jax.config.read("jax_disable_most_optimizations")
@@ -163,8 +171,8 @@ def demo(
     try:
         models = [load_model(name) for name in zoo.names()]
         jobs = [Job.prepare(m, read_images(m, zoo.samples()), RULES[m.name]) for m in models]
-        again = ["demo", "--out", str(out)]
-        _run(jobs, folder, "Handwritten digits, explained", again, sort=True)
+        again = ["demo", "--out", str(out), *_style(style)]
+        _run(jobs, folder, "Handwritten digits, explained", again, sort=True, style=style)
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
 
@@ -182,6 +190,7 @@ def explain(
     ] = None,
     out: Annotated[Path, _OUT] = Path("relprop-report"),
     resize: Annotated[bool, _RESIZE] = False,
+    style: Annotated[str, _STYLE] = "plain",
     overwrite: Annotated[bool, _OVERWRITE] = False,
     batch_size: Annotated[int, _BATCH_SIZE] = _IMAGES_AT_ONCE,
     quiet: Annotated[bool, typer.Option("--quiet", help="No bar, for a store.")] = False,
@@ -193,13 +202,14 @@ def explain(
     """
     for name in rules or ():
         presets.by_name(name)  # a typo need not wait for the model
+    report.check_style(style)
     chosen, maps = _methods(method, rules)
     loaded = load_model(model)
     for note in loaded.notes:
         said(note)
     if dataset.is_job(images, out):
-        if maps or resize:
-            raise InputError("A store is of relevance, without --method and --resize.")
+        if maps or resize or style != "plain":
+            raise InputError("A store is of relevance, without --method, --resize and --style.")
         names = rules or dataset.advised_rules(loaded, images[0])
         again = ["explain", "--model", model, *(p for name in names for p in ("--rules", name))]
         again += [] if target is None else ["--target", str(target)]
@@ -230,9 +240,14 @@ def explain(
     again += [part for name in repeated for part in ("--rules", name)]
     again += [part for name in method or () for part in ("--method", name)]
     again += [] if target is None else ["--target", str(target)]
-    again += ["--out", str(out), *["--resize"] * resize]
+    again += ["--out", str(out), *["--resize"] * resize, *_style(style)]
     again += ["--"] * any(str(image).startswith("-") for image in images) + [*map(str, images)]
-    _run([job], folder, f"Images explained: {loaded.name}", again, overwrite)
+    _run([job], folder, f"Images explained: {loaded.name}", again, overwrite, style=style)
+
+
+def _style(style: str) -> list[str]:
+    """The option, where it is not the default."""
+    return [] if style == "plain" else ["--style", style]
 
 
 def _methods(
@@ -288,6 +303,7 @@ def _run(
     again: Sequence[str],
     quiet: bool = True,
     sort: bool = False,
+    style: str = "plain",
 ) -> None:
     """Does the work, prints the tables, writes the files and says where.
 
@@ -298,6 +314,7 @@ def _run(
         again: the command that makes it again.
         quiet: whether to replace files without a word.
         sort: whether the rules that behave better come first, and not as they were named.
+        style: how heatmaps are drawn.
     """
     explanations, balances, left_out = [], {}, {}
     with tables.progress() as bar:
@@ -320,8 +337,9 @@ def _run(
         plans={name: plan for job in jobs for name, plan in job.plans().items()},
         command=shlex.join(["relprop", *again]),
         versions=_versions(),
+        style=style,
     )
-    drawn = report.png_bytes(explanations)
+    drawn = report.png_bytes(explanations, style)
     with saying_what_is_replaced([page, picture], quiet):
         replacing_all({page: text.encode("utf-8"), picture: drawn})
     tables.show(*tables.results(explanations, balances))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from matplotlib.path import Path
 from relprop._errors import InputError
 from relprop._inspect import PlannedOperation
 from relprop.plots._figure import describe, drawing, title
-from relprop.plots._layers import Repeat, common, repeats, signature
+from relprop.plots._layers import Repeat, common, layer_of, repeats, signature
 from relprop.plots._layout import Layout, layered
 from relprop.plots._places import starred
 from relprop.rules import parameters
@@ -25,8 +24,6 @@ _COLUMN, _ROW = 2.0, 0.5  # inches
 _BOX = (0.9, 0.68)  # part of these that a box takes
 _INPUT = -1
 _MOVE = "structural"
-#: Of paths, what says which array of a layer it is; Flax NNX ends all paths in "value".
-_LEAVES = ("kernel", "weight", "w", "scale", "embedding", "value", "raw_value")
 
 #: Kinds of structures -> their colour, and the structures of that kind.
 KINDS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -215,9 +212,7 @@ def _first_turns(kept: Sequence[PlannedOperation], found: Iterable[Repeat]) -> d
 
 def _texts(operation: PlannedOperation) -> tuple[str, str]:
     """The two lines in a box."""
-    parts = [p for p in re.split("[./]", operation.path) if p and p != "params"]
-    while len(parts) > 1 and parts[-1] in _LEAVES:
-        parts.pop()
+    parts = layer_of(operation.path).split("/")
     path = "/".join(part for part in parts[-2:] if not part.isdecimal())
     head = (operation.region or operation.structure) + (f": {path}" if path else "")
     shape = "x".join(map(str, operation.shapes_out[0])) if operation.shapes_out else ""
@@ -257,7 +252,7 @@ def _cut(text: str, length: int) -> str:
 
 def _repeat_name(operations: Sequence[PlannedOperation], count: int) -> str:
     found = common([op.scope for op in operations if op.scope])
-    found = found or common([op.path for op in operations if op.path])
+    found = found or common([layer_of(op.path) for op in operations if op.path])
     return f"{starred(found)}  {count} times".strip()
 
 

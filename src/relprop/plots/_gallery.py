@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from relprop.plots._scale import Bad, Channels, checked, limit, reduced, strengt
 _TILES = ((8, 224), (24, 144))
 _TILE = 96  # of more
 _SPACE = 8  # pixels between tiles
+_NOTE = 16  # more pixels, for a note below a tile
+_FRAME = 212  # the grey around a tile: white pixels have an edge, too
+_LETTER = 7  # pixels of a letter above a column
 _INCH = 100  # pixels
 _NONE: Mapping = {}
 
@@ -58,7 +62,7 @@ def gallery(
         maps: name of a method -> ``[n, h, w]``, how much each pixel counts: what has no sign, and
             is drawn from its least to its greatest value in yellow and brown.
         names: what is written beside each row, such as the image and its score.
-        notes: name of a method -> what is written into the corner of each tile, such as a share.
+        notes: name of a method -> what is written below each tile, such as a share.
         shared: one scale for each method; by default one for each tile.
         quantile: of the absolute relevance, that has the full colour.
         bad: ``"error"``, or ``"mark"`` to draw NaN and infinity in yellow.
@@ -92,7 +96,7 @@ def gallery(
             "The column of the images is called 'image': give the method another name."
         )
     part = _part(len(shown), page, per_page)
-    side = _tile_side(len(range(len(shown))[part]) * (1 + len(relevances) + len(maps)))
+    side = tile_side(len(range(len(shown))[part]) * (1 + len(relevances) + len(maps)))
     columns = {"image": [np.asarray(_pixels.plain(image)) for image in shown[part]]}
     for method, given in relevances.items():
         values = _values(method, given, channels, len(shown), size)
@@ -146,16 +150,19 @@ def _part(images: int, page: int, per_page: int) -> slice:
     return slice((page - 1) * per_page, page * per_page)
 
 
-def _tile_side(tiles: int) -> int:
+def tile_side(tiles: int) -> int:
+    """The pixels of a tile of so many: the fewer, the larger.
+
+    >>> tile_side(4), tile_side(100)
+    (224, 96)
+    """
     return next((side for most, side in _TILES if tiles <= most), _TILE)
 
 
 def _scale(figure: Figure, axes: Axes, style: str, colours: str, shared: bool) -> None:
     """A colour bar in the colours of the tiles, and what it is in units of."""
-    end = np.linspace(-1.0, 1.0, 255)[None]
-    chosen = "opacity" if style == "contours" else style
-    drawn = _pixels.drawn(np.full_like(end, 0.5), end, chosen, colours)
-    bar = ScalarMappable(Normalize(-1, 1), ListedColormap(np.asarray(drawn)[0] / 255))
+    table = _pixels.scale_of(style, colours, 255)
+    bar = ScalarMappable(Normalize(-1, 1), ListedColormap(table / 255))
     what = "the method" if shared else "the tile"
     shrink = min(0.9, 3.0 / figure.get_figheight())  # no taller than can be seen at once
     colour_bar(
@@ -171,7 +178,7 @@ class Tiles:
         canvas: the pixels.
         columns: the names above the columns.
         rows: what is written beside the rows.
-        notes: per column, what is written into the corners of its tiles; empty for none.
+        notes: per column, what is written below its tiles; empty for none.
         tile: height and width of one of them, in pixels.
     """
 
@@ -194,7 +201,7 @@ class Tiles:
         Args:
             columns: name -> pictures, one per row.
             rows: what is written beside the rows; empty for nothing.
-            notes: name of a column -> what is written into the corners.
+            notes: name of a column -> what is written below its tiles.
             side: pixels that smaller pictures are enlarged to.
 
         Raises:
@@ -202,7 +209,7 @@ class Tiles:
         """
         _check_counts(len(next(iter(columns.values()))), rows, notes, columns)
         tiles = [[_tile(picture, side) for picture in column] for column in columns.values()]
-        space = ((0, _SPACE), (0, _SPACE), (0, 0))
+        space = ((0, cls.below(notes)), (0, _SPACE), (0, 0))
         canvas = np.concatenate(
             [
                 np.concatenate([np.pad(t, space, constant_values=255) for t in column])
@@ -218,6 +225,11 @@ class Tiles:
             tiles[0][0].shape[:2],
         )
 
+    @staticmethod
+    def below(notes: Mapping[str, Sequence[str]]) -> int:
+        """The pixels below each tile."""
+        return _SPACE + _NOTE * any(any(texts) for texts in notes.values())
+
     @property
     def height(self) -> int:
         """In pixels."""
@@ -229,27 +241,38 @@ class Tiles:
         return self.canvas.shape[1]
 
     def draw(self, axes: Axes, name: str = "") -> None:
-        """Draws all tiles, their names around them and the notes in their corners."""
+        """Draws all tiles, their names around them and the notes below them."""
         axes.imshow(self.canvas, interpolation="nearest", aspect="equal")
         height, width = self.tile
         x = np.arange(len(self.columns)) * (width + _SPACE) + width / 2
-        y = np.arange(self.height // (height + _SPACE)) * (height + _SPACE) + height / 2
-        # After an underscore a name may be broken.
-        heads = [column.replace("_", "_\n") for column in self.columns]
+        step = height + self.below(dict(zip(self.columns, self.notes, strict=True)))
+        y = np.arange(self.height // step) * step + height / 2
+        heads = [broken(column, width // _LETTER) for column in self.columns]
         axes.set_xticks(x, heads, parse_math=False)
         axes.set_yticks(y, self.rows or [""] * len(y), parse_math=False)
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelsize=8.5)
         axes.set_frame_on(False)
         title(axes, name, loc="left", fontsize=12, fontweight="bold", pad=8)
-        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+        style: dict[str, Any] = {"fontsize": 7, "color": "0.25", "va": "top", "parse_math": False}
         for j, notes in enumerate(self.notes):
             for i, text in enumerate(notes):
                 if text:
-                    corner = (x[j] - width / 2 + 3, y[i] + height / 2 - 4)
-                    axes.annotate(
-                        text, corner, fontsize=7, color="white", bbox=box, parse_math=False
-                    )
+                    axes.annotate(text, (x[j] - width / 2, y[i] + height / 2 + 3), **style)
+
+
+def broken(name: str, most: int) -> str:
+    r"""A name in lines of at most so many letters where that can be; they end after underscores.
+
+    >>> broken("attn_lrp", 20), broken("epsilon_gamma_box", 14)
+    ('attn_lrp', 'epsilon_gamma_\nbox')
+    """
+    lines = [""]
+    for part in re.findall("[^_]*_|[^_]+", name):
+        if lines[-1] and len(lines[-1] + part) > most:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _check_counts(
@@ -273,7 +296,8 @@ def _check_counts(
 def _tile(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:
     image = _pixels.fitted(Image.fromarray(picture), 2 * side)
     factor = max(1, side // max(image.size))
-    return np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
+    large = np.asarray(image).repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(large, ((1, 1), (1, 1), (0, 0)), constant_values=_FRAME)
 
 
 def _images(images: Any, channels: Channels) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os.path
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from relprop._inspect import PlannedOperation
 from relprop.plots._places import starred
 
 _WEIGHTED = ("dense", "convolution")
+#: Of paths, what says which array of a layer it is, and what Flax NNX has behind these.
+_LEAVES = ("kernel", "weight", "w", "scale", "embedding")
+_VALUES = ("value", "raw_value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,23 +170,38 @@ def _name(operations: Sequence[PlannedOperation]) -> str:
     """What the scopes have in common, or the parameters, or the first structure with a weight."""
     for names in (
         [op.scope for op in operations if op.scope],
-        [os.path.dirname(op.path) or op.path for op in operations if op.path],
+        [layer_of(op.path) for op in operations if op.path],
     ):
         if shared := common(names):
             return shared
     first = next((op for op in operations if _weighted(op)), operations[0])
-    return first.scope or first.path or first.structure
+    return first.scope or layer_of(first.path) or first.structure
+
+
+def layer_of(path: str) -> str:
+    """The layer that a parameter belongs to: its path without the argument and the array.
+
+    >>> layer_of("params/attention/value/kernel"), layer_of("p/conv1/kernel/value"), layer_of("w")
+    ('attention/value', 'conv1', 'w')
+    """
+    parts = [part for part in re.split("[./]", path) if part]
+    parts = parts[1:] or parts
+    if parts[-2:-1] and parts[-2] in (*_LEAVES, "bias") and parts[-1] in _VALUES:
+        parts.pop()
+    if len(parts) > 1 and parts[-1] in _LEAVES:
+        parts.pop()
+    return "/".join(parts)
 
 
 def common(names: Sequence[str]) -> str:
-    """The first parts of paths that all of them have, but for the root of parameters.
+    """The first parts of paths that all of them have.
 
-    >>> common(["block1/mlp/up", "block1/mlp/down"]), common(["params/a", "params/b"])
+    >>> common(["block1/mlp/up", "block1/mlp/down"]), common(["a", "b"])
     ('block1/mlp', '')
     """
     parts = [name.split("/") for name in names]
     shared = os.path.commonprefix(parts) if parts else []
-    return "/".join(shared) if shared and shared != ["params"] else ""
+    return "/".join(shared)
 
 
 def _unique(groups: Sequence[tuple[str, list[int]]]) -> dict[str, list[int]]:

@@ -171,10 +171,10 @@ def check_style(style: str) -> str:
 def picture(
     image: Float[np.ndarray, "h w *c"],
     relevance: Float[np.ndarray, "h w *c"],
-    style: str = "overlay",
+    style: str = "plain",
     side: int = _LARGEST,
 ) -> Image.Image:
-    """The heatmap over the image in grey, or in another of `STYLES`.
+    """The heatmap of an image in one of `STYLES`.
 
     The strongest pixel has the full colour, whatever its sign: colours of one picture can be
     compared with one another, but not with those of another picture.
@@ -308,17 +308,28 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def scale(steps: int = 21) -> list[str]:
-    """The colours from -1 to 1, over a grey image, as CSS."""
+def scale_of(style: str, colours: str = COLOURS, steps: int = 21) -> UInt8[np.ndarray, "steps 3"]:
+    """The colours that a style has for strengths from -1 to 1; contours are lines of these."""
     ends = np.linspace(-1.0, 1.0, steps)[None]
-    return _css(picture(np.full_like(ends, 0.5), ends))
+    chosen = "opacity" if check_style(style) == "contours" else style
+    return np.asarray(drawn(np.full_like(ends, 0.5), ends, chosen, colours))[0]
 
 
-def map_scale(steps: int = 21) -> list[str]:
-    """The colours of a map from its least to its greatest value, likewise."""
+def scale(style: str = "plain") -> list[str]:
+    """The colours from -1 to 1 as CSS."""
+    return _css(scale_of(style))
+
+
+def map_scale_of(steps: int = 21) -> UInt8[np.ndarray, "steps 3"]:
+    """The colours of a map from its least to its greatest value."""
     ends = np.linspace(0.0, 1.0, steps)[None]
-    return _css(map_picture(np.full_like(ends, 0.5), ends))
+    return np.asarray(map_picture(np.full_like(ends, 0.5), ends))[0]
 
 
-def _css(row: Image.Image) -> list[str]:
-    return [f"rgb({r} {g} {b})" for r, g, b in np.asarray(row)[0].tolist()]
+def map_scale() -> list[str]:
+    """The same as CSS."""
+    return _css(map_scale_of())
+
+
+def _css(row: UInt8[np.ndarray, "steps 3"]) -> list[str]:
+    return [f"rgb({r} {g} {b})" for r, g, b in row.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
-from relprop._coloured_text import ColouredText, colours, split, visible
+from relprop._coloured_text import ColouredText, colours, is_underlined, split, visible
 from relprop._errors import InputError
 from relprop.plots import _pixels, _places
 from relprop.plots._figure import describe, drawing, title
@@ -23,6 +24,7 @@ _UNIT = "relevance, in units of the score"
 _MISSING = "\N{WHITE SQUARE}"  # for characters that the font lacks
 _CHARACTER = 0.0835  # inches, of the font below
 _LINE = 0.3  # inches
+_SMALL = 0.064  # inches, of a letter of the legend
 _FONT = {"family": "monospace", "size": 10}
 
 
@@ -91,15 +93,18 @@ def tokens(
     words = [drawable(visible(token) if token.strip(" ") else token) for token in tokens]
     columns = max(8, int(width / _CHARACTER) - 4)
     places, lines = wrapped([len(w) for w in words], ["\n" in token for token in tokens], columns)
-    figure, axes = drawing(axes, width, _LINE * (lines + 1.6) + 0.3)
+    legend = f"red: positive, blue and underlined: negative, full colour: {end:.3g}"
+    # One that is wider than the figure would press the words together.
+    legend = textwrap.fill(legend, max(20, int(width / _SMALL)))
+    below = 1 + 0.4 * legend.count("\n")
+    figure, axes = drawing(axes, width, _LINE * (lines + 0.6 + below) + 0.3)
     axes.set_xlim(0, columns)
-    axes.set_ylim(lines + 1, 0)
+    axes.set_ylim(lines + below, 0)
     axes.set_axis_off()
     title(axes, name, loc="left", fontsize=11)
     for word, (line, column), value, no_number in zip(words, places, values, wrong, strict=True):
         _draw_token(axes, word, line, column, 0.0 if no_number else value, end, bool(no_number))
-    legend = f"red: positive, blue and underlined: negative, full colour: {end:.3g}"
-    axes.text(0, lines + 0.6, legend, fontsize=8, color="0.35", va="center")
+    axes.text(0, lines + 0.45, legend, fontsize=8, color="0.35", va="top")
     order = sorted(range(len(words)), key=lambda i: -abs(values[i]) if not wrong[i] else 0)[:3]
     strongest = ", ".join(f"{tokens[i]!r} {values[i]:.3g}" for i in order)
     rows = [[visible(t), f"{v:.4g}"] for t, v in zip(tokens, values, strict=True)]
@@ -277,7 +282,7 @@ def _draw_token(
         *middle, shown, color=ink, ha="center", va="center", parse_math=False, **_FONT
     )
     text.set_clip_on(False)
-    if value < 0 or no_number:
+    if is_underlined(value, end) or no_number:
         y = line + (0.5 if no_number else 0.85)
         axes.plot([left, left + len(shown)], [y, y], color=ink, linewidth=1, solid_capstyle="butt")
 

@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 TABLE: tuple[tuple[Propagator, str], ...] = (
-    (Inline(), "jit pjit closed_call core_call call eval_jaxpr custom_lin"),
+    (Inline(), "jit pjit closed_call core_call call eval_jaxpr custom_lin composite"),
     # Moving and copying.
     (
         Structural(),
@@ -79,10 +79,10 @@ TABLE: tuple[tuple[Propagator, str], ...] = (
         "dynamic_update_slice gather concatenate pad split stack unstack tile "
         "optimization_barrier sharding_constraint reshard device_put "
         "mesh_cast all_gather all_gather_invariant ppermute all_to_all pbroadcast "
-        "checkpoint_name",
+        "layout_constraint checkpoint_name",
     ),
     (Replication(), "pvary"),
-    (Rearrangement(), "sort top_k approx_top_k scatter ragged_all_to_all"),
+    (Rearrangement(), "sort top_k approx_top_k scatter ragged_all_to_all bcoo_fromdense"),
     # Of Equinox: what its bounded loops, and so those of diffrax, write their results by.
     (Rearrangement(), "maybe_set select_if_vmap"),
     (Selection(), "select_n"),

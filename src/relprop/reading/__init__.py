@@ -3,10 +3,12 @@
 The forward pass runs a function as it was traced. What rules are given to is a *reading* of it, in
 which the same thing is always written in the same way:
 
-1. bodies with one caller are part of what is around them (`bodies`);
+1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
+   coefficients depend on the inputs is a loop over these (`polynomials`);
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`online`), as is a window
-   over a whole axis (`reductions`); a diagonal matrix is its diagonal (`diagonals`); what changes
-   nothing is not there, and nothing is there twice (`repeats`);
+   over a whole axis (`reductions`); what is taken in order is a slice (`gathers`); a diagonal
+   matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is there
+   twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
 4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
    signs to its weight (`signs`);
@@ -29,10 +31,12 @@ from relprop.reading.bodies import opened
 from relprop.reading.contractions import contracted
 from relprop.reading.diagonals import without_diagonals
 from relprop.reading.draft import Draft
+from relprop.reading.gathers import taken_in_order
 from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
 from relprop.reading.padding import padded
 from relprop.reading.parts import joined, split
+from relprop.reading.polynomials import expanded
 from relprop.reading.products import regrouped, spelled_out
 from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first
@@ -44,7 +48,9 @@ from relprop.reading.sums import settled
 
 PASSES = (
     opened,
+    expanded,
     summed_at_once,
+    taken_in_order,
     simplified,
     reduced,
     without_diagonals,

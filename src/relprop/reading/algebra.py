@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from relprop._core.graph import Atom, Equation, Literal
-from relprop.reading.terms import MOST, ONE, Index, Symbol, Term, leaf
+from relprop.reading.terms import LONGEST, MOST, ONE, Index, Symbol, Term, leaf, values
 
 # So many equations are looked behind.
 _DEEPEST = 60
@@ -68,9 +68,7 @@ class Algebra:
                 found = None
             finally:
                 self._depth -= 1
-        if found is None or len(found) > MOST:
-            return leaf(atom, index)
-        return found
+        return leaf(atom, index) if found is None or _is_too_long(found) else found
 
     def operand(self, equation: Equation, position: int, index: Index) -> Term:
         """The term of an operand of an element-wise equation; axes of length 1 are repeated."""
@@ -80,6 +78,11 @@ class Algebra:
         return self.of(
             atom, tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=True))
         )
+
+
+def _is_too_long(term: Term) -> bool:
+    """Whether a sum has too many summands; those may be more that are entries of one value."""
+    return len(term) > MOST and (len(term) > LONGEST or len(values(term)) > 1)
 
 
 def _part(algebra: Algebra, equation: Equation, index: Index, number: int) -> Term:

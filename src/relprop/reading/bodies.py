@@ -111,7 +111,7 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
     """Whether a function is mapped over an axis of which more has to be known than it does.
 
     What is mapped is a layer whose bias may be added outside, or a root, a sum, an exponential or a
-    product of which only what is outside says what it is.
+    product of which only what is outside says what it is, as is what a function of entries opens.
     """
     if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
         return False
@@ -120,6 +120,8 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
     if registry.unrepeatable(equation) or draft.closed(equation):
         return False
     (body,) = equation.bodies
+    if _is_by_entry(body):
+        return True
     makers = {out: inner for inner in body.equations for out in inner.outputs}
     atom = body.outputs[0]
     while (maker := makers.get(atom)) is not None and is_move(maker) and len(maker.inputs) == 1:  # type: ignore[arg-type]
@@ -135,6 +137,16 @@ def _is_unfinished_map(draft: Draft, equation: Equation) -> bool:
         found = depends_on(body.equations, start or set(body.inputs))
         return sum(a in found for a in maker.inputs[:2]) == 1 or _has_no_axis(maker)
     return kind.reduces or isinstance(kind, _FACTORED) or maker.name in _UNFINISHED
+
+
+def _is_by_entry(body: Graph) -> bool:
+    """Whether a body is a function of single entries."""
+    return all(
+        is_move(inner)
+        or registry.lookup(inner.primitive).elementwise
+        or (bool(inner.bodies) and all(map(_is_by_entry, inner.bodies)))
+        for inner in body.equations
+    )
 
 
 def _has_no_axis(product: Equation) -> bool:

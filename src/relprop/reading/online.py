@@ -8,14 +8,17 @@ largest so far, and scales what it has summed whenever that grows:
 So :math:`a' e^{m'} = a e^{m} + \sum_k e^{s_k} u_k`, whatever m is, and in the end a is the sum over
 all chunks, shifted by the last m. That is how it is read. The algebra proves it, not the names.
 
-A loop that only adds up products of what it goes over, without any shift, is the sum of those.
+A loop that only adds up products of what it goes over, without any shift, is the sum of those; one
+that carries ``c = logaddexp(c, z)`` is the logsumexp of all z.
 
 Source: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -26,14 +29,15 @@ from jaxtyping import Array
 from relprop import _compat
 from relprop._core import registry
 from relprop._core.control import Scan
-from relprop._core.graph import Atom, Environment, Equation, Value, computed_from
+from relprop._core.graph import Atom, Environment, Equation, Graph, Literal, Value, computed_from
 from relprop.propagators.linear import Addition
 from relprop.reading.algebra import Algebra
+from relprop.reading.bodies import opened
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import number
 from relprop.reading.primitives import algebra_of
 from relprop.reading.primitives.reductions import contraction
-from relprop.reading.terms import Index, Product, leaf, values
+from relprop.reading.terms import Index, Product, exponential, leaf, values
 
 
 def summed_at_once(draft: Draft) -> None:
@@ -69,7 +73,7 @@ class _Loop:
     """A loop, and what its body computes without what it carries."""
 
     def __init__(self, draft: Draft, equation: Equation):
-        (self.body,) = equation.bodies
+        self.body = _opened(draft, equation.bodies[0])
         consts, carried = _compat.scan_sizes(equation.params)
         self.length, self.reverse = equation.params["length"], equation.params["reverse"]
         self.constants = self.body.inputs[:consts]
@@ -146,6 +150,27 @@ class _Loop:
         return jax.vmap(turn)(numbers, *arrays[count:])
 
 
+def _opened(draft: Draft, body: Graph) -> Graph:
+    """A body with those inside of it as a part of it: `logaddexp` is one, and `jnp.add`."""
+    if not any(inner.bodies for inner in body.equations):
+        return body
+    inside = Draft(body, {*body.inputs}, draft.closed, None, ())
+    opened(inside)
+    return dataclasses.replace(
+        body,
+        equations=tuple(inside.equations),
+        outputs=tuple(inside.outputs),
+        constants=inside.constants,
+    )
+
+
+def _has_exponentials(body: Graph) -> bool:
+    return any(
+        inner.name in ("exp", "exp2") or any(map(_has_exponentials, inner.bodies))
+        for inner in body.equations
+    )
+
+
 def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equation]]]:
     """The sums that a loop returns, with equations that compute them from all turns at once."""
     if not isinstance(registry.lookup(equation.primitive), Scan) or equation.has_effects:
@@ -161,8 +186,15 @@ def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equati
             operands = [*free, loop.given[carry]]
             yield out, draft.derived(functools.partial(_added_up, loop, added), operands, equation)
     # The exponential of a shift is what gives one away.
-    if not any(inner.name in ("exp", "exp2") for inner in equation.bodies[0].equations):
+    if not _has_exponentials(loop.body):
         return
+    for carry, added in _logarithms(loop):
+        out = equation.outputs[carry]
+        if out in draft.index.dependent and out not in draft.visible:
+            operands = [*free, loop.given[carry]]
+            none_before = draft.index.number(loop.given[carry]) == -math.inf
+            merged = functools.partial(_logsumexp, loop, added, none_before)
+            yield out, draft.derived(merged, operands, equation)
     shifts: set[Value] = set()
     for found in _carried_sums(draft, loop):
         out, shift = equation.outputs[found.carry], equation.outputs[found.shift]
@@ -182,40 +214,58 @@ _FACTORS = frozenset(
 )
 
 
-def _plain_sums(loop: _Loop) -> Iterator[tuple[int, Value]]:
+def _plain_sums(loop: _Loop) -> Iterator[tuple[int, list[Value]]]:
     """What is carried and only added to, with what each turn adds to it."""
     for carry, start in enumerate(loop.starts):
-        result = loop.body.outputs[carry]
-        maker = loop.makers.get(result)
-        kind = None if maker is None else registry.lookup(maker.primitive)
-        if maker is None or not isinstance(kind, Addition) or kind.sign < 0:
-            continue
-        others = [atom for atom in maker.inputs if atom is not start]
-        if len(others) == 1 and isinstance(others[0], Value) and _is_product(loop, others[0]):
-            yield carry, others[0]
+        added: list[Atom] = []
+        queue: list[Atom] = [loop.body.outputs[carry]]
+        while queue:
+            atom = _as_it_was(loop, queue.pop())
+            maker = loop.makers.get(atom)
+            kind = None if maker is None else registry.lookup(maker.primitive)
+            if maker is not None and isinstance(kind, Addition) and kind.sign > 0:
+                queue.extend(maker.inputs)
+            else:
+                added.append(atom)
+        others = [atom for atom in added if isinstance(atom, Value) and atom is not start]
+        if others and len(others) == len(added) - 1 and all(_is_product(loop, a) for a in others):
+            yield carry, others
+
+
+def _as_it_was(loop: _Loop, atom: Atom) -> Atom:
+    """A value before it was made one of the type that it has, as what begins as a number is."""
+    while (maker := loop.makers.get(atom)) is not None and maker.name == "convert_element_type":
+        if maker.inputs[0].dtype != atom.dtype:
+            break
+        (atom,) = maker.inputs
+    return atom
 
 
 def _is_product(loop: _Loop, value: Value) -> bool:
-    """Whether a turn computes a value by products of what the loop goes over and nothing else."""
+    """Whether a turn adds an entry of what the loop goes over, or a product of such entries."""
     queue: list[Atom] = [value]
-    products = 0
     while queue:
         atom = queue.pop()
         if atom in loop.starts:
             return False
         maker = loop.makers.get(atom)
-        if maker is not None:
-            if maker.name not in _FACTORS:
+        if maker is None:
+            continue
+        if maker.name == "dynamic_slice":  # What it begins at may only depend on the turn.
+            if not all(isinstance(a, Literal) or loop.is_free(a) for a in maker.inputs[1:]):
                 return False
-            products += maker.name in ("mul", "integer_pow", "square")
+            queue.append(maker.inputs[0])
+        elif maker.name in _FACTORS:
             queue.extend(maker.inputs)
-    return products > 0
+        else:
+            return False
+    return True
 
 
-def _added_up(loop: _Loop, added: Value, *operands: Array) -> Array:
+def _added_up(loop: _Loop, added: Sequence[Value], *operands: Array) -> Array:
     """The sum over all turns of what each of them adds, and what there was before."""
-    total = jnp.sum(loop.turns(added, operands[:-1], {}), 0)
-    return operands[-1] + total
+    totals = [jnp.sum(loop.turns(value, operands[:-1], {}), 0) for value in added]
+    return operands[-1] + functools.reduce(jnp.add, totals)
 
 
 def _last(loop: _Loop, found: _Sum, *operands: Array) -> Array:
@@ -230,9 +280,44 @@ def _all_turns(loop: _Loop, found: _Sum, *operands: Array) -> Array:
     return jnp.sum(loop.turns(found.added, operands[:-1], given), 0)
 
 
+def _logarithms(loop: _Loop) -> Iterator[tuple[int, Value]]:
+    """What is carried as the logarithm of a sum of exponentials, with what each turn adds to it."""
+    algebra = _algebra(loop)
+    for carry, start in enumerate(loop.starts):
+        result = loop.body.outputs[carry]
+        if not start.inexact or loop.makers.get(result) is None:
+            continue
+        index = algebra.indices(result.shape)
+        fresh = dict(exponential(algebra.of(result, index)))
+        ((own, one),) = exponential(leaf(start, index)).items()
+        if abs(fresh.pop(own, 0.0) - one) > 1e-6 or not fresh:
+            continue
+        for value in _compared(loop, result):
+            if exponential(algebra.of(value, index)) == fresh:
+                yield carry, value
+                break
+
+
+def _compared(loop: _Loop, result: Atom) -> Iterator[Value]:
+    """What a turn takes a maximum with, which is what it adds under a logarithm."""
+    for inner in loop.body.equations:
+        for atom in inner.inputs if inner.name == "max" else ():
+            alike = atom.shape == result.shape and atom.dtype == result.dtype
+            if alike and isinstance(atom, Value) and loop.is_free(atom):
+                yield atom
+
+
+def _logsumexp(loop: _Loop, added: Value, none_before: bool, *operands: Array) -> Array:
+    """The logarithm of the sum of what there was before and of what each turn adds."""
+    entries = loop.turns(added, operands[:-1], {})
+    if not none_before:
+        entries = jnp.concatenate([operands[-1][None], entries])
+    return jax.nn.logsumexp(entries, axis=0)
+
+
 def _carried_sums(draft: Draft, loop: _Loop) -> Iterator[_Sum]:
     body = loop.body
-    algebra = algebra_of(loop.makers.get, loop.number, {"dot_general": contraction})
+    algebra = _algebra(loop)
     changing = computed_from(body.equations, [s for s in loop.starts if s not in loop.counters])
     for carry, start in enumerate(loop.starts):
         result = body.outputs[carry]
@@ -250,6 +335,10 @@ def _carried_sums(draft: Draft, loop: _Loop) -> Iterator[_Sum]:
         largest = _largest(algebra, loop, shift)
         if isinstance(added[0], Value) and largest is not None:
             yield _Sum(carry, added[0], shift, largest)
+
+
+def _algebra(loop: _Loop) -> Algebra:
+    return algebra_of(loop.makers.get, loop.number, {"dot_general": contraction})
 
 
 def _largest(algebra: Algebra, loop: _Loop, shift: int) -> Value | None:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -21,6 +22,12 @@ _WINDOWS = {
     "reduce_window_sum": jnp.sum,
     "reduce_window_max": jnp.max,
     "reduce_window_min": jnp.min,
+}
+_RUNNING = {
+    "cumsum": jnp.sum,
+    "cummax": jnp.max,
+    "cummin": jnp.min,
+    "cumlogsumexp": jax.nn.logsumexp,
 }
 
 
@@ -62,9 +69,9 @@ def _whole_window(draft: Draft, equation: Equation) -> list[Equation]:
 
 
 def _last_of_running_sums(draft: Draft, equation: Equation) -> list[Equation]:
-    """The sum along an axis, if a slice takes nothing but the last of the running sums."""
+    """The reduction of an axis, if a slice takes nothing but the last of the running ones."""
     running = draft.index.maker.get(equation.inputs[0])
-    if running is None or running.name != "cumsum":
+    if running is None or running.name not in _RUNNING:
         return []
     axis, (atom,) = running.params["axis"], running.inputs
     size = atom.shape[axis]
@@ -83,7 +90,7 @@ def _last_of_running_sums(draft: Draft, equation: Equation) -> list[Equation]:
         or (starts[axis], limits[axis]) != (last, last + 1)
     ):
         return []
-    total = functools.partial(jnp.sum, axis=axis, keepdims=True)
+    total = functools.partial(_RUNNING[running.name], axis=axis, keepdims=True)
     return draft.derived(total, [atom], equation, equation.outputs[0])
 
 

@@ -62,6 +62,12 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         found = _cut_out(draft, equation)
     elif equation.name == "pad" and not any(map(any, equation.params["padding_config"])):
         found = equation.inputs[0]
+    elif equation.name == "rev":
+        before = draft.index.maker.get(equation.inputs[0])
+        if before is not None and before.name == "rev" and before.params == equation.params:
+            found = before.inputs[0]
+    elif equation.name == "select_n":
+        found = _chosen(draft, equation)
     elif equation.name == "transpose":
         found = _transposed_back(draft, equation)
     if found is None or isinstance(found, Literal):
@@ -73,6 +79,14 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
 def _is_nothing(draft: Draft, atom: Atom) -> bool:
     """Whether the code says that a value is zero; parameters may become something else."""
     return draft.index.number(atom) == 0 and is_literal(draft.index.maker, atom)
+
+
+def _chosen(draft: Draft, equation: Equation) -> Atom | None:
+    """The case that the code itself always chooses."""
+    which = draft.index.number(equation.inputs[0])
+    if which is None or not is_literal(draft.index.maker, equation.inputs[0]):
+        return None
+    return equation.inputs[1 + int(which)]
 
 
 def _transposed_back(draft: Draft, equation: Equation) -> Atom | None:

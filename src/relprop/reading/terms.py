@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from relprop._core.graph import Atom, Value
 
-# A term with more summands than that is taken as it is.
+# A product with more summands than that is taken as it is, as is a longer sum.
 MOST = 8
+LONGEST = 40
 
 
 class Symbol(NamedTuple):
@@ -39,6 +40,8 @@ Term = dict  # product -> coefficient
 Index = tuple[Any, ...]
 
 ONE: Product = frozenset()
+#: The name of an index that counts from the end of an axis.
+REVERSED = "reversed"
 
 
 def leaf(atom: Atom, index: Index) -> Term:
@@ -85,6 +88,84 @@ def plus(*terms: Term) -> Term:
         for product, coefficient in term.items():
             add_to(total, product, coefficient)
     return total
+
+
+def together(term: Term) -> Term:
+    """A sum in which those over parts of an axis, if they are over all of it, are one."""
+    for product in term:
+        for base, power in product:
+            if base[0] != "sum" or power != 1:
+                continue
+            for bound in base[1]:
+                found = _over_all(term, product, base, bound)
+                if found is not None:
+                    return together(found)
+    return term
+
+
+def _over_all(term: Term, product: Product, base: Base, bound: Symbol) -> Term | None:
+    """A term in which a sum over a slice, with those over the rest of its axis, is one sum."""
+    pieces: set[Any] = {piece for piece in _slices(base[2]) if piece[1] == bound}
+    if len(pieces) != 1:
+        return None
+    (piece,) = pieces
+    size = _length_of(base[2], piece)
+    if size is None or mentions(renamed(base[2], {piece: 0}), [bound]):
+        return None
+    outside, others = product - {(base, 1.0)}, [s for s in base[1] if s != bound]
+
+    def part(index: Any, over: Sequence[Symbol]) -> Term:
+        inside = renamed_term({base[2]: 1.0}, {piece: index})
+        return times({outside: term[product]}, summed(inside, [*over, *others]))
+
+    rest = dict(term)
+    covered: set[int] = set()
+    for place in sorted(_places(term, size)):
+        if covered.isdisjoint(place):
+            symbol = Symbol(-1, len(place), True)
+            stride = place[1] - place[0] if len(place) > 1 else 1
+            index = place[0] if len(place) == 1 else ("slice", symbol, place[0], stride)
+            own = part(index, [symbol])
+            if own.items() <= rest.items():
+                covered.update(place)
+                rest = {p: c for p, c in rest.items() if p not in own}
+    if len(covered) < size:
+        return None
+    symbol = Symbol(-1, size, True)
+    return plus(rest, part(symbol, [symbol]))
+
+
+def _slices(thing: Any) -> Iterator[Any]:
+    """The slices among the indices of a product or base."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return
+    if isinstance(thing, tuple) and thing[:1] == ("slice",):
+        yield thing
+    for inner in thing:
+        yield from _slices(inner)
+
+
+def _length_of(thing: Any, piece: Any) -> int | None:
+    """How many entries the axis has that a slice is a part of."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return None
+    if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
+        if isinstance(thing[1], Value) and piece in thing[2]:
+            return thing[1].shape[thing[2].index(piece)]
+    return next((n for inner in thing if (n := _length_of(inner, piece)) is not None), None)
+
+
+def _places(term: Term, size: int) -> set[tuple[int, ...]]:
+    """The places along an axis that a sum may be over, in one of its summands."""
+    places: set[tuple[int, ...]] = set()
+    if size <= LONGEST:
+        places.update((k,) for k in range(size))
+    for _, symbol, start, stride in _slices(frozenset(term)):
+        if isinstance(symbol, Symbol):
+            found = tuple(range(start, start + stride * symbol.size, stride))
+            if found[-1] < size:
+                places.add(found)
+    return places
 
 
 def scaled(term: Term, factor: float) -> Term:
@@ -140,6 +221,8 @@ def logarithm(term: Term) -> Term:
         raise ValueError
     if len(term) > 1:
         common, inner, coefficient = _factored(term)
+        if coefficient < 0:  # The sum is positive all the same: it has a logarithm.
+            inner, coefficient = scaled(inner, -1.0), -coefficient
         term = {joined(common, frozenset({(("add", frozenset(inner.items())), 1.0)})): coefficient}
     ((product, coefficient),) = term.items()
     if coefficient <= 0:
@@ -167,6 +250,8 @@ def summed(term: Term, over: Sequence[Symbol]) -> Term:
                 ((base, p),) = inside
                 if base[0] == "sum" and p == 1:  # A sum of sums is one.
                     inside, bound = base[2], [*base[1], *bound]
+            inside = _in_order(inside, bound)
+            inside, bound = _unfolded(inside, bound)
             bound.sort(key=lambda s: s.size)
             # Other names than those of sums inside.
             first = 1 + max((s.name for s in symbols(inside) if s.bound), default=-1)
@@ -175,6 +260,45 @@ def summed(term: Term, over: Sequence[Symbol]) -> Term:
             outside = joined(outside, frozenset({(base, 1.0)}))
         add_to(total, outside, coefficient)
     return total
+
+
+def _in_order(inside: Product, bound: Iterable[Symbol]) -> Product:
+    """What is summed, from the first entry on where it is from the last one."""
+    for symbol in bound:
+        backwards = (REVERSED, symbol, symbol.size)
+        if _holds(inside, backwards):
+            swapped = renamed(inside, {backwards: symbol, symbol: backwards})
+            inside = inside if _holds(swapped, backwards) else swapped
+    return inside
+
+
+def _unfolded(inside: Product, bound: list[Symbol]) -> tuple[Product, list[Symbol]]:
+    """A sum over all of what an axis was folded into is one over the axis."""
+    for folded in _folded(inside):
+        if all(isinstance(s, Symbol) and s in bound for s in folded[1]):
+            size = math.prod(folded[2])
+            whole = Symbol(-1 - len(bound), size, True)
+            unfolded = renamed(inside, {folded: whole})
+            if not mentions(unfolded, folded[1]):
+                return _unfolded(unfolded, [*(s for s in bound if s not in folded[1]), whole])
+    return inside, bound
+
+
+def _folded(thing: Any) -> Iterator[Any]:
+    """The indices of a product or base that several indices make up."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return
+    if isinstance(thing, tuple) and thing[:1] == ("flat",):
+        yield thing
+    for inner in thing:
+        yield from _folded(inner)
+
+
+def _holds(thing: Any, part: Any) -> bool:
+    """Whether something is a part of a product, base or index."""
+    if thing == part:
+        return True
+    return isinstance(thing, (tuple, frozenset)) and any(_holds(inner, part) for inner in thing)
 
 
 def add_to(term: Term, product: Product, coefficient: float) -> None:

@@ -31,6 +31,7 @@ from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
 from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
 from relprop.recognise.logsumexp import logsumexps
+from relprop.recognise.loops import loops_over_entries
 from relprop.recognise.normaliser import normalisers
 from relprop.recognise.softmax import softmaxes
 
@@ -160,7 +161,7 @@ def joins(flow: Dataflow) -> Iterator[Operation]:
         operands = [a for a in equation.inputs if isinstance(a, Value) and a in tracked]
         if not operands or len(equation.outputs) != 1:
             continue
-        if not (is_elementwise(equation) or compares(equation)):
+        if not _is_of_entries(flow, equation):
             continue
         (out,) = equation.outputs
         tracked.add(out)
@@ -174,6 +175,10 @@ def joins(flow: Dataflow) -> Iterator[Operation]:
         dominator[out], depth[out] = common, depth.get(common, 0) + 1
         if out in flow.dependent and (len(operands) > 1 or equation.bodies):
             yield flow.region(common, equation, ActivationFunction())
+
+
+def _is_of_entries(flow: Dataflow, equation: Equation) -> bool:
+    return is_elementwise(equation) or compares(equation) or loops_over_entries(flow, equation)
 
 
 def is_relu(equation: Equation) -> bool:

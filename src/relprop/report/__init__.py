@@ -3,6 +3,7 @@
 Knows arrays and their names; nothing here knows models or rules.
 """
 
+from relprop.plots._pixels import check_style as check_style
 from relprop.report.explanation import Balance as Balance
 from relprop.report.explanation import Balances as Balances
 from relprop.report.explanation import Explanation as Explanation
@@ -15,6 +16,7 @@ __all__ = [
     "Balance",
     "Balances",
     "Explanation",
+    "check_style",
     "html_text",
     "png_bytes",
     "write_html",

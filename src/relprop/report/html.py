@@ -16,6 +16,7 @@ from relprop._inspect import PlannedOperation
 from relprop._table import amount
 from relprop.plots._figure import template
 from relprop.plots._flow import PARTS
+from relprop.plots._gallery import tile_side
 from relprop.plots._pixels import (
     data_uri,
     map_picture,
@@ -53,6 +54,7 @@ def write_html(
     plans: Plans = _NONE,
     command: str = "",
     versions: Mapping[str, str] = _NONE,
+    style: str = "plain",
 ) -> None:
     """Writes the page that `html` makes; the file is whole or as it was."""
     write_text(
@@ -66,6 +68,7 @@ def write_html(
             plans=plans,
             command=command,
             versions=versions,
+            style=style,
         ),
     )
 
@@ -80,6 +83,7 @@ def html_text(
     plans: Plans = _NONE,
     command: str = "",
     versions: Mapping[str, str] = _NONE,
+    style: str = "plain",
 ) -> str:
     """A report with one row per image and one column per set of rules and per method.
 
@@ -95,9 +99,15 @@ def html_text(
             picture of the computation.
         command: what makes the report again.
         versions: of the packages that made it.
+        style: how relevance is drawn, as in `relprop.plots.gallery`: by default the heatmap alone,
+            beside the image.
+
+    Raises:
+        UnknownNameError: there is no such style.
     """
     sections = [
-        _section(model, group, balances, plans) for model, group in by_model(explanations).items()
+        _section(model, group, balances, plans, style)
+        for model, group in by_model(explanations).items()
     ]
     page = template("report.html.jinja", Path(__file__).parent, percent=percent, amount=amount)
     return page.render(
@@ -108,7 +118,8 @@ def html_text(
         command=visible(command),
         versions=versions,
         parts=PARTS,
-        scale=scale(),
+        scale=scale(style),
+        style=style,
         map_scale=map_scale(),
     )
 
@@ -130,7 +141,9 @@ class _Bar:
     segments: list[tuple[str, float, float]]  # name, start and width as parts of the whole
 
 
-def _section(model: str, group: list[Explanation], balances: Balances, plans: Plans) -> dict:
+def _section(
+    model: str, group: list[Explanation], balances: Balances, plans: Plans, style: str
+) -> dict:
     names, methods = rules_of(group), maps_of(group)
     bars = [_bar(n, balances[model, n]) for n in names if (model, n) in balances]
     ends = [end for bar in bars for _, x, width in bar.segments for end in (x, x + width)]
@@ -138,12 +151,16 @@ def _section(model: str, group: list[Explanation], balances: Balances, plans: Pl
         "model": model,
         "rules": names,
         "methods": methods,
-        "large": max(group[0].image.shape[:2]) > 104,  # then pixels are smaller than those shown
+        "tile": _tile(group, 1 + len(names) + len(methods)),
+        "pixelated": max(group[0].image.shape[:2]) <= 104,
         "rows": [
             (
                 e,
                 data_uri(plain(e.image)),
-                [*(_cell(e, name) for name in names), *(_map_cell(e, name) for name in methods)],
+                [
+                    *(_cell(e, name, style) for name in names),
+                    *(_map_cell(e, name) for name in methods),
+                ],
             )
             for e in group
         ],
@@ -153,6 +170,12 @@ def _section(model: str, group: list[Explanation], balances: Balances, plans: Pl
         "least": min([0.0, *ends]),
         "most": max([1.0, *ends]),
     }
+
+
+def _tile(group: list[Explanation], columns: int) -> int:
+    """The pixels of a picture in the page, whose text is beside them."""
+    fewest = 176 if max(group[0].image.shape[:2]) > 104 else 104
+    return max(fewest, min(tile_side(len(group) * columns), 1000 // columns))
 
 
 def _flow_figure(model: str, names: Sequence[str], balances: Balances) -> Markup | None:
@@ -181,7 +204,7 @@ def _plan_figure(rules: str, plan: Sequence[PlannedOperation]) -> tuple[str, Mar
     return rules, Markup(figure.html())
 
 
-def _cell(explanation: Explanation, rules: str) -> _Cell | None:
+def _cell(explanation: Explanation, rules: str, style: str) -> _Cell | None:
     if rules not in explanation.rules:
         return None
     relevance, _ = explanation.rules[rules]
@@ -192,7 +215,7 @@ def _cell(explanation: Explanation, rules: str) -> _Cell | None:
         f"{percent(share)} of the score explained, strongest evidence at row {row + 1}, "
         f"column {column + 1}."
     )
-    return _Cell(share, True, data_uri(picture(explanation.image, relevance)), alt)
+    return _Cell(share, True, data_uri(picture(explanation.image, relevance, style)), alt)
 
 
 def _map_cell(explanation: Explanation, method: str) -> _Cell | None:

@@ -13,10 +13,15 @@
 [12.0, 4.0, 8.0]
 """
 
+from relprop.tokens._chat import chat as chat
 from relprop.tokens._encoder_decoder import from_encoder_decoder as from_encoder_decoder
 from relprop.tokens._explain import explain as explain
 from relprop.tokens._function import from_function as from_function
 from relprop.tokens._hops import hops as hops
+from relprop.tokens._image_torch import from_image_text as from_image_text
+from relprop.tokens._images import ImageTextModel as ImageTextModel
+from relprop.tokens._images import ImageTextRelevance as ImageTextRelevance
+from relprop.tokens._images import explain_images as explain_images
 from relprop.tokens._model import LanguageModel as LanguageModel
 from relprop.tokens._predict import Prediction as Prediction
 from relprop.tokens._predict import predict as predict
@@ -34,15 +39,20 @@ __all__ = [
     "AtPosition",
     "ClassTarget",
     "Continuation",
+    "ImageTextModel",
+    "ImageTextRelevance",
     "LanguageModel",
     "NextToken",
     "Prediction",
     "Span",
     "Target",
     "TokenRelevance",
+    "chat",
     "explain",
+    "explain_images",
     "from_encoder_decoder",
     "from_function",
+    "from_image_text",
     "from_pretrained",
     "from_torch",
     "hops",

@@ -289,7 +289,7 @@ def check_length(model: LanguageModel, texts: Texts, added: int = 0) -> None:
         )
 
 
-def check_ids(model: LanguageModel, ids: np.ndarray) -> None:
+def check_ids(model: Any, ids: np.ndarray) -> None:
     """Whether all ids have embeddings.
 
     Raises:

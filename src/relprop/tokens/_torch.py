@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from relprop import _folders
+from relprop import _compat, _folders
 from relprop._errors import InputError
 from relprop.interop import from_torch as module_from_torch
 from relprop.tokens import _config
@@ -71,10 +72,10 @@ def from_torch(
                 "their own: `embedding` is for modules with one."
             )
         return _with_encoder(module, tokenizer, release)
-    name = embedding or _embedding_name(module)
+    name = embedding or embedding_name(module)
     layer = module.get_submodule(name)
     tokenizer = load_tokenizer(tokenizer)
-    fn, params = module_from_torch(_split(module, name), release=release)
+    fn, params = module_from_torch(split(module, name), release=release)
     pad_id = getattr(config, "pad_token_id", None)
     names = getattr(config, "id2label", None) or {}
     bounds = tuple(sorted(_bounds(config.to_dict()))) if hasattr(config, "to_dict") else ()
@@ -354,7 +355,7 @@ def _listed(keys: Iterable[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-def _embedding_name(module: Any) -> str:
+def embedding_name(module: Any) -> str:
     import torch  # pyright: ignore[reportMissingImports]
 
     wanted = None
@@ -418,7 +419,7 @@ def _halves(module: Any) -> Any:
     return _again_as(module, Halves)
 
 
-def _split(module: torch.nn.Module, name: str) -> torch.nn.Module:
+def split(module: torch.nn.Module, name: str) -> torch.nn.Module:
     """The module again, as both halves: without embeddings it looks them up, with them it goes on.
 
     It is of a class of its own and shares all parameters and submodules, whose names stay.
@@ -426,11 +427,14 @@ def _split(module: torch.nn.Module, name: str) -> torch.nn.Module:
     accepted = inspect.signature(module.forward).parameters
 
     class Split(type(module)):
-        def forward(self, ids: Any, embeds: Any = None, mask: Any = None) -> Any:
+        def forward(
+            self, ids: Any, embeds: Any = None, mask: Any = None, images: Any = None
+        ) -> Any:
             layer: Any = self.get_submodule(name)
             if embeds is None:
                 return layer(ids)
-            options = {"attention_mask": mask, "use_cache": False}
+            known = {key: _on_cpu(value) for key, value in (images or {}).items()}
+            options = {"attention_mask": mask, "use_cache": False, **known}
             options = {key: value for key, value in options.items() if key in accepted}
             replaced = []
             hook = layer.register_forward_hook(lambda *_: replaced.append(True) or embeds)
@@ -443,6 +447,16 @@ def _split(module: torch.nn.Module, name: str) -> torch.nn.Module:
             return out
 
     return _again_as(module, Split)
+
+
+def _on_cpu(tensor: Any) -> Any:
+    """Whole numbers that are known, such as sizes of images, as torch has them: code reads them."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    array = tensor.jax()
+    if _compat.is_traced(array) or tensor.is_floating_point():
+        return tensor
+    return torch.as_tensor(np.array(array))
 
 
 def _again_as(module: Any, kind: type) -> Any:

@@ -21,6 +21,7 @@ from relprop.reading.terms import (
     power,
     scaled,
     times,
+    together,
 )
 
 # The largest number that is taken for one that keeps a denominator from being zero.
@@ -34,9 +35,9 @@ def addition(algebra: Algebra, equation: Equation, index: Index) -> Term:
     if pair is not None:
         maximum, _ = pair
         parts = (exponential(algebra.operand(maximum, i, index)) for i in (0, 1))
-        return logarithm(plus(*parts))
+        return logarithm(together(plus(*parts)))
     a, b = (algebra.operand(equation, i, index) for i in (0, 1))
-    return plus(a, scaled(b, sign))
+    return together(plus(a, scaled(b, sign)))
 
 
 def _log_add_exp(algebra: Algebra, equation: Equation) -> tuple[Equation, Equation] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from relprop._core.graph import Equation, Value
 from relprop.reading.algebra import Algebra
-from relprop.reading.terms import Index, Symbol, Term, renamed_term
+from relprop.reading.terms import REVERSED, Index, Symbol, Term, renamed_term
 
 
 def same(algebra: Algebra, equation: Equation, index: Index) -> Term:
@@ -90,10 +90,55 @@ def slice_(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     ):
         if n == size:
             inner.append(entry)
-        elif n == 1:
-            inner.append(int(start))
+        elif n == 1 or isinstance(entry, int):
+            inner.append(int(start) + (0 if n == 1 else entry * int(stride)))
         else:
-            inner.append(("slice", entry, int(start), int(stride)))
+            inner.append(sliced(entry, int(start), int(stride)))
+    return algebra.of(equation.inputs[0], tuple(inner))
+
+
+def sliced(entry: Any, start: int, stride: int) -> Any:
+    """The index of an entry of a slice; that of a slice of a slice is one of the whole."""
+    if not isinstance(entry, Symbol) and entry[0] == "slice":
+        _, inner, first, step = entry
+        return ("slice", inner, start + first * stride, step * stride)
+    return ("slice", entry, start, stride)
+
+
+def reverse(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """Entries counted from the end; twice that is as it was."""
+    (atom,) = equation.inputs
+    axes = equation.params["dimensions"]
+    own = (
+        _from_the_end(i, n) if a in axes else i
+        for a, (i, n) in enumerate(zip(index, atom.shape, strict=True))
+    )
+    return algebra.of(atom, tuple(own))
+
+
+def _from_the_end(entry: Any, size: int) -> Any:
+    if isinstance(entry, int):
+        return size - 1 - entry
+    if not isinstance(entry, Symbol) and entry[0] == REVERSED:
+        return entry[1]
+    return (REVERSED, entry, size)
+
+
+def pad(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """Single entries, which come from inside or are those that are put around and between."""
+    inner: list[Any] = []
+    for entry, n, (low, high, between) in zip(
+        index, equation.inputs[0].shape, equation.params["padding_config"], strict=True
+    ):
+        if not isinstance(entry, int):
+            if low or high or between:
+                return None
+            inner.append(entry)
+            continue
+        place, rest = divmod(entry - low, between + 1)
+        if rest or not 0 <= place < n:
+            return algebra.of(equation.inputs[1], ())
+        inner.append(place)
     return algebra.of(equation.inputs[0], tuple(inner))
 
 
@@ -114,15 +159,28 @@ def concatenate(algebra: Algebra, equation: Equation, index: Index) -> Term | No
     if isinstance(index[axis], Symbol) and all(a.shape[axis] == 1 for a in equation.inputs):
         inner = (*index[:axis], 0, *index[axis + 1 :])
         return _common([algebra.of(a, inner) for a in equation.inputs], index[axis])
-    if not isinstance(index[axis], int):
+    found = _part_of(index[axis], [atom.shape[axis] for atom in equation.inputs])
+    if found is None:
         return None
-    at = index[axis]
-    for atom in equation.inputs:
-        if at < atom.shape[axis]:
-            inner = list(index)
-            inner[axis] = at
-            return algebra.of(atom, tuple(inner))
-        at -= atom.shape[axis]
+    number, entry = found
+    return algebra.of(equation.inputs[number], (*index[:axis], entry, *index[axis + 1 :]))
+
+
+def _part_of(entry: Any, sizes: Sequence[int]) -> tuple[int, Any] | None:
+    """Which of several parts an index of all is in, and where."""
+    if isinstance(entry, int):
+        first = last = entry
+    elif not isinstance(entry, Symbol) and entry[0] == "slice" and isinstance(entry[1], Symbol):
+        first, last = entry[2], entry[2] + entry[3] * (entry[1].size - 1)
+    else:
+        return None
+    for number, size in enumerate(sizes):
+        if 0 <= first and last < size:
+            if isinstance(entry, int):
+                return number, first
+            whole = first == 0 and entry[3] == 1 and entry[1].size == size
+            return number, entry[1] if whole else ("slice", entry[1], first, entry[3])
+        first, last = first - size, last - size
     return None
 
 

@@ -1,0 +1,94 @@
+"""Entries that are taken one after the other are a slice, and a loop that counts takes them so.
+
+``x[jnp.arange(n)]``, ``jax.vmap(lambda i: x[:, i])(jnp.arange(n))`` and what a loop reads of an
+array at the number of its turn are gathers whose places are known: each n-th entry along one axis,
+in order or backwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from relprop._core.graph import Equation
+from relprop.reading.draft import Draft
+
+
+def taken_in_order(draft: Draft) -> None:
+    """Writes gathers along one axis, at places that are known and equally far apart, as slices."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        if equation.name != "gather" or equation.outputs[0] not in draft.index.dependent:
+            continue
+        places = _places(draft, equation)
+        if places is not None:
+            taken = functools.partial(_taken, places)
+            operand = equation.inputs[:1]
+            made[equation] = draft.derived(taken, operand, equation, equation.outputs[0])
+    if made:
+        draft.put(made)
+
+
+class _Places(NamedTuple):
+    """Where entries are taken, and where they go.
+
+    Attributes:
+        axis: along which.
+        first: the first place.
+        step: how far the next one is.
+        count: how many there are.
+        kept: whether the axis stays, with one entry.
+        to: the axis of the result that goes over the places.
+    """
+
+    axis: int
+    first: int
+    step: int
+    count: int
+    kept: bool
+    to: int
+
+
+def _places(draft: Draft, equation: Equation) -> _Places | None:
+    """Where a gather takes entries, if it does so along one axis and evenly."""
+    operand, indices = equation.inputs
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    axes = [axis for axis, n in enumerate(operand.shape) if sizes[axis] != n]
+    batched = numbers.operand_batching_dims or numbers.start_indices_batching_dims
+    if len(axes) != 1 or batched or len(indices.shape) != 2 or axes[0] not in _mapped(equation):
+        return None
+    (axis,) = axes
+    own = numbers.collapsed_slice_dims
+    known = draft.known(indices)
+    if known is None or len(known) < 2 or sizes[axis] != 1 or not {*own} <= {axis}:
+        return None
+    column = _mapped(equation).index(axis)
+    along, others = known[:, column].astype(int), np.delete(known, column, axis=1)
+    steps = np.diff(along)
+    inside = 0 <= along.min() and along.max() < operand.shape[axis]
+    if others.any() or not inside or steps[0] == 0 or np.any(steps != steps[0]):
+        return None
+    rank = len(equation.outputs[0].shape)
+    (to,) = (i for i in range(rank) if i not in numbers.offset_dims)
+    return _Places(axis, int(along[0]), int(steps[0]), len(along), axis not in own, to)
+
+
+def _mapped(equation: Equation) -> list[int]:
+    return list(equation.params["dimension_numbers"].start_index_map)
+
+
+def _taken(places: _Places, x: Array) -> Array:
+    axis, step = places.axis, abs(places.step)
+    last = places.first + places.step * (places.count - 1)
+    low, high = min(places.first, last), max(places.first, last)
+    taken = x[(slice(None),) * axis + (slice(low, high + 1, step),)]
+    if places.step < 0:
+        taken = jnp.flip(taken, axis)
+    taken = jnp.moveaxis(taken, axis, 0)
+    if places.kept:
+        taken = jnp.expand_dims(taken, axis + 1)
+    return jnp.moveaxis(taken, 0, places.to)

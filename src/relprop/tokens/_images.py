@@ -1,0 +1,282 @@
+"""Models of images and text: relevance of patches and tokens, of one prediction, in one pass."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from relprop import _transform, presets
+from relprop._coloured_grid import ColouredGrid
+from relprop._coloured_text import ColouredText
+from relprop._errors import InputError
+from relprop._files import write_text
+from relprop.composites import composite_of
+from relprop.tokens import _show
+from relprop.tokens._result import TokenRelevance
+from relprop.tokens._targets import NextToken
+from relprop.tokens._text import check_ids, pieces, single_token, term_name
+
+PIXELS = "pixel_values"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageTextModel:
+    """A language model that sees images: tokens and pixels are what relevance ends at.
+
+    Args:
+        embed: ``embed(params, ids)``: from ids ``[1, tokens]`` to embeddings.
+        logits: ``logits(params, embeds, ids, mask, images)``: the logits
+            ``[1, tokens, vocabulary]``. The images are a dict; ``images["pixel_values"]`` is
+            explained, everything else in it, the ids and the mask are known numbers.
+        patch: pixels of a patch, along a side.
+        params: any tree of arrays.
+        tokenizer: a tokenizer of transformers; needed only for text as strings.
+        image_id: the token that stands where features of an image are put in.
+        merged: of models that read flattened patches in groups (Qwen-VL), how many patches a group
+            has along a side.
+        vocabulary: how many tokens have an embedding.
+    """
+
+    embed: Callable[[Any, Any], Any]
+    logits: Callable[[Any, Any, Any, Any, Any], Any]
+    patch: int
+    params: Any = ()
+    tokenizer: Any = None
+    image_id: int | None = None
+    merged: int = 1
+    vocabulary: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ImageTextRelevance:
+    """Relevance of the tokens of a text and of the images in it, in the same unit.
+
+    Attributes:
+        text: of the tokens; those that stand for an image have none, and are not shown.
+        pixels: of each entry of ``pixel_values``.
+        patches: of each patch, the sum over its pixels: one array for each image or tile.
+    """
+
+    text: TokenRelevance
+    pixels: Float[np.ndarray, "..."]
+    patches: tuple[Float[np.ndarray, "rows columns"], ...]
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The sums of the relevance of the text and of the images."""
+        return float(self.text.relevance.sum()), float(self.pixels.sum())
+
+    def html(
+        self,
+        path: str | Path | None = None,
+        title: str = "Relevance of images and text",
+        details: Mapping[str, str] | None = None,
+        pictures: Sequence[Any] = (),
+    ) -> str:
+        """A page with all images and the text, in colours of one scale.
+
+        Args:
+            path: a file to be written, too.
+            title: of the page.
+            details: what else is to be told, by name.
+            pictures: the images as Pillow has them, to lie below the patches. Needs Pillow.
+
+        Returns:
+            The page.
+        """
+        text, images = self.shares
+        told = {"text": f"{text:+.4g}", "images": f"{images:+.4g}", **(details or {})}
+        page = _show.page(tuple(self._parts(pictures)), title, told, ())
+        if path is not None:
+            write_text(path, page)
+        return page
+
+    def _parts(self, pictures: Sequence[Any] = ()) -> Iterator[Any]:
+        shown = np.flatnonzero(self.text.shown)
+        tokens = [(self.text.tokens[i], float(self.text.relevance[i])) for i in shown]
+        arrays = [*self.patches, np.asarray([value for _, value in tokens])]
+        scale = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+        for number, patches in enumerate(self.patches):
+            picture = _uri(pictures[number]) if number < len(pictures) else ""
+            yield ColouredGrid(f"image {number}", patches, scale, picture)
+        against = f" rather than {self.text.contrast_names}" if self.text.contrast_names else ""
+        title = f"{self.text.target_names}{against}, score {float(self.text.score):.4g}"
+        yield ColouredText(title, tokens, scale)
+
+    def _repr_html_(self) -> str:
+        return _show.html(self._parts())
+
+    def __str__(self) -> str:
+        return _show.text(self._parts())
+
+    __repr__ = __str__
+
+
+def explain_images(
+    model: ImageTextModel,
+    inputs: Mapping[str, Any],
+    target: NextToken | None = None,
+    *,
+    contrast: Any = None,
+    rules: Any = None,
+    on_missing: Any = "error",
+    on_suspicion: str = "warn",
+) -> ImageTextRelevance:
+    r"""How much each patch of the images and each token of the text adds to a logit.
+
+    .. math:: \sum_t R_t + \sum_p R_p + \text{absorbed} + \text{not conserved} = \text{logit}
+
+    Args:
+        model: made by `from_image_text`, or an `ImageTextModel`.
+        inputs: what a processor of transformers returns for one text with its images:
+            ``input_ids``, ``pixel_values`` and what else the model takes.
+        target: the token that follows; by default the one that the model predicts.
+        contrast: a second token, whose logit is subtracted.
+        rules: as for `relprop.relevance`; by default `relprop.presets.attn_lrp`.
+        on_missing: as for `relprop.relevance`.
+        on_suspicion: as for `relprop.relevance`.
+
+    Returns:
+        The relevance of both, in one result.
+
+    Raises:
+        InputError: there are no ids or pixels among the inputs, several texts, padding, or tokens
+            that do not exist.
+        MissingRuleError, RuleError: as for `relprop.relevance`.
+
+    >>> model = ImageTextModel(
+    ...     embed=lambda params, ids: params[ids],
+    ...     logits=lambda params, embeds, ids, mask, images: (
+    ...         (embeds.sum(1, keepdims=True) + images["pixel_values"].sum()) @ params.T
+    ...     ),
+    ...     patch=1,
+    ...     params=jnp.eye(3),
+    ... )
+    >>> inputs = {"input_ids": [[0, 2]], "pixel_values": jnp.ones((1, 1, 1, 2))}
+    >>> result = explain_images(model, inputs, NextToken(2, position=0))
+    >>> result.text.relevance.tolist(), result.patches[0].tolist()
+    ([0.0, 1.0], [[1.0, 1.0]])
+    """
+    ids, pixels, others = _read(model, inputs)
+    target = target or NextToken()
+    position = target.position
+    if not isinstance(position, int) or not -ids.size <= position < ids.size:
+        raise InputError(f"There are {ids.size} tokens; the position {position!r} is none of them.")
+    mask = jnp.ones(ids.shape, bool)
+
+    def row(params: Any, embeds: Any, pixels: Any) -> Any:
+        images = {PIXELS: pixels, **others}
+        return model.logits(params, embeds, ids, mask, images)[0, position]
+
+    embeds = model.embed(model.params, ids)
+    token = target.token
+    if token is None:
+        token = int(jnp.argmax(jax.jit(row)(model.params, embeds, pixels)))
+    chosen = single_token(model.tokenizer, token)  # type: ignore[arg-type]
+    against = None if contrast is None else single_token(model.tokenizer, contrast)
+
+    def score(params: Any, embeds: Any, pixels: Any) -> Any:
+        found = row(params, embeds, pixels)
+        return found[chosen] if against is None else found[chosen] - found[against]
+
+    explain = _transform.value_and_relevance(
+        score,
+        composite_of(presets.attn_lrp() if rules is None else rules),
+        argnums=(1, 2),
+        on_missing=on_missing,
+        on_suspicion=on_suspicion,
+    )
+    value, (of_text, of_pixels) = jax.jit(explain)(model.params, embeds, pixels)
+    text = _text(
+        model,
+        np.asarray(ids[0]),
+        np.asarray(of_text[0].sum(-1)),
+        np.asarray(value),
+        chosen,
+        against,
+    )
+    of_pixels = np.asarray(of_pixels)
+    return ImageTextRelevance(text, of_pixels, tuple(_patches(model, of_pixels, others)))
+
+
+def _read(model: ImageTextModel, inputs: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Ids, pixels and everything else, as arrays."""
+    missing = sorted({"input_ids", PIXELS} - {*inputs})
+    if missing:
+        raise InputError(
+            f"The inputs have {', '.join(inputs)} but no {', '.join(missing)}: give what the "
+            "processor returns for a text with images."
+        )
+    given = {name: _array(value) for name, value in inputs.items() if value is not None}
+    ids, pixels = np.atleast_2d(given.pop("input_ids")), given.pop(PIXELS)
+    seen = given.pop("attention_mask", np.ones(ids.shape))
+    if len(ids) != 1 or not np.asarray(seen).all():
+        raise InputError(
+            f"One text without padding is explained at a time; the ids have shape {ids.shape}."
+        )
+    check_ids(model, ids)
+    # Made before anything is traced, so that models may choose by them.
+    known = {name: jnp.asarray(value) for name, value in given.items()}
+    return jnp.asarray(ids), jnp.asarray(pixels), known
+
+
+def _array(value: Any) -> np.ndarray:
+    """NumPy of whatever a processor gives; its tensors of PyTorch are on the CPU."""
+    return value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+
+
+def _text(
+    model: ImageTextModel, ids: Any, relevance: Any, score: Any, chosen: int, against: int | None
+) -> TokenRelevance:
+    there = np.ones(ids.shape, bool)
+
+    def name(token: int | None) -> str:
+        return "" if token is None else term_name(model.tokenizer, None, [token])
+
+    return TokenRelevance(
+        relevance=relevance,
+        score=score,
+        target=np.asarray(chosen),
+        contrast=None if against is None else np.asarray(against),
+        ids=ids,
+        mask=there,
+        shown=there if model.image_id is None else ids != model.image_id,
+        per_dimension=None,
+        inside=None,
+        tokens=pieces(model.tokenizer, ids),
+        target_names=name(chosen),
+        contrast_names=name(against),
+    )
+
+
+def _patches(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str, Any]) -> Iterator[Any]:
+    """The sums over patches, image by image."""
+    if pixels.ndim == 2:  # Flattened patches, in groups that lie beside each other.
+        begin, m = 0, model.merged
+        for frames, rows, columns in np.reshape(others["image_grid_thw"], (-1, 3)).tolist():
+            end = begin + frames * rows * columns
+            grouped = pixels[begin:end].sum(-1).reshape(frames, rows // m, columns // m, m, m)
+            yield grouped.transpose(0, 1, 3, 2, 4).reshape(frames * rows, columns)
+            begin = end
+        return
+    p = model.patch
+    rows, columns = (n // p for n in pixels.shape[-2:])
+    images = pixels[..., : rows * p, : columns * p].reshape(
+        -1, pixels.shape[-3], rows, p, columns, p
+    )
+    yield from images.sum((1, 3, 5))
+
+
+def _uri(picture: Any) -> str:
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,131 @@
+"""Relevance of images and text in one result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import relprop
+from relprop import tokens
+from relprop.tokens import NextToken
+
+pytestmark = pytest.mark.usefixtures("unoptimised")
+KEYS = jax.random.split(jax.random.key(0), 3)
+TABLE, LOOK = jax.random.normal(KEYS[0], (6, 4)), jax.random.normal(KEYS[1], (12, 4))
+PIXELS = jax.random.normal(KEYS[2], (1, 3, 4, 6))
+IDS = [[1, 5, 5, 5, 5, 5, 5, 2, 3]]
+
+
+def logits(params, embeds, ids, mask, images):
+    """Features of patches of 2 x 2 pixels in the places of token 5, then a causal mean."""
+    patches = images["pixel_values"].reshape(3, 2, 2, 3, 2).transpose(1, 3, 0, 2, 4).reshape(6, 12)
+    seen = jnp.zeros((9, 4)).at[1:7].set(jnp.tanh(patches @ params["look"]))
+    x = jnp.where((ids == 5)[0, :, None], seen, embeds[0])
+    return (jnp.tril(jnp.ones((9, 9))) @ x @ params["table"].T)[None]
+
+
+MODEL = tokens.ImageTextModel(
+    embed=lambda params, ids: params["table"][ids],
+    logits=logits,
+    patch=2,
+    params={"table": TABLE, "look": LOOK},
+    image_id=5,
+    vocabulary=6,
+)
+INPUTS = {"input_ids": IDS, "pixel_values": PIXELS}
+
+
+def test_patches_and_tokens_add_up_to_the_score():
+    result = tokens.explain_images(MODEL, INPUTS, NextToken(2), contrast=4)
+    score = (MODEL.logits(MODEL.params, TABLE[jnp.array(IDS)], jnp.array(IDS), None, INPUTS))[0, -1]
+    np.testing.assert_allclose(result.text.score, score[2] - score[4], rtol=1e-5)
+    assert [p.shape for p in result.patches] == [(2, 3)]
+    np.testing.assert_allclose(sum(result.shares), result.text.score, rtol=1e-4)
+    np.testing.assert_allclose(result.patches[0].sum(), result.shares[1], rtol=1e-4)
+    own = np.asarray(TABLE[jnp.array(IDS[0])] @ (TABLE[2] - TABLE[4]))
+    np.testing.assert_allclose(result.text.relevance[[0, 7, 8]], own[[0, 7, 8]], rtol=1e-4)
+    assert not result.text.relevance[1:7].any(), "the image stands there"
+
+
+def test_the_predicted_token_at_a_position():
+    found = tokens.explain_images(MODEL, INPUTS, NextToken(position=7))
+    want = MODEL.logits(MODEL.params, TABLE[jnp.array(IDS)], jnp.array(IDS), None, INPUTS)[0, 7]
+    assert found.text.target == int(jnp.argmax(want))
+    assert found.text.relevance[8] == 0
+
+
+def test_one_page_of_one_scale(tmp_path):
+    Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    result = tokens.explain_images(MODEL, INPUTS, NextToken(2))
+    page = result.html(tmp_path / "page.html", pictures=[Image.new("RGB", (6, 4))])
+    assert page.count("<td ") == 6 and "data:image/png;base64" in page
+    assert (tmp_path / "page.html").read_text() == page
+    (grid, text) = result._parts()
+    assert grid.scale == text.scale
+    assert "image 0" in str(result) and len(text.parts) == 3
+    assert "<table" in result._repr_html_()
+
+
+def test_flattened_patches_in_groups():
+    """As Qwen-VL reads them: groups of 2 x 2 patches, one after another."""
+    rows, columns = 4, 6
+    numbers = np.arange(rows * columns).reshape(rows // 2, 2, columns // 2, 2)
+    flat = jnp.asarray(numbers.transpose(0, 2, 1, 3).reshape(-1, 1), jnp.float32) + 1
+
+    def total(params, embeds, ids, mask, images):
+        return (embeds.sum() + images["pixel_values"].sum()) * jnp.ones((1, 2, 3))
+
+    model = tokens.ImageTextModel(
+        lambda params, ids: jnp.ones((1, 2, 2)), total, patch=1, merged=2, vocabulary=3
+    )
+    inputs = {"input_ids": [0, 1], "pixel_values": flat, "image_grid_thw": [[1, rows, columns]]}
+    (patches,) = tokens.explain_images(model, inputs, NextToken(1)).patches
+    np.testing.assert_allclose(patches, np.arange(24).reshape(rows, columns) + 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "message"),
+    [
+        ({"input_ids": IDS}, None, "pixel_values"),
+        ({**INPUTS, "input_ids": IDS * 2}, None, "One text"),
+        ({**INPUTS, "attention_mask": [[0] + [1] * 8]}, None, "without padding"),
+        ({**INPUTS, "input_ids": [[1, 9, 2]]}, None, "from 0 to 5"),
+        (INPUTS, NextToken(2, position=9), "position 9"),
+    ],
+)
+def test_refused(inputs, target, message):
+    with pytest.raises(relprop.InputError, match=message):
+        tokens.explain_images(MODEL, inputs, target)
+
+
+@pytest.mark.frameworks
+@pytest.mark.filterwarnings("ignore")
+def test_llava_has_the_gradient_of_torch():
+    torch = pytest.importorskip("torch", reason="needs the extra torch")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    torch.manual_seed(0)
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(
+            **size, num_hidden_layers=1, image_size=8, patch_size=4
+        ),
+        text_config=transformers.LlamaConfig(**size, num_hidden_layers=1, vocab_size=20),
+        image_token_id=19,
+        vision_feature_layer=-1,
+    )
+    module = transformers.LlavaForConditionalGeneration(config).eval()
+    pixels = torch.randn(1, 3, 8, 8, requires_grad=True)
+    ids = torch.tensor([[1, 19, 19, 19, 19, 5, 6]])
+    model = tokens.from_image_text(module)
+    result = tokens.explain_images(
+        model,
+        {"input_ids": ids, "pixel_values": pixels.detach()},
+        NextToken(3),
+        rules=relprop.presets.gradient(),
+    )
+    logit = module(input_ids=ids, pixel_values=pixels).logits[0, -1, 3]
+    logit.backward()
+    np.testing.assert_allclose(result.text.score, logit.item(), atol=1e-6)
+    np.testing.assert_allclose(result.pixels, pixels.grad.numpy(), rtol=0, atol=1e-6)
+    assert result.patches[0].shape == (2, 2)
+    assert result.text.shown.tolist() == [True] + [False] * 4 + [True, True]
