@@ -21,7 +21,9 @@ PATCH = 2  # of the vision transformer of `relprop.truth`
 def methods(task: Task, data: Planted) -> dict[str, Any]:
     """All methods for a task by name, as `relprop.evaluate` takes them."""
     rules = RULES[task.kind](data)
-    of_tokens = transformers(task, data) if task.kind in ("vit", "encoder", "decoder") else {}
+    # Where tokens are mixed before attention, its maps do not tell which of them count.
+    attends = task.kind in ("vit", "encoder", "decoder", "compiled") and "before" not in task.params
+    of_tokens = transformers(task, data) if attends else {}
     return {**rules, **of_tokens, **gradients(data), **controls(task, data)}
 
 
@@ -58,6 +60,7 @@ RULES: Mapping[str, Callable[[Planted], dict[str, Any]]] = {
     "vit": of_attention,
     "encoder": of_attention,
     "decoder": of_attention,
+    "compiled": of_attention,
     "lstm": lambda data: (
         classical(data) | {f"lstm ({gates})": presets.lstm(gates) for gates in ("all", "half")}
     ),
@@ -76,7 +79,7 @@ def transformers(task: Task, data: Planted) -> dict[str, Any]:
         labels = features.patches(shape, PATCH)
     tokens = int(labels.max()) + 1
     shares = np.bincount(labels.ravel(), minlength=tokens)
-    query = tokens - 1 if task.kind == "decoder" else 0
+    query = tokens - 1 if task.kind in ("decoder", "compiled") else 0
 
     def spread(R: Any) -> Any:
         R = R[1:] if task.kind == "vit" else R
@@ -129,7 +132,7 @@ def controls(task: Task, data: Planted) -> dict[str, Any]:
     """What knows nothing of the network; `relprop.evaluate` marks what they beat."""
     sizes = {"size of the input": lambda f: lambda x: jnp.abs(x - jnp.asarray(data.fill))}
     found = {"random": "random", "edges": "edges", **sizes}
-    if task.kind in ("encoder", "decoder", "lstm", "state space"):
+    if task.kind in ("encoder", "decoder", "compiled", "lstm", "state space"):
         late = jnp.broadcast_to(jnp.arange(1.0, data.x.shape[1] + 1)[:, None], data.x.shape[1:])
         found["late tokens first"] = lambda f: lambda x: late
     return found

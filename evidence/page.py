@@ -17,6 +17,7 @@ FAVOURITES = {
     "vit": ("attn_lrp",),
     "encoder": ("attn_lrp",),
     "decoder": ("attn_lrp",),
+    "compiled": ("attn_lrp",),
     "lstm": ("lstm (all)",),
     "state space": ("mamba_lrp",),
     "mlp": ("gamma",),
@@ -26,6 +27,7 @@ NAMES = {
     "vit": "ViT",
     "encoder": "Encoder (BERT)",
     "decoder": "Decoder",
+    "compiled": "Compiled transformer (Tracr)",
     "lstm": "LSTM",
     "state space": "State space (Mamba)",
     "mlp": "Tabular (MLP)",
@@ -50,7 +52,8 @@ explained by all methods.
 
 What is explained is the logit of the class; logits sum to 0 over the classes, but in grids of
 digits. Features are pixels, patches of pixels, tokens, columns or steps. Removed ones are set to 0,
-tokens to the embedding of `[mask]`, which the networks know from training. Columns:
+tokens to the embedding of `[mask]`, which the networks know from training; the compiled program
+knows none, there they are 0. Columns:
 
 - **auc, mass, rank**: is relevance where the evidence is? `metrics.auc`, `relevance_mass` and
   `relevance_rank` of the relevance of features; higher is better.
@@ -72,8 +75,9 @@ _LIMITS = """
 ## What this does not say
 
 The networks are small, trained until they are nearly always right, and the evidence is of the kind
-that was planted. Where a network has found another way to its answer than the planted one, the
-right explanation would be counted as wrong: *auc* and *mass* punish it, *abpc* does not.
+that was planted. The compiled one was never trained: its attention is harder than any that is
+learnt. Where a network has found another way to its answer than the planted one, the right
+explanation would be counted as wrong: *auc* and *mass* punish it, *abpc* does not.
 With one or two tasks of a kind, ranks are weak evidence. One favourite is not independent of this
 page: that of tabular data was changed from epsilon to gamma after its only task here had been seen.
 Numbers of draws and steps were cut after a look at two tasks. That commands take AttnLRP for
@@ -134,6 +138,9 @@ def _advice(kind: str, tasks: Sequence[dict[str, Any]]) -> str:
         lines.append(f"{' and '.join(ahead)}, at many passes, do better still.")
     last = both[-1]
     lines.append(f"The last is {last}.\n")
+    every = dict.fromkeys(name for task in tasks for name in leaders(task, "auc"))
+    if some := [name for name in every if name not in both]:
+        lines.append(f"Not on all of these tasks, and so not here: {', '.join(some)}.\n")
     lines.append("| method | mean rank by auc | behind the best | by abpc | behind the best |")
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name in both:

@@ -72,14 +72,15 @@ def test_the_page_says_where_favourites_lose(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["tetrominoes-linear-8", "motif-lstm", "interactions", "key-value"]
+    "name",
+    ["tetrominoes-linear-64", "motif-lstm", "interactions", "key-value", "compiled-induction"],
 )
 def test_there_are_fourteen_methods_with_controls(name):
     loaded = truth.load(name)
     found = methods.methods(loaded, loaded.draw(2))
     assert len(found) >= 14
     assert {"random", "edges", "size of the input"} <= set(found)
-    assert ("late tokens first" in found) == (loaded.kind in ("decoder", "lstm"))
+    assert ("late tokens first" in found) == (loaded.kind in ("decoder", "compiled", "lstm"))
 
 
 @pytest.fixture

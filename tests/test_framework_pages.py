@@ -22,6 +22,7 @@ NEEDS = {
     "datasets": ("zarr",),
     "save-results": ("safetensors",),
     "planted-data": ("safetensors",),
+    "published-protocols": ("PIL", "safetensors"),
     "write-a-rule": (),
     "differential-equations": (),
     "dense-outputs": (),

@@ -73,7 +73,8 @@ def write_weights(path: Path, params: dict[str, Any], metadata: dict[str, str]) 
     >>> read_weights(path, {"head": {"bias": jnp.zeros(3)}})
     {'head': {'bias': Array([1., 1., 1.], dtype=float32)}}
     """
-    tensors = {key: np.asarray(value) for key, value in _flatten(params).items()}
+    # In rows: safetensors takes the memory of an array as it lies, whatever its strides.
+    tensors = {key: np.asarray(value, order="C") for key, value in _flatten(params).items()}
     # save_file would leave the file unreadable to other users, whatever the umask.
     with replacing(path) as file:
         file.write(safetensors.numpy.save(tensors, metadata))

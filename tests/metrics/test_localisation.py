@@ -54,6 +54,9 @@ def test_ties_count_as_a_choice_by_chance_in_the_mean():
         metrics.relevance_mass,
         metrics.relevance_rank,
         metrics.auc,
+        metrics.mean_iou,
+        metrics.pixel_accuracy,
+        metrics.average_precision,
         lambda R, mask: metrics.top_k_intersection(R, mask, k=3),
     ],
 )
@@ -78,3 +81,15 @@ def test_other_bad_input():
         metrics.top_k_intersection(R, MASK, k=31)
     with pytest.raises(relprop.InputError, match="`tolerance`"):
         metrics.pointing_game(R, MASK, tolerance=-1)
+
+
+def test_segmentation_against_sets():
+    for values in (R, np.round(R)):  # also with ties
+        found = values > values.mean()
+        sides = [(found, MASK), (~found, ~MASK)]
+        iou = np.mean([(a & b).sum() / (a | b).sum() for a, b in sides])
+        np.testing.assert_allclose(metrics.mean_iou(values, MASK), iou, atol=1e-12)
+        np.testing.assert_allclose(metrics.pixel_accuracy(values, MASK), (found == MASK).mean())
+        precision = np.mean([MASK[values >= value].mean() for value in values[MASK]])
+        np.testing.assert_allclose(metrics.average_precision(values, MASK), precision, atol=1e-12)
+    assert float(metrics.pixel_accuracy(R, MASK, threshold=99)) == pytest.approx(1 - MASK.mean())

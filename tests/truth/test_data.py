@@ -100,7 +100,7 @@ def test_texts_say_what_their_evidence_says():
         facts = [words[i : i + 3] for i in range(1, 19, 3)]
         who = next(p for p, verb, what in facts if verb == "has" and what == words[-1])
         where = next(what for p, verb, what in facts if verb == "in" and p == who)
-        assert _text._PLACES[target] == where
+        assert _text.PLACES[target] == where
         assert sorted(words[i] for i in evidence) == sorted([who, who, words[-1], where, words[-1]])
     for words, target, evidence in _read("evidence-spans", 50):
         praise = {i for i, w in enumerate(words) if w in _text._GOOD}

@@ -22,7 +22,7 @@ def test_the_network_has_learnt_its_task(name):
     assert task.right(drawn).mean() > 0.75
     data = task.data(16, seed=7)
     assert len(data) == 16 and task.right(data).all()
-    assert (data.words is not None) == (task.kind in ("encoder", "decoder"))
+    assert (data.words is not None) == (task.kind in ("encoder", "decoder", "compiled"))
 
 
 def test_all_weights_are_small():
@@ -61,3 +61,13 @@ def test_a_model_that_is_never_right_is_refused():
     )
     with pytest.raises(relprop.InputError, match="is right about"):
         upside_down.data(16)
+
+
+def test_names_may_be_typed():
+    """Words of a text are found whatever their case, and the two hops."""
+    model = truth.load_text("multi-hop")
+    text = "Ada has ball Ben has cup Ada in hall Ben in attic Cem has key Cem in porch ? cup"
+    found = relprop.tokens.explain(model, text)
+    assert found.target_names == "class attic"
+    with pytest.raises(relprop.InputError, match="no task of texts with a trained model"):
+        truth.load_text("compiled-induction")

@@ -1,5 +1,6 @@
 """Which explanation is right, measured: tables of methods and metrics, and a choice of rules."""
 
+from relprop.evaluation import protocols as protocols
 from relprop.evaluation._choose import Choice as Choice
 from relprop.evaluation._choose import Family as Family
 from relprop.evaluation._choose import choose as choose
@@ -21,5 +22,6 @@ __all__ = [
     "edges",
     "evaluate",
     "names",
+    "protocols",
     "random",
 ]

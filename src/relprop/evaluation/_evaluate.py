@@ -39,6 +39,9 @@ class Case:
     def f(self, x: Any) -> Any:
         return self.model.score(self.params, x, self.target)
 
+    def scores(self, x: Any) -> Any:
+        return self.model.function(self.params, x)
+
     def explain(self, x: Any) -> Any:
         return self.explain_with(self.params, x)
 
@@ -136,7 +139,7 @@ def check_masks(chosen: Mapping[str, Metric], samples: Samples) -> None:
             f"The metrics {', '.join(needing)} need masks, and the data has none: give "
             "{'x': ..., 'mask': ...}, or leave them out."
         )
-    wanting = [name for name, metric in chosen.items() if metric.needs == "target"]
+    wanting = [name for name, metric in chosen.items() if metric.needs in ("target", "classes")]
     if wanting and samples.classes < 2:
         raise InputError(f"The metrics {', '.join(wanting)} need a model with several classes.")
 

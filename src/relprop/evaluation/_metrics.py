@@ -10,10 +10,11 @@ from typing import Any, Literal
 from relprop import metrics
 from relprop._errors import InputError, unknown_name
 
-Needs = Literal["score", "mask", "relevance", "explain", "params", "target"]
+Needs = Literal["score", "classes", "mask", "relevance", "explain", "params", "target"]
 #: What is known of a sample -> what a metric of some need is called with.
 _CALLS: Mapping[str, Callable[[Any, Any], Any]] = {
     "score": lambda metric, case: metric(case.f, case.x, case.R),
+    "classes": lambda metric, case: metric(case.scores, case.x, case.R, case.target),
     "mask": lambda metric, case: metric(case.R, case.mask),
     "relevance": lambda metric, case: metric(case.R),
     "explain": lambda metric, case: metric(case.explain, case.x),
@@ -23,7 +24,7 @@ _CALLS: Mapping[str, Callable[[Any, Any], Any]] = {
     ),
 }
 #: Those that look at nothing but a sample and its relevance: one compilation serves all methods.
-SHARED = ("score", "mask", "relevance")
+SHARED = ("score", "classes", "mask", "relevance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Metric:
     Args:
         function: gives a number, or an array that counts by its mean.
         better: ``"higher"`` or ``"lower"``.
-        needs: what it is called with: ``"score"``, ``(f, x, R)``; ``"mask"``, ``(R, mask)``;
+        needs: what it is called with: ``"score"``, ``(f, x, R)``; ``"classes"``, ``(scores, x,
+            R, target)`` where ``scores(x)`` is of all classes; ``"mask"``, ``(R, mask)``;
             ``"relevance"``, ``(R)``; ``"explain"``, ``(explain, x)``; ``"params"``,
             ``(explain(params, x), params, x)``; ``"target"``, ``(explain(x, target), x, target,
             classes=)``.
@@ -72,6 +74,7 @@ _KNOWN: Mapping[str, Metric] = {
             ("score", "lower", "completeness non_sensitivity"),
             ("mask", "higher", "pointing_game relevance_mass relevance_rank top_k_intersection"),
             ("mask", "higher", "auc attribution_localisation focus"),
+            ("mask", "higher", "pixel_accuracy mean_iou average_precision"),
             ("relevance", "higher", "sparseness"),
             ("relevance", "lower", "entropy effective_complexity"),
             ("explain", "lower", "max_sensitivity avg_sensitivity local_lipschitz continuity"),

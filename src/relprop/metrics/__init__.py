@@ -38,6 +38,9 @@ from relprop.metrics._localisation import pointing_game as pointing_game
 from relprop.metrics._localisation import relevance_mass as relevance_mass
 from relprop.metrics._localisation import relevance_rank as relevance_rank
 from relprop.metrics._localisation import top_k_intersection as top_k_intersection
+from relprop.metrics._overlap import average_precision as average_precision
+from relprop.metrics._overlap import mean_iou as mean_iou
+from relprop.metrics._overlap import pixel_accuracy as pixel_accuracy
 from relprop.metrics._published import irof as irof
 from relprop.metrics._published import pixel_flipping as pixel_flipping
 from relprop.metrics._published import region_perturbation as region_perturbation
@@ -67,6 +70,7 @@ __all__ = [
     "area",
     "attribution_localisation",
     "auc",
+    "average_precision",
     "avg_sensitivity",
     "completeness",
     "comprehensiveness",
@@ -88,12 +92,14 @@ __all__ = [
     "irof",
     "local_lipschitz",
     "max_sensitivity",
+    "mean_iou",
     "monotonicity",
     "monotonicity_correlation",
     "mprt",
     "non_sensitivity",
     "pearson",
     "perturbation_curve",
+    "pixel_accuracy",
     "pixel_flipping",
     "pointing_game",
     "random_logit",

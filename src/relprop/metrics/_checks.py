@@ -96,6 +96,13 @@ def mask(given: Any, shape: tuple[int, ...], *, negatives: bool = False) -> Bool
     return array
 
 
+def defined(value: Array, R: Array, inside: Array) -> Array:
+    """NaN for what is refused where it is known: while tracing it may turn up later."""
+    if not (_compat.is_traced(R) or _compat.is_traced(inside)):
+        return value
+    return jnp.where(jnp.any(jnp.isnan(R)) | ~jnp.any(inside), jnp.nan, value)
+
+
 def score_of(f: Callable[[Any], Any], x: Float[Array, "..."]) -> None:
     """Refuses a function that does not return one real number.
 

@@ -9,7 +9,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from relprop import _compat
 from relprop._errors import InputError
 from relprop.metrics import _checks
 from relprop.metrics._similarity import ranks
@@ -46,7 +45,7 @@ def pointing_game(
         inside = _wider(inside, tolerance)
     top = R == jnp.max(R)
     share = jnp.sum(top & inside).astype(R.dtype) / jnp.sum(top).astype(R.dtype)
-    return _defined(share, R, inside)
+    return _checks.defined(share, R, inside)
 
 
 def relevance_mass(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:
@@ -72,7 +71,7 @@ def relevance_mass(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, "
     R, inside = _pair(R, mask)
     positive = jnp.maximum(R, 0)
     share = _ratio(jnp.sum(jnp.where(inside, positive, 0)), jnp.sum(positive))
-    return _defined(share, R, inside)
+    return _checks.defined(share, R, inside)
 
 
 def relevance_rank(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:
@@ -99,7 +98,7 @@ def relevance_rank(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, "
     """
     R, inside = _pair(R, mask)
     size = jnp.sum(inside)
-    return _defined(_among_top(R, inside, size) / size.astype(R.dtype), R, inside)
+    return _checks.defined(_among_top(R, inside, size) / size.astype(R.dtype), R, inside)
 
 
 def top_k_intersection(R: Float[ArrayLike, "*s"], mask: ArrayLike, *, k: int) -> Float[Array, ""]:
@@ -127,7 +126,7 @@ def top_k_intersection(R: Float[ArrayLike, "*s"], mask: ArrayLike, *, k: int) ->
     R, inside = _pair(R, mask)
     if not 1 <= k <= R.size:
         raise InputError(f"`k` must be from 1 to the number of entries, {R.size}, got {k!r}.")
-    return _defined(_among_top(R, inside, jnp.asarray(k)) / k, R, inside)
+    return _checks.defined(_among_top(R, inside, jnp.asarray(k)) / k, R, inside)
 
 
 def auc(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:
@@ -229,13 +228,6 @@ def _among_top(R: Array, inside: Bool[Array, "*s"], k: Array) -> Array:
     free = (k - jnp.sum(above)).astype(R.dtype)
     part = free / jnp.maximum(jnp.sum(level), 1).astype(R.dtype)
     return jnp.sum(above & hit).astype(R.dtype) + part * jnp.sum(level & hit).astype(R.dtype)
-
-
-def _defined(value: Array, R: Array, inside: Array) -> Array:
-    """NaN for what is refused where it is known: while tracing it may turn up later."""
-    if not (_compat.is_traced(R) or _compat.is_traced(inside)):
-        return value
-    return jnp.where(jnp.any(jnp.isnan(R)) | ~jnp.any(inside), jnp.nan, value)
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -12,6 +12,7 @@ from relprop.truth._folders import imagenet_segmentation as imagenet_segmentatio
 from relprop.truth._folders import squad as squad
 from relprop.truth._numbers import interactions as interactions
 from relprop.truth._numbers import motifs as motifs
+from relprop.truth._photographs import imagenet as imagenet
 from relprop.truth._planted import Planted as Planted
 from relprop.truth._tasks import Task as Task
 from relprop.truth._tasks import load as load
@@ -30,6 +31,7 @@ __all__ = [
     "digits",
     "eraser",
     "grid",
+    "imagenet",
     "imagenet_segmentation",
     "interactions",
     "load",

@@ -16,6 +16,7 @@ _OPINIONS = ("blame", "praise")
 #: What the classes of a task are called.
 _LABELS: Mapping[str, tuple[str, ...]] = {
     "key-value": tuple(map(str, range(10))),
+    "multi-hop": _text.PLACES,
     "negation": _OPINIONS,
     "evidence-spans": _OPINIONS,
 }
@@ -33,7 +34,7 @@ class Words:
 
     def __init__(self, vocabulary: Sequence[str]):
         self._words = tuple(vocabulary)
-        self._numbers = {word: number for number, word in enumerate(self._words)}
+        self._numbers = {word.lower(): number for number, word in enumerate(self._words)}
         self.all_special_ids = [self._numbers[_text.START]]
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
@@ -50,7 +51,7 @@ def language_model(task: str, params: Mapping[str, Any]) -> LanguageModel:
     """The transformer of a task of `texts`, from its parameters with the embeddings in them."""
     vocabulary = _text.VOCABULARIES[task]
     length = params["positions"].shape[0]
-    causal = task == "key-value"
+    causal = task in ("key-value", "multi-hop")
 
     def logits(params: Any, embeds: Any, ids: Any, mask: Any) -> Any:
         # Shorter texts than those of the task have its first positions.

@@ -106,9 +106,12 @@ def _norm(layer: Params, x: Any) -> Any:
 
 
 def init_transformer(
-    key: Any, vocabulary: int, length: int, width: int, layers: int, classes: int
+    key: Any, vocabulary: int, length: int, width: int, layers: int, classes: int, before: int = 0
 ) -> Params:
-    """Embeddings, positions, pre-norm blocks and a head."""
+    """Embeddings, positions, pre-norm blocks and a head.
+
+    Where `before` is not 0, each token is first given what as many tokens before it are.
+    """
     keys = iter(jax.random.split(key, 3 + 6 * layers))
     params: Params = {
         "embedding": jax.random.normal(next(keys), (vocabulary, width)) / width**0.5,
@@ -116,6 +119,10 @@ def init_transformer(
         "head": dense(next(keys), width, classes),
         "norm": _unit(width),
     }
+    if before:
+        taps = jax.random.split(jax.random.fold_in(key, 8), before)
+        each = (dense(tap, width, width, bias=False) for tap in taps)
+        params["before"] = {f"tap{i}": tap for i, tap in enumerate(each, 1)}
     for i in range(layers):
         block = {name: dense(next(keys), width, width) for name in ("query", "key", "value", "out")}
         block["up"] = dense(next(keys), width, 2 * width)
@@ -136,6 +143,9 @@ def transformer(
 
     What the mask says is no token, at the end of a text, is not looked at.
     """
+    given = x
+    for by, tap in enumerate(params.get("before", {}).values(), 1):
+        x = x + apply(tap, jnp.pad(given[:, :-by], ((0, 0), (by, 0), (0, 0))))
     x = x + _row(params["positions"], x)
     for name in sorted(name for name in params if name.startswith("block")):
         block = params[name]
@@ -171,12 +181,36 @@ def vit(
     return transformer(params, tokens, heads=heads, causal=False)
 
 
+def init_compiled(vocabulary: int, length: int, width: int, key_size: int, classes: int) -> Params:
+    """The shapes of what Tracr compiles: blocks that only attend, two of them."""
+
+    def part(inputs: int, outputs: int) -> Params:
+        return {"kernel": jnp.zeros((inputs, outputs)), "bias": jnp.zeros(outputs)}
+
+    def block() -> Params:
+        enter = {name: part(width, key_size) for name in ("query", "key", "value")}
+        return enter | {"out": part(key_size, width)}
+
+    params: Params = {"block0": block(), "block1": block()}
+    params |= {"embedding": jnp.zeros((vocabulary, width)), "positions": jnp.zeros((length, width))}
+    return params | {"head": {"kernel": jnp.zeros((width, classes))}}
+
+
+def compiled(params: Params, x: Float[Array, "b tokens width"]) -> Float[Array, "b classes"]:
+    """A compiled program, read at the last token: no norms, and attention that sees all."""
+    x = x + _row(params["positions"], x)
+    for name in ("block0", "block1"):
+        with jax.named_scope(name):
+            x = x + _attention(params[name], x, 1, False, None)
+    return apply(params["head"], x[:, -1])
+
+
 def _attention(block: Params, x: Any, heads: int, causal: bool, mask: Any) -> Any:
-    split = (*x.shape[:2], heads, x.shape[2] // heads)
+    split = (*x.shape[:2], heads, -1)
     query, key, value = (apply(block[n], x).reshape(split) for n in ("query", "key", "value"))
     seen = None if mask is None else mask[:, None, None, :]
     mixed = jax.nn.dot_product_attention(query, key, value, mask=seen, is_causal=causal)
-    return apply(block["out"], mixed.reshape(x.shape))
+    return apply(block["out"], mixed.reshape(*x.shape[:2], -1))
 
 
 def _unit(width: int) -> Params:

@@ -58,7 +58,7 @@ class Task:
     Attributes:
         name: of the task.
         kind: of network: ``"cnn"``, ``"vit"``, ``"encoder"``, ``"decoder"``, ``"lstm"``,
-            ``"state space"`` or ``"mlp"``.
+            ``"state space"``, ``"mlp"`` or ``"compiled"`` (a program, not trained).
         what: the task in a few words.
         fn: from the parameters and a batch of samples to scores ``[batch, classes]``.
         params: nested dicts of arrays; those of texts are without the embeddings, since these are
@@ -118,10 +118,12 @@ def embedded(task: str, params: Any, count: int, seed: int) -> Planted:
     mask = np.broadcast_to(drawn.evidence[..., None], x.shape)
     labels = features.tokens(x.shape[1:])
     words = np.array(drawn.vocabulary)[drawn.ids]
-    return Planted(x, drawn.target, mask, labels, table[drawn.vocabulary.index(_text.MASK)], words)
+    known = _text.MASK in drawn.vocabulary  # a compiled program has no mask token: 0 is no token
+    fill = table[drawn.vocabulary.index(_text.MASK)] if known else 0.0
+    return Planted(x, drawn.target, mask, labels, fill, words)
 
 
-def _of_text(task: str, what: str, causal: bool, layers: int, width: int = 32) -> Recipe:
+def _of_text(task: str, what: str, causal: bool, layers: int = 2, before: int = 0) -> Recipe:
     length = _text.texts(task, 1).ids.shape[1]
     words, classes = len(_text.VOCABULARIES[task]), _text.CLASSES[task]
     return Recipe(
@@ -129,7 +131,7 @@ def _of_text(task: str, what: str, causal: bool, layers: int, width: int = 32) -
         what,
         functools.partial(embedded, task),
         functools.partial(models.transformer, heads=4, causal=causal),
-        lambda key: models.init_transformer(key, words, length, width, layers, classes),
+        lambda key: models.init_transformer(key, words, length, 32, layers, classes, before),
         _file(task),
     )
 
@@ -179,6 +181,10 @@ RECIPES: Mapping[str, Recipe] = {
         f"tetrominoes-{kind}-8": _of_shapes(kind, 8)
         for kind in ("linear", "multiplicative", "rigid", "xor")
     },
+    **{
+        f"tetrominoes-{kind}-64": _of_shapes(kind, 64)
+        for kind in ("linear", "multiplicative", "rigid", "xor")
+    },
     "tetrominoes-rigid-vit": Recipe(
         "vit",
         "tetrominoes, rigid, 8x8, smooth noise",
@@ -187,9 +193,18 @@ RECIPES: Mapping[str, Recipe] = {
         lambda key: models.init_vit(key, 8, 2, 32, 2, 2),
         _file("tetrominoes-rigid-vit"),
     ),
-    "key-value": _of_text("key-value", "the value of a key", True, 2),
-    "negation": _of_text("negation", "praise or blame, negated or not", False, 2),
-    "evidence-spans": _of_text("evidence-spans", "opinions in reviews", False, 2),
+    "key-value": _of_text("key-value", "the value of a key", True),
+    "multi-hop": _of_text("multi-hop", "the place of who has a thing", True, 3, before=2),
+    "negation": _of_text("negation", "praise or blame, negated or not", False),
+    "evidence-spans": _of_text("evidence-spans", "opinions in reviews", False),
+    "compiled-induction": Recipe(
+        "compiled",
+        "what came after the same letter, a program that Tracr compiled",
+        functools.partial(embedded, "compiled-induction"),
+        models.compiled,
+        lambda key: models.init_compiled(9, 9, 35, 10, 8),
+        _file("compiled-induction"),
+    ),
     "interactions": Recipe(
         "mlp",
         "a switch and a product of two numbers",
@@ -260,7 +275,7 @@ def load_text(name: str) -> LanguageModel:
     It knows the words of its task alone; any other is the mask token.
 
     Args:
-        name: ``"negation"``, ``"evidence-spans"`` or ``"key-value"``, see `texts`.
+        name: ``"negation"``, ``"evidence-spans"``, ``"key-value"`` or ``"multi-hop"``, see `texts`.
 
     Returns:
         A classifier for `relprop.tokens.explain`, with a tokenizer.

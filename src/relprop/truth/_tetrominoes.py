@@ -112,5 +112,5 @@ def _noise(
         width = 3 * size / SIDE / 2
         kernel = np.exp(-((places[:, None] - places) ** 2) / (2 * width**2))
         kernel /= np.sqrt((kernel**2).sum(axis=1, keepdims=True))
-        noise = np.einsum("ij,njk,lk->nil", kernel, noise, kernel)
+        noise = kernel @ noise @ kernel.T
     return noise

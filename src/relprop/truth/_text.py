@@ -14,10 +14,11 @@ MASK, START, ASK = "[mask]", "[start]", "?"
 _GOOD = tuple("great brilliant lovely superb moving funny clever warm".split())
 _BAD = tuple("awful dull clumsy boring grim weak silly cold".split())
 _PLAIN = tuple("the film a plot of and it was with actor scene in by that long music".split())
+_LETTERS = tuple("abcdefgh")
 _KEYS, _VALUES = tuple("abcdefghijklmnop"), tuple(f"{n}" for n in range(10))
-_PEOPLE = tuple("Ada Ben Cem Dia Eva Fin".split())
+PEOPLE = tuple("Ada Ben Cem Dia Eva Fin".split())
 _THINGS = tuple("ball cup book lamp key coin".split())
-_PLACES = tuple("garden hall attic cellar kitchen porch".split())
+PLACES = tuple("garden hall attic cellar kitchen porch".split())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,10 +43,12 @@ class Texts:
 VOCABULARIES = {
     "key-value": (MASK, START, ASK, *_KEYS, *_VALUES),
     "negation": (MASK, START, "not", *_PLAIN, *_GOOD, *_BAD),
-    "multi-hop": (MASK, START, ASK, "has", "in", *_PEOPLE, *_THINGS, *_PLACES),
+    "multi-hop": (MASK, START, ASK, "has", "in", *PEOPLE, *_THINGS, *PLACES),
     "evidence-spans": (MASK, START, *_PLAIN, *_GOOD, *_BAD),
+    "compiled-induction": (START, *_LETTERS),
 }
-CLASSES = {"key-value": 10, "negation": 2, "multi-hop": len(_PLACES), "evidence-spans": 2}
+CLASSES = {"key-value": 10, "negation": 2, "multi-hop": len(PLACES), "evidence-spans": 2}
+CLASSES |= {"compiled-induction": len(_LETTERS)}
 
 
 def texts(task: str, count: int = 64, seed: int = 0) -> Texts:
@@ -55,7 +58,9 @@ def texts(task: str, count: int = 64, seed: int = 0) -> Texts:
     - ``"negation"``: a word of praise or blame among plain ones, after "not" or not; some "not"
       stand elsewhere;
     - ``"multi-hop"``: who has what and who is where; the class is the place of a thing;
-    - ``"evidence-spans"``: reviews with two spans of one opinion and one of the other.
+    - ``"evidence-spans"``: reviews with two spans of one opinion and one of the other;
+    - ``"compiled-induction"``: different letters, the last of which stood before; the class is what
+      came after it.
 
     Args:
         task: which of them.
@@ -77,6 +82,7 @@ def texts(task: str, count: int = 64, seed: int = 0) -> Texts:
         "negation": _negation,
         "multi-hop": _multi_hop,
         "evidence-spans": _spans,
+        "compiled-induction": _induction,
     }[task]
     rng = np.random.default_rng([seed, 4])
     vocabulary = VOCABULARIES[task]
@@ -114,10 +120,10 @@ def _negation(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
 
 
 def _multi_hop(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
-    people = rng.permutation(_PEOPLE)[:3]
-    things, places = rng.permutation(_THINGS)[:3], rng.permutation(len(_PLACES))[:3]
+    people = rng.permutation(PEOPLE)[:3]
+    things, places = rng.permutation(_THINGS)[:3], rng.permutation(len(PLACES))[:3]
     facts = [(str(p), "has", str(t)) for p, t in zip(people, things, strict=True)]
-    facts += [(str(p), "in", _PLACES[place]) for p, place in zip(people, places, strict=True)]
+    facts += [(str(p), "in", PLACES[place]) for p, place in zip(people, places, strict=True)]
     order = rng.permutation(6)
     asked = int(rng.integers(3))
     words = [START, *(word for i in order for word in facts[i]), ASK, str(things[asked])]
@@ -137,3 +143,10 @@ def _spans(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
             words[place] = str(rng.choice(_GOOD if praise else _BAD))
         evidence += list(range(slot, slot + 3)) if n < 2 else []
     return words, good, evidence
+
+
+def _induction(rng: np.random.Generator) -> tuple[list[str], int, list[int]]:
+    drawn = rng.permutation(len(_LETTERS))[:7]
+    at = int(rng.integers(6))  # of the token that comes again, among those that are followed by one
+    words = [START, *(_LETTERS[n] for n in drawn), _LETTERS[drawn[at]]]
+    return words, int(drawn[at + 1]), [at + 1, at + 2, len(words) - 1]

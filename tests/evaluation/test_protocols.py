@@ -1,0 +1,153 @@
+"""The protocols of papers, on folders that are made here and models whose truth is exact."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import relprop
+from relprop import truth
+from relprop.evaluation import protocols
+from relprop.truth import _photographs
+
+pytestmark = pytest.mark.usefixtures("unoptimised")
+Image = pytest.importorskip("PIL.Image")
+SIDE = 6
+
+
+def photograph(number, side=SIDE):
+    """A red square, to the left for class 0, on noise of blue; and where it is."""
+    noise = np.random.default_rng(number).integers(0, 60, (side, side, 3), np.uint8)
+    noise[..., 0] = 0
+    inside = np.zeros((side, side), bool)
+    inside[1:-1, : side // 2 - 1] = True
+    inside = inside if number % 2 == 0 else inside[:, ::-1]
+    noise[inside] = (255, 0, 0)
+    return noise, inside
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for number in range(4):
+        name = f"n{number % 2}"
+        pixels, inside = photograph(number)
+        for kind, array in (("images", pixels), ("masks", 255 * inside.astype(np.uint8))):
+            (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / kind / name / f"{number}.png")
+    return tmp_path
+
+
+def test_a_folder_of_images(folders):
+    data = truth.imagenet(folders / "images", folders / "masks", size=5)
+    assert data["x"].shape == data["mask"].shape == (4, 5, 5, 3)
+    assert data["target"].tolist() == [0, 0, 1, 1]
+    # The middle of an image of 6 by 6 pixels.
+    pixels, inside = photograph(0)
+    np.testing.assert_allclose(data["x"][0], pixels[:5, :5] / 255, atol=1e-6)
+    np.testing.assert_array_equal(data["mask"][0, ..., 0], inside[:5, :5])
+    turned = truth.imagenet(
+        folders / "images", folders / "masks", size=5, part=slice(1, 3),
+        prepare=lambda x: np.moveaxis(x, -1, 0) - 1,
+    )  # fmt: skip
+    np.testing.assert_allclose(np.moveaxis(turned["x"], 1, -1) + 1, data["x"][1:3], atol=1e-6)
+    np.testing.assert_array_equal(turned["mask"][:, 0], data["mask"][1:3, ..., 0])
+    assert "mask" not in truth.imagenet(folders / "images", size=5)
+
+
+def test_larger_images_are_made_smaller_and_cut(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.repeat(np.arange(80, dtype=np.uint8)[:, None], 40, 1)).save(
+        tmp_path / "a" / "tall.png"
+    )
+    (image,) = truth.imagenet(tmp_path, size=7)["x"]
+    # 40 pixels become 8, of which the middle 7 are left; of the 16 rows the middle 7.
+    np.testing.assert_allclose(255 * image[3, :, 0], 37, atol=2)
+
+
+def test_what_is_wrong_with_folders(folders, tmp_path):
+    with pytest.raises(relprop.InputError, match="There is no folder .*none"):
+        truth.imagenet(tmp_path / "none")
+    with pytest.raises(relprop.InputError, match="no folder of masks"):
+        truth.imagenet(folders / "images", tmp_path / "none")
+    with pytest.raises(relprop.InputError, match="at least 1, got 0"):
+        truth.imagenet(folders / "images", size=0)
+    (folders / "images" / "n0" / "0.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((6, 6), np.uint8)).save(folders / "masks" / "n1" / "1.png")
+    Image.fromarray(np.ones((5, 6), np.uint8)).save(folders / "masks" / "n1" / "3.png")
+    with pytest.raises(relprop.InputError, match="3 images .*0.png.*nothing of the obj.*has .6, 5"):
+        truth.imagenet(folders / "images", folders / "masks", size=5)
+    for mask in (folders / "masks").rglob("*.png"):
+        mask.unlink()
+    with pytest.raises(relprop.InputError, match="no images .* that have a mask"):
+        truth.imagenet(folders / "images", folders / "masks", size=5)
+    with pytest.raises(relprop.InputError, match="must leave height and width"):
+        _photographs._like(np.zeros((2, 5, 5)), np.zeros((2, 75)))
+
+
+def scores(x):
+    """How much red there is at the left, and at the right; or none."""
+    red = x[..., 0]
+    return jnp.stack([red[:, :2].sum() - 0.5, red[:, -2:].sum() - 0.5, jnp.zeros(())])
+
+
+def test_tables_one_and_two(folders):
+    data = truth.imagenet(folders / "images", folders / "masks", size=5)
+    data["mask"] = data["x"][..., :1] * np.ones(3) > 0.9  # what the model sees of the squares
+    methods = {
+        "right": relprop.rules.Epsilon(1e-6),
+        "wrong": lambda f: lambda x: -relprop.relevance(f, relprop.rules.Epsilon(1e-6))(x),
+    }
+    metrics = protocols.perturbation(steps=5) | protocols.segmentation()
+    table = relprop.evaluate(scores, methods, data, metrics)
+    assert (table["right", "negative"] == 1).all() and (table["wrong", "positive"] == 1).all()
+    # All of the square goes in the first two of five steps.
+    assert (table["right", "positive"] < 0.7).all()
+    for name in protocols.segmentation():
+        assert table["right", name].mean() > table["wrong", name].mean()
+    assert (table["right", "average_precision"] == 1).all()
+
+
+def test_perturbation_is_the_area_under_the_accuracy():
+    """Of three pixels by hand: the first step leaves the class, the second turns it."""
+    f = lambda x: jnp.stack([x[..., 0].sum() - 1.5, jnp.zeros(())])  # noqa: E731
+    x = np.ones((1, 1, 3, 1), np.float32)
+    data = {"x": x, "target": np.array([0])}
+    R = np.array([[[3.0], [2.0], [1.0]]], np.float32)
+    found = relprop.evaluate(
+        f, {"mine": lambda f: lambda x: x * R}, data, protocols.perturbation(steps=3)
+    )
+    # Kept at 0 and 1/3 removed, lost at 2/3: areas 1 and 1/2 of two halves.
+    assert found["mine", "positive"].tolist() == [0.75]
+    with pytest.raises(relprop.InputError, match="at least 2, got 1"):
+        protocols.perturbation(steps=1)
+    with pytest.raises(relprop.InputError, match="need a model with several classes"):
+        relprop.evaluate(lambda x: x.sum(), ["epsilon"], x, protocols.perturbation())
+
+
+def rationale(name="q", words=("two", "cats", "sat", "there"), evidence=(1, 1, 0, 0)):
+    return truth.Rationale(name, words, np.array(evidence, bool), "two cats")
+
+
+def test_rationales():
+    texts = [rationale("a"), rationale("b"), rationale("none", evidence=(0, 0, 0, 0))]
+    R = {"a": [2.0, 1.0, 0.0, -1.0], "b": [0.0, 1.0, 2.0, -1.0]}
+    found = protocols.rationales(texts, lambda text: R[text.name])
+    assert list(found.names) == ["a", "b"]
+    expected = {"top-1": [1, 0], "IoU": [1, 1 / 3], "F1": [1, 0.5], "AUC": [1, 0.5]}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.values[name], values)
+    assert found.mean("F1")[0] == 0.75 and "F1 0.750 [0.500, 1.000]" in str(found)
+    with pytest.raises(relprop.InputError, match="a has 4 words, and relevance of the shape .5"):
+        protocols.rationales(texts, lambda text: np.zeros(5))
+    with pytest.raises(relprop.InputError, match="No text has evidence"):
+        protocols.rationales(texts[2:], lambda text: R["a"])
+
+
+def test_tokens_make_words():
+    R = np.array([1.0, 2.0, 4.0, 8.0])
+    assert protocols.per_word(["Two", "cats"], ["two", " c", "at", "s"], R).tolist() == [1, 14]
+    with pytest.raises(relprop.InputError, match="' d' stands where the text has 'cats'"):
+        protocols.per_word(["two", "cats"], ["two", " d"], R[:2])
+    with pytest.raises(relprop.InputError, match="they end before 'cats'"):
+        protocols.per_word(["two", "cats"], ["two"], R[:1])
