@@ -121,11 +121,12 @@ def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | 
     rest = dict(term)
     covered: set[int] = set()
     for place in sorted(_places(term, size)):
+        first = min(place)
         if covered.isdisjoint(place):
             symbol = Symbol(-1, len(place), True)
-            stride = place[1] - place[0] if len(place) > 1 else 1
-            index = place[0] if len(place) == 1 else ("slice", symbol, place[0], stride)
-            own = part(index, [symbol])
+            stride = place[-1] - place[-2] if len(place) > 1 else 1
+            sliced = ("slice", symbol, first, stride)
+            own = part(first if len(place) == 1 else sliced, [symbol])
             if own.items() <= rest.items():
                 covered.update(place)
                 rest = {p: c for p, c in rest.items() if p not in own}
