@@ -23,6 +23,7 @@ from relprop.propagators.linear import Addition, Dense, Division, Multiplication
 from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.exponentials import EXPONENTIALS
+from relprop.reading.pieces import widened
 from relprop.reading.primitives import algebra_of
 from relprop.reading.terms import (
     ONE,
@@ -32,7 +33,6 @@ from relprop.reading.terms import (
     mentions,
     power,
     summed,
-    widened,
 )
 from relprop.reading.turns import before_turns
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from relprop._core.graph import Atom, Equation
 from relprop.reading.algebra import Algebra
+from relprop.reading.pieces import together
 from relprop.reading.terms import (
     ONE,
     Base,
@@ -21,7 +22,6 @@ from relprop.reading.terms import (
     power,
     scaled,
     times,
-    together,
 )
 
 # The largest number that is taken for one that keeps a denominator from being zero.

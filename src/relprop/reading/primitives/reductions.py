@@ -6,7 +6,8 @@ from typing import Any
 
 from relprop._core.graph import Equation
 from relprop.reading.algebra import Algebra
-from relprop.reading.terms import MOST, ONE, Index, Symbol, Term, plus, summed, times, together
+from relprop.reading.pieces import together
+from relprop.reading.terms import MOST, ONE, Index, Symbol, Term, plus, summed, times
 
 
 def reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:

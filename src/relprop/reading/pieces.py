@@ -1,0 +1,113 @@
+"""Sums over parts of an axis, which together are one over all of it.
+
+``e[:, :5].sum(1) + e[:, 5:].sum(1)`` is ``e.sum(1)``, and so are sums over every second entry and
+over the others, over a part and the columns that are left. The parts must make up the axis: none
+may overlap, and none may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from relprop._core.graph import Value
+from relprop.reading.terms import (
+    LONGEST,
+    Product,
+    Symbol,
+    Term,
+    mentions,
+    plus,
+    renamed,
+    renamed_term,
+    summed,
+    times,
+)
+
+
+def together(term: Term) -> Term:
+    """A sum in which those over parts of an axis, if they are over all of it, are one."""
+    for product in term:
+        for base, power in product:
+            if base[0] != "sum" or power != 1:
+                continue
+            for bound in base[1]:
+                found = _over_all(term, product, base, bound)
+                if found is not None:
+                    return together(found)
+    return term
+
+
+def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | None:
+    """A term in which a sum over a slice, with those over the rest of its axis, is one sum."""
+    pieces: set[Any] = {piece for piece in _slices(base[2]) if piece[1] == bound}
+    if len(pieces) != 1:
+        return None
+    (piece,) = pieces
+    size = _length_of(base[2], piece)
+    if size is None or mentions(renamed(base[2], {piece: 0}), [bound]):
+        return None
+    outside, others = product - {(base, 1.0)}, [s for s in base[1] if s != bound]
+
+    def part(index: Any, over: Sequence[Symbol]) -> Term:
+        inside = renamed_term({base[2]: 1.0}, {piece: index})
+        return times({outside: term[product]}, summed(inside, [*over, *others]))
+
+    rest = dict(term)
+    covered: set[int] = set()
+    for place in sorted(_places(term, size)):
+        first = min(place)
+        if covered.isdisjoint(place):
+            symbol = Symbol(-1, len(place), True)
+            stride = place[-1] - place[-2] if len(place) > 1 else 1
+            sliced = ("slice", symbol, first, stride)
+            own = part(first if len(place) == 1 else sliced, [symbol])
+            if own.items() <= rest.items():
+                covered.update(place)
+                rest = {p: c for p, c in rest.items() if p not in own}
+    if len(covered) < size:
+        return None
+    symbol = Symbol(-1, size, True)
+    return plus(rest, part(symbol, [symbol]))
+
+
+def widened(product: Product) -> Product:
+    """A product of entries of slices as one of entries of all that these are slices of."""
+    for piece in set(_slices(product)):
+        size = _length_of(product, piece)
+        if size is not None:
+            product = renamed(product, {piece: Symbol(-1, size, True)})
+    return product
+
+
+def _slices(thing: Any) -> Iterator[Any]:
+    """The slices among the indices of a product or base."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return
+    if isinstance(thing, tuple) and thing[:1] == ("slice",):
+        yield thing
+    for inner in thing:
+        yield from _slices(inner)
+
+
+def _length_of(thing: Any, piece: Any) -> int | None:
+    """How many entries the axis has that a slice is a part of."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return None
+    if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
+        if isinstance(thing[1], Value) and piece in thing[2]:
+            return thing[1].shape[thing[2].index(piece)]
+    return next((n for inner in thing if (n := _length_of(inner, piece)) is not None), None)
+
+
+def _places(term: Term, size: int) -> set[tuple[int, ...]]:
+    """The places along an axis that a sum may be over, in one of its summands."""
+    places: set[tuple[int, ...]] = set()
+    if size <= LONGEST:
+        places.update((k,) for k in range(size))
+    for _, symbol, start, stride in _slices(frozenset(term)):
+        if isinstance(symbol, Symbol):
+            found = tuple(range(start, start + stride * symbol.size, stride))
+            if found[-1] < size:
+                places.add(found)
+    return places
