@@ -5,10 +5,10 @@ which the same thing is always written in the same way:
 
 1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
    coefficients depend on the inputs is a loop over these (`polynomials`);
-2. what a loop sums up, perhaps under a shift that it carries, is a sum (`online`), as is a window
-   over a whole axis (`reductions`); what is taken in order is a slice (`gathers`); a diagonal
-   matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is there
-   twice (`repeats`);
+2. what a loop sums up, perhaps under a shift that it carries, is a sum (`folds`, `online`), as is
+   a window over a whole axis (`reductions`); what is taken in order is a slice (`gathers`); a
+   diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
+   there twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
 4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
    signs to its weight (`signs`);
