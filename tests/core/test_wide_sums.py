@@ -160,3 +160,107 @@ def test_a_gate_that_is_mapped():
     }
     for way in found.values():
         np.testing.assert_allclose(way, found["plain"], rtol=0, atol=1e-5)
+
+
+ALONE = jnp.asarray(np.random.default_rng(5).standard_normal(6))
+WEIGHTS = jnp.asarray(np.random.default_rng(6).standard_normal((6, 6)))
+
+
+def by_a_loop(step, start=0.0):
+    return lambda x: lax.scan(lambda c, z: (step(c, z), None), start, x)[0]
+
+
+def doubled(c, z):
+    for _ in range(9):
+        z = z + z
+    return c + z
+
+
+def deep(x):
+    for _ in range(12):
+        x = jnp.tanh(x * 1.1 + 0.1) + x
+    return x.sum()
+
+
+GRADIENTS = {
+    "a loop that keeps the last": by_a_loop(lambda c, z: z + 1.0),
+    "a loop that keeps a square": by_a_loop(lambda c, z: z * z + 1.0),
+    "a loop that counts and keeps the last": lambda x: lax.fori_loop(
+        0, 6, lambda i, c: x[i] + 1.0, 0.0
+    ),
+    "a loop that adds what is added up": by_a_loop(doubled),
+    "a loop that adds twice what it has": by_a_loop(lambda c, z: c + c + z),
+    "entries in order": lambda x: x[jnp.arange(6)].sum(),
+    "entries backwards": lambda x: x[jnp.arange(5, -1, -1)][0] ** 2,
+    "an empty part": lambda x: (jnp.exp(x) / (jnp.exp(x[:0]).sum() + jnp.exp(x).sum()))[0],
+    "many residuals": deep,
+}
+
+
+@pytest.mark.parametrize("f", GRADIENTS.values(), ids=GRADIENTS)
+def test_readings_are_the_same_function(f):
+    """With the gradient as rule, whatever is read; planning ends, too."""
+    explained = relprop.relevance(f, relprop.rules.Gradient())(ALONE)
+    np.testing.assert_allclose(explained, jax.grad(f)(ALONE), rtol=1e-5, atol=1e-6)
+    plain = relprop.relevance(f, relprop.presets.attn_lrp(), on_suspicion="ignore")(ALONE)
+    assert np.isfinite(np.asarray(plain)).all()
+
+
+def online(larger):
+    def f(x):
+        def step(carry, entry):
+            (m, total, out), (z, v) = carry, entry
+            new = larger(m, z)
+            scale, p = jnp.exp(m - new), jnp.exp(z - new)
+            return (new, total * scale + p, out * scale + p * v), None
+
+        (_, total, out), _ = lax.scan(step, (-1e9, 0.0, 0.0), (x, jnp.arange(6.0)))
+        return out / total
+
+    return f
+
+
+def softmax_of(parts, x):
+    return jax.nn.softmax(jnp.concatenate(parts))
+
+
+ALIKE = {
+    "of what is joined": (
+        lambda x: softmax_of([x[:3], x[4:]], x)[0],
+        lambda x: jax.nn.softmax(x @ np.delete(np.eye(6), 3, 1))[0],
+    ),
+    "of what is rolled": (
+        lambda x: (jax.nn.softmax(jnp.roll(x, 2)) * ALONE).sum(),
+        lambda x: (jax.nn.softmax(x) * jnp.roll(ALONE, -2)).sum(),
+    ),
+    "of what is stacked": (
+        lambda x: jax.nn.softmax(jnp.stack([x @ WEIGHTS[0], x @ WEIGHTS[1]]))[0],
+        lambda x: jax.nn.softmax(WEIGHTS[:2] @ x)[0],
+    ),
+    "weighed before it is divided": (
+        lambda x: (jnp.exp(x) * ALONE).sum() / jnp.exp(x).sum(),
+        lambda x: jax.nn.softmax(x) @ ALONE,
+    ),
+    "online, by a maximum": (online(jnp.maximum), lambda x: jax.nn.softmax(x) @ jnp.arange(6.0)),
+    "online, by a choice": (
+        online(lambda m, z: jnp.where(z > m, z, m)),
+        lambda x: jax.nn.softmax(x) @ jnp.arange(6.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("f", "other"), ALIKE.values(), ids=ALIKE)
+def test_softmaxes_of_parts(f, other):
+    found, expected = (
+        relprop.relevance(g, relprop.presets.attn_lrp(), on_suspicion="error")(ALONE + 0.1)
+        for g in (f, other)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_softmax_of_one_entry_is_not_suspicious():
+    def f(x):
+        q = x[None, :1] @ jnp.ones((1, 2))
+        return (jax.nn.softmax(q @ q.T) @ q).sum()
+
+    relprop.relevance(f, relprop.presets.attn_lrp(), on_suspicion="error")(ALONE)

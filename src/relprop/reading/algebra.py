@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from relprop._core.graph import Atom, Equation, Literal
-from relprop.reading.terms import LONGEST, MOST, ONE, Index, Symbol, Term, leaf, values
+from relprop.reading.terms import LONGEST, MOST, ONE, Index, Product, Symbol, Term, leaf, values
 
 # So many equations are looked behind.
 _DEEPEST = 60
@@ -82,7 +82,19 @@ class Algebra:
 
 def _is_too_long(term: Term) -> bool:
     """Whether a sum has too many summands; those may be more that are entries of one value."""
-    return len(term) > MOST and (len(term) > LONGEST or len(values(term)) > 1)
+    if len(term) <= MOST:
+        return False
+    return len(term) > LONGEST or not all(map(_is_plain, term)) or len(values(term)) > 1
+
+
+def _is_plain(product: Product, depth: int = 3) -> bool:
+    """Whether a product is one of entries, exponentials of such and sums of those: no tree."""
+    return all(
+        base[0] == "value"
+        or (base[0] == "exp" and depth > 0 and _is_plain(base[1], depth - 1))
+        or (base[0] == "sum" and depth > 0 and _is_plain(base[2], depth - 1))
+        for base, _ in product
+    )
 
 
 def _part(algebra: Algebra, equation: Equation, index: Index, number: int) -> Term:

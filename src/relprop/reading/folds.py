@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Atom, Literal, Value
+from relprop._core.graph import Atom, Literal, Value, computed_from
 from relprop.propagators.linear import Addition
 from relprop.reading.draft import Draft
 from relprop.reading.loop import Loop, algebra_of_turn
@@ -41,7 +41,7 @@ def folds(
 
 #: What a turn may do to what it adds up without a shift: no more than a sum of products does.
 _FACTORS = frozenset(
-    "mul integer_pow square broadcast_in_dim reshape squeeze expand_dims transpose "
+    "add mul integer_pow square broadcast_in_dim reshape squeeze expand_dims transpose "
     "convert_element_type copy".split()
 )
 
@@ -49,19 +49,22 @@ _FACTORS = frozenset(
 def _plain_sums(loop: Loop) -> Iterator[tuple[int, list[Value]]]:
     """What is carried and only added to, with what each turn adds to it."""
     for carry, start in enumerate(loop.starts):
+        own = computed_from(loop.body.equations, [start])
         added: list[Atom] = []
-        queue: list[Atom] = [loop.body.outputs[carry]]
-        while queue:
-            atom = _as_it_was(loop, queue.pop())
+        atom = _as_it_was(loop, loop.body.outputs[carry])
+        while atom is not start:
             maker = loop.makers.get(atom)
             kind = None if maker is None else registry.lookup(maker.primitive)
-            if maker is not None and isinstance(kind, Addition) and kind.sign > 0:
-                queue.extend(maker.inputs)
-            else:
-                added.append(atom)
-        others = [atom for atom in added if isinstance(atom, Value) and atom is not start]
-        if others and len(others) == len(added) - 1 and all(_is_product(loop, a) for a in others):
-            yield carry, others
+            if maker is None or not isinstance(kind, Addition) or kind.sign < 0:
+                break
+            carried = [a for a in maker.inputs if a in own]
+            if len(carried) != 1:
+                break
+            added += [a for a in maker.inputs if a not in own]
+            atom = _as_it_was(loop, carried[0])
+        values = [a for a in added if isinstance(a, Value) and _is_product(loop, a)]
+        if atom is start and values and len(values) == len(added):
+            yield carry, values
 
 
 def _as_it_was(loop: Loop, atom: Atom) -> Atom:
@@ -76,10 +79,14 @@ def _as_it_was(loop: Loop, atom: Atom) -> Atom:
 def _is_product(loop: Loop, value: Value) -> bool:
     """Whether a turn adds an entry of what the loop goes over, or a product of such entries."""
     queue: list[Atom] = [value]
+    seen: set[Atom] = set()
     while queue:
         atom = queue.pop()
         if atom in loop.starts:
             return False
+        if atom in seen:
+            continue
+        seen.add(atom)
         maker = loop.makers.get(atom)
         if maker is None:
             continue

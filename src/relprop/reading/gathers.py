@@ -14,23 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from relprop._core.graph import Equation
+from relprop._core.graph import Atom, Equation, Value
 from relprop.reading.draft import Draft
 
 
 def taken_in_order(draft: Draft) -> None:
     """Writes gathers along one axis, at places that are known and equally far apart, as slices."""
     made: dict[Equation, list[Equation]] = {}
+    same: dict[Value, Atom] = {}
     for equation in draft.equations:
         if equation.name != "gather" or equation.outputs[0] not in draft.index.dependent:
             continue
-        places = _places(draft, equation)
-        if places is not None:
+        places, (out,), operand = _places(draft, equation), equation.outputs, equation.inputs[0]
+        if places is None:
+            continue
+        if not places.is_all_of(operand):
             taken = functools.partial(_taken, places)
-            operand = equation.inputs[:1]
-            made[equation] = draft.derived(taken, operand, equation, equation.outputs[0])
+            made[equation] = draft.derived(taken, [operand], equation, out)
+        elif out not in draft.visible:
+            made[equation], same[out] = [], operand
     if made:
-        draft.put(made)
+        draft.replace([new for e in draft.equations for new in made.get(e, (e,))], same)
 
 
 class _Places(NamedTuple):
@@ -51,6 +55,11 @@ class _Places(NamedTuple):
     count: int
     kept: bool
     to: int
+
+    def is_all_of(self, operand: Atom) -> bool:
+        """Whether nothing is left out, and all stays where it is."""
+        whole = (self.first, self.step, self.count) == (0, 1, operand.shape[self.axis])
+        return whole and not self.kept and self.to == self.axis
 
 
 def _places(draft: Draft, equation: Equation) -> _Places | None:

@@ -54,13 +54,13 @@ class _Sum(NamedTuple):
         carry: which of the values that are carried it is.
         added: what each turn adds.
         shift: which of the values that are carried it is shifted by.
-        largest: what that is the largest of.
+        largest: what that is the largest of, if it is.
     """
 
     carry: int
     added: Value
     shift: int
-    largest: Value
+    largest: Value | None
 
 
 def _has_exponentials(body: Graph) -> bool:
@@ -92,22 +92,41 @@ def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equati
         out, shift = equation.outputs[found.carry], equation.outputs[found.shift]
         if out not in draft.index.dependent or {out, shift} & draft.visible:
             continue
+        if found.largest is None:  # Whatever it is, the loop says what it is in the end.
+            yield (
+                out,
+                draft.derived(functools.partial(_under, loop, found), [*free, shift], equation),
+            )
+            continue
         operands = [*free, loop.given[found.shift]]
         if shift not in shifts:  # It is one and the same for all that it is the shift of.
             shifts.add(shift)
-            yield shift, draft.derived(functools.partial(_last, loop, found), operands, equation)
-        yield out, draft.derived(functools.partial(_all_turns, loop, found), operands, equation)
+            yield (
+                shift,
+                draft.derived(functools.partial(_last, loop, found.largest), operands, equation),
+            )
+        yield (
+            out,
+            draft.derived(
+                functools.partial(_all_turns, loop, found, found.largest), operands, equation
+            ),
+        )
 
 
-def _last(loop: Loop, found: _Sum, *operands: Array) -> Array:
+def _last(loop: Loop, largest: Value, *operands: Array) -> Array:
     """The shift of the last turn: the largest of all."""
     arrays, start = operands[:-1], operands[-1]
-    return jnp.maximum(start, jnp.max(loop.turns(found.largest, arrays, {}), 0))
+    return jnp.maximum(start, jnp.max(loop.turns(largest, arrays, {}), 0))
 
 
-def _all_turns(loop: Loop, found: _Sum, *operands: Array) -> Array:
+def _all_turns(loop: Loop, found: _Sum, largest: Value, *operands: Array) -> Array:
+    """The sum over all turns of what each of them adds, under the largest shift."""
+    return _under(loop, found, *operands[:-1], _last(loop, largest, *operands))
+
+
+def _under(loop: Loop, found: _Sum, *operands: Array) -> Array:
     """The sum over all turns of what each of them adds, under the shift of the last one."""
-    given = {loop.body.outputs[found.shift]: _last(loop, found, *operands)}
+    given = {loop.body.outputs[found.shift]: operands[-1]}
     return jnp.sum(loop.turns(found.added, operands[:-1], given), 0)
 
 
@@ -128,9 +147,8 @@ def _carried_sums(draft: Draft, loop: Loop) -> Iterator[_Sum]:
         shift = _shift(algebra, loop, carry, changing)
         if shift is None or not loop.is_free(added[0], [body.outputs[shift]]):
             continue
-        largest = _largest(algebra, loop, shift)
-        if isinstance(added[0], Value) and largest is not None:
-            yield _Sum(carry, added[0], shift, largest)
+        if isinstance(added[0], Value):
+            yield _Sum(carry, added[0], shift, _largest(algebra, loop, shift))
 
 
 def _largest(algebra: Algebra, loop: Loop, shift: int) -> Value | None:

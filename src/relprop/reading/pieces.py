@@ -7,19 +7,26 @@ may overlap, and none may be missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from relprop._core.graph import Value
+from relprop.reading.algebra import Algebra
 from relprop.reading.terms import (
     LONGEST,
+    MOST,
+    ONE,
     Product,
     Symbol,
     Term,
+    exponential,
     mentions,
     plus,
+    power,
     renamed,
     renamed_term,
+    scaled,
     summed,
     times,
 )
@@ -28,8 +35,8 @@ from relprop.reading.terms import (
 def together(term: Term) -> Term:
     """A sum in which those over parts of an axis, if they are over all of it, are one."""
     for product in term:
-        for base, power in product:
-            if base[0] != "sum" or power != 1:
+        for base, exponent in product:
+            if base[0] != "sum" or exponent != 1:
                 continue
             for bound in base[1]:
                 found = _over_all(term, product, base, bound)
@@ -45,7 +52,9 @@ def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | 
         return None
     (piece,) = pieces
     size = _length_of(base[2], piece)
-    if size is None or mentions(renamed(base[2], {piece: 0}), [bound]):
+    if size is None or sum(map(_entries, term)) < size:  # Those that are missing may be added yet.
+        return None
+    if mentions(renamed(base[2], {piece: 0}), [bound]):
         return None
     outside, others = product - {(base, 1.0)}, [s for s in base[1] if s != bound]
 
@@ -69,6 +78,71 @@ def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | 
         return None
     symbol = Symbol(-1, size, True)
     return plus(rest, part(symbol, [symbol]))
+
+
+def taken_apart(algebra: Algebra, term: Term) -> Term:
+    """A term in which sums over what is put side by side are sums over its parts.
+
+    ``exp(roll(z)).sum()`` is one of ``exp(z)`` then. A term is not taken apart before it is needed,
+    since the entries of what is put side by side have an index in common that its parts lack.
+    """
+    total: Term = {}
+    for product, coefficient in term.items():
+        own: Term = {ONE: coefficient}
+        for base, exponent in product:
+            own = times(own, power(_base_apart(algebra, base), exponent))
+        total = plus(total, own)
+    return total
+
+
+def _base_apart(algebra: Algebra, base: Any) -> Term:
+    whole: Term = {frozenset({(base, 1.0)}): 1.0}
+    if base[0] == "add":
+        return together(plus(*(scaled(taken_apart(algebra, {p: 1.0}), c) for p, c in base[1])))
+    if base[0] != "sum" or len(base[1]) != 1:
+        return whole
+    (bound,) = base[1]
+    terms = []
+    for start, size in _joined(algebra, base[2], bound):
+        (own,) = algebra.indices([size])
+        entry = ("slice", own, start, 1) if isinstance(own, Symbol) else start
+        inside = looked_up(algebra, renamed(base[2], {bound: entry}))
+        terms.append(summed(inside, [own] if isinstance(own, Symbol) else []))
+    return together(plus(*terms)) if terms else whole
+
+
+def looked_up(algebra: Algebra, product: Product) -> Term:
+    """A product of values and exponentials, of which more is known at other indices."""
+    factors = []
+    for base, exponent in product:
+        found: Term = {frozenset({(base, 1.0)}): 1.0}
+        if base[0] == "value" and isinstance(base[1], Value):
+            found = algebra.of(base[1], base[2])
+        elif base[0] == "exp":
+            found = exponential(looked_up(algebra, base[1]))
+        factors.append(power(found, exponent))
+    return times(*factors)
+
+
+def _joined(algebra: Algebra, thing: Any, symbol: Symbol) -> list[tuple[int, int]]:
+    """Where the parts begin that are put side by side along an index, and how long they are."""
+    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
+        return []
+    if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
+        maker = algebra.maker(thing[1]) if symbol in thing[2] else None
+        if maker is not None and maker.name == "concatenate":
+            axis = maker.params["dimension"]
+            sizes = [atom.shape[axis] for atom in maker.inputs]
+            if thing[2][axis] == symbol and len(sizes) <= MOST and all(sizes):
+                return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+        return []
+    return next((found for inner in thing if (found := _joined(algebra, inner, symbol))), [])
+
+
+def _entries(product: Product) -> int:
+    """How many entries a summand stands for at most."""
+    sums = [base for base, exponent in product if base[0] == "sum" and exponent == 1]
+    return max((math.prod(s.size for s in base[1]) for base in sums), default=1)
 
 
 def widened(product: Product) -> Product:
@@ -108,6 +182,6 @@ def _places(term: Term, size: int) -> set[tuple[int, ...]]:
     for _, symbol, start, stride in _slices(frozenset(term)):
         if isinstance(symbol, Symbol):
             found = tuple(range(start, start + stride * symbol.size, stride))
-            if found[-1] < size:
+            if found and found[-1] < size:
                 places.add(found)
     return places

@@ -21,6 +21,7 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation
 from relprop.propagators.linear import Addition, Dense, Division, Multiplication
 from relprop.reading.algebra import Algebra
+from relprop.reading.averages import averaged
 from relprop.reading.draft import Draft
 from relprop.reading.exponentials import EXPONENTIALS
 from relprop.reading.pieces import widened
@@ -78,6 +79,10 @@ def _one_normalised(draft: Draft) -> bool:
                 if new is not None:
                     draft.put({equation: new})
                     return True
+            new = averaged(draft, algebra, equation, position)
+            if new is not None:
+                draft.put({equation: new})
+                return True
     return False
 
 

@@ -22,6 +22,7 @@ from relprop._core.graph import Atom, Value
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
 from relprop.reading.exponentials import EXPONENTIALS, followed
+from relprop.reading.pieces import looked_up, taken_apart
 from relprop.reading.terms import ONE, Product, Symbol, Term, mentions, renamed, values
 from relprop.recognise.dataflow import Dataflow
 
@@ -58,10 +59,16 @@ def is_softmax(flow: Dataflow, value: Value) -> bool:
     term = flow.algebra.of(value, index)
     if set(term) == {ONE}:  # Of one entry, as that of the first token with a cache.
         return abs(term[ONE] - 1.0) < 1e-6
-    return any(True for _ in blocks(term, index))
+    return bool(_divisors(flow, term, index))
 
 
-def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
+def _divisors(flow: Dataflow, term: Term, index: Iterable[object]) -> list[Product]:
+    """The blocks that a value is divided by, if need be of what was put side by side."""
+    found = [*_blocks(flow, term, index)]
+    return found or [*_blocks(flow, taken_apart(flow.algebra, term), index)]
+
+
+def _blocks(flow: Dataflow, term: Term, index: Iterable[object]) -> Iterator[Product]:
     """The sums of exponentials, over all entries, that an entry of a softmax is divided by."""
     if len(term) != 1:
         return
@@ -71,7 +78,7 @@ def blocks(term: Term, index: Iterable[object]) -> Iterator[Product]:
             continue
         above = product - {(base, power)}
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
-        if base[0] == "add" and _lists(base[1], above, index):
+        if base[0] == "add" and _lists(flow, base[1], above, index):
             yield frozenset({(base, 1.0)})
         for part in inner:
             if _matches(part, above, index):
@@ -114,13 +121,23 @@ def _picked(above: Product) -> list[Any]:
     return list(found)
 
 
-def _lists(summands: Iterable[tuple[Product, float]], above: Product, index) -> bool:
+def _lists(
+    flow: Dataflow,
+    summands: Iterable[tuple[Product, float]],
+    above: Product,
+    index: Iterable[object],
+) -> bool:
     """Whether a sum, written out, is that over all entries of what stands above."""
     parts = {product for product, factor in summands if product and factor == 1}
     if not any(base[0] == "exp" for base, _ in above):
         return False
-    axes = [s for s in index if isinstance(s, Symbol) and s.size == len(parts)]
-    return any({renamed(above, {s: i}) for i in range(s.size)} == parts for s in axes)
+    for axis in (s for s in index if isinstance(s, Symbol) and s.size == len(parts)):
+        entries = [renamed(above, {axis: i}) for i in range(axis.size)]
+        # What is stacked has its parts as entries.
+        known = (looked_up(flow.algebra, entry) for entry in entries)
+        if {*entries} == parts or {p for term in known for p in term} == parts:
+            return True
+    return False
 
 
 def _product(a: Product, b: Product) -> Product:
@@ -211,7 +228,7 @@ def _leads(flow: Dataflow, start: Atom, atom: Atom) -> bool:
 def axes_of(flow: Dataflow, value: Value) -> list[int]:
     """The axes that a softmax is taken over: those along which what it is divided by is one."""
     index = flow.algebra.indices(value.shape)
-    parts = [*blocks(flow.algebra.of(value, index), index)]
+    parts = _divisors(flow, flow.algebra.of(value, index), index)
     return [
         axis
         for axis, symbol in enumerate(index)
@@ -240,6 +257,12 @@ def unshifted(flow: Dataflow, atom: Atom, over: Collection[int] | None = None) -
         same = flow.origin(a)[0] is flow.origin(b)[0]
         if same:
             return flow.origin(a)[0]
+        if not any(n > 1 for n in atom.shape):  # Of one entry, as that of the first token.
+            alone = [x for x, y in ((a, b), (b, a)) if x in flow.dependent and _leads(flow, x, y)]
+            if len(alone) != 1:
+                return atom
+            (atom,) = alone
+            continue
         shifts = [is_shift(flow, a, atom.shape, over), is_shift(flow, b, atom.shape, over)]
         if shifts[0] is shifts[1] is True or not any(shifts):
             return atom

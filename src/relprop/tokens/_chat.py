@@ -20,7 +20,8 @@ def chat(
     Args:
         model: with a tokenizer of transformers that has a chat template.
         messages: the turns, dicts of ``role`` and ``content``.
-        **template: for ``apply_chat_template``, such as ``tools``.
+        **template: for ``apply_chat_template``, such as ``tools``; what it returns and where it
+            ends is not for them to say.
 
     Returns:
         The ids, with the mark after which the model answers; and per token the number of its
@@ -28,18 +29,26 @@ def chat(
         around a message belongs to it, and what it writes before all of them to the first.
 
     Raises:
-        InputError: there is no such tokenizer, no message, or the template writes earlier turns in
-            another way when later ones follow, so that their tokens cannot be told apart.
+        InputError: there is no such tokenizer, no template, no message, or the template writes
+            earlier turns in another way when later ones follow, so that their tokens cannot be told
+            apart.
 
     >>> ids, turns = chat(model, [{"role": "user", "content": "Hello!"}])  # doctest: +SKIP
     >>> tokens.explain(model, ids).grouped(turns)  # doctest: +SKIP
     """
     render = getattr(model.tokenizer, "apply_chat_template", None)
-    if render is None or not messages:
+    # None, or not there where a tokenizer of somebody's own has the method alone.
+    unset = (
+        getattr(model.tokenizer, "chat_template", "") is None and "chat_template" not in template
+    )
+    if render is None or unset or not messages:
         raise InputError("A chat needs a tokenizer with a chat template, and at least one message.")
+    own = {"add_generation_prompt", "tokenize", "return_dict"} & template.keys()
+    if own:
+        raise InputError(f"{', '.join(sorted(own))}: `chat` says that itself.")
 
     def ids_of(count: int, prompt: bool) -> np.ndarray:
-        options = {"tokenize": True, "return_dict": False, **template}
+        options = {"tokenize": True, "return_dict": False} | template
         given = render([*messages[:count]], add_generation_prompt=prompt, **options)
         return np.asarray(given, np.int64)
 

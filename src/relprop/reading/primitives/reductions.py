@@ -6,7 +6,6 @@ from typing import Any
 
 from relprop._core.graph import Equation
 from relprop.reading.algebra import Algebra
-from relprop.reading.pieces import together
 from relprop.reading.terms import MOST, ONE, Index, Symbol, Term, plus, summed, times
 
 
@@ -23,30 +22,7 @@ def reduce(algebra: Algebra, equation: Equation, index: Index) -> Term:
     if len(over) == 1 and over[0].size <= MOST and _is_of_parts(algebra, term, over[0]):
         entries = (tuple(n if i == over[0] else i for i in inner) for n in range(over[0].size))
         return plus(*(algebra.of(atom, entry) for entry in entries))
-    if len(over) == 1 and (parts := _joined(algebra, term, over[0])):
-        terms = []
-        for start, size in parts:
-            (own,) = algebra.indices([size])
-            entry = ("slice", own, start, 1) if isinstance(own, Symbol) else start
-            part = algebra.of(atom, tuple(entry if i == over[0] else i for i in inner))
-            terms.append(summed(part, [own] if isinstance(own, Symbol) else []))
-        return together(plus(*terms))
     return summed(term, over)
-
-
-def _joined(algebra: Algebra, thing: Any, symbol: Symbol) -> list[tuple[int, int]]:
-    """Where the parts begin that are put side by side along an index, and how long they are."""
-    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset, dict)):
-        return []
-    if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
-        maker = algebra.maker(thing[1]) if symbol in thing[2] else None
-        if maker is not None and maker.name == "concatenate":
-            axis = maker.params["dimension"]
-            sizes = [atom.shape[axis] for atom in maker.inputs]
-            if thing[2][axis] == symbol and len(sizes) <= MOST:
-                return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
-        return []
-    return next((found for inner in thing if (found := _joined(algebra, inner, symbol))), [])
 
 
 def _is_of_parts(algebra: Algebra, term: Term, symbol: Symbol) -> bool:
