@@ -12,8 +12,9 @@ which the same thing is always written in the same way:
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
 4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
    signs to its weight (`signs`);
-5. a normalisation comes before what is linear in its result (`quotients`, `averages`, `similarities`), and
-   what shifts the arguments of exponentials after the logarithm of their sum (`logarithms`);
+5. a normalisation comes before what is linear in its result (`quotients`, `averages`,
+   `similarities`), and what shifts the arguments of exponentials after the logarithm of their sum
+   (`logarithms`);
 6. zeros around the argument of a convolution are its padding (`padding`).
 
 A reading shares its values with the traced function. Those that it alone has (a layer's result with
