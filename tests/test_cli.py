@@ -372,6 +372,11 @@ def test_pixel_range(here):
     assert value_range(load_model("digits-vit"), pixels) == (0.0, 1.0)
 
 
+def test_version():
+    shown = run("--version")
+    assert shown.exit_code == 0 and shown.stdout == f"relprop {relprop.__version__}\n"
+
+
 def test_rules():
     result = run("rules")
     assert result.exit_code == 0

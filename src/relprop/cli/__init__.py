@@ -123,10 +123,20 @@ _IMAGES_AT_ONCE = 64
 _BATCH_SIZE = typer.Option(min=1, help="Images at once, for a store.")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"relprop {relprop.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _relprop(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where in the code an error arose.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Layer-wise relevance propagation: what in an image or text adds to a score of a model."""

@@ -181,11 +181,17 @@ def _name(operations: Sequence[PlannedOperation]) -> str:
 def layer_of(path: str) -> str:
     """The layer that a parameter belongs to: its path without the argument and the array.
 
+    Variables of Flax Linen hold a collection each, of which `params` says nothing about the layer.
+
     >>> layer_of("params/attention/value/kernel"), layer_of("p/conv1/kernel/value"), layer_of("w")
     ('attention/value', 'conv1', 'w')
+    >>> layer_of("variables/params/Dense_0/kernel")
+    'Dense_0'
     """
     parts = [part for part in re.split("[./]", path) if part]
     parts = parts[1:] or parts
+    if len(parts) > 2 and parts[0] == "params":
+        parts = parts[1:]
     if parts[-2:-1] and parts[-2] in (*_LEAVES, "bias") and parts[-1] in _VALUES:
         parts.pop()
     if len(parts) > 1 and parts[-1] in _LEAVES:
