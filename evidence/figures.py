@@ -17,7 +17,7 @@ def curves(found: Sequence[dict[str, Any]], path: Path) -> None:
 
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 2.9 * rows), layout="constrained")
     for place, task in enumerate(found):
         axes = figure.add_subplot(rows, columns, place + 1)
         shown = [*leaders(task, "abpc")[:3], "random"]
@@ -31,7 +31,10 @@ def curves(found: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.plot(removed, points, style, color=colour, label=label, linewidth=1)
         axes.set_title(task["task"], fontsize=8)
         axes.tick_params(labelsize=6)
-        axes.legend(fontsize=5)
+        # Below: within the axes there is a curve wherever it would stand.
+        axes.legend(
+            fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False
+        )
     figure.supxlabel("fraction removed; solid: most relevant first, dotted: least", fontsize=8)
     figure.supylabel("score", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

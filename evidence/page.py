@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence.measure import BETTER, RADIUS
-from evidence.ranking import beaten, behind, leaders, mean_ranks, ranked
+from evidence.ranking import beaten, behind, best, leaders, mean_ranks, ranked, tied
 from relprop import truth
 
 #: What relprop takes for a kind of network if it is not told, see `relprop.cli.defaults`.
@@ -125,31 +125,55 @@ def _missing(found: Sequence[dict[str, Any]]) -> str:
 def _advice(kind: str, tasks: Sequence[dict[str, Any]]) -> str:
     """Mean ranks over the tasks of a kind, and what follows from them."""
     by = {metric: mean_ranks(tasks, metric) for metric in ("auc", "abpc")}
-    both = sorted(by["auc"], key=lambda name: by["auc"][name] + by["abpc"][name])
-    single = [name for name in both if name not in _MANY]
+    # Rounded, as means of equal ranks may differ in the last bit.
+    both = {name: round(rank + by["abpc"][name], 9) for name, rank in by["auc"].items()}
     lines = [
         f"### {NAMES[kind]}\n",
         f"{len(tasks)} task{'s' * (len(tasks) > 1)}: {', '.join(t['task'] for t in tasks)}. "
-        f"By the sum of both ranks **{single[0]}** leads among what needs one pass, before "
-        f"{single[1]} and {single[2]}.",
+        f"{_order(both)}\n",
     ]
-    if both[0] != single[0]:
-        ahead = both[: both.index(single[0])]
-        lines.append(f"{' and '.join(ahead)}, at many passes, do better still.")
-    last = both[-1]
-    lines.append(f"The last is {last}.\n")
     every = dict.fromkeys(name for task in tasks for name in leaders(task, "auc"))
     if some := [name for name in every if name not in both]:
         lines.append(f"Not on all of these tasks, and so not here: {', '.join(some)}.\n")
-    lines.append("| method | mean rank by auc | behind the best | by abpc | behind the best |")
-    lines.append("| --- | ---: | ---: | ---: | ---: |")
-    for name in both:
+    columns = "behind the best | not above a control"
+    lines.append(f"| method | mean rank by auc | {columns} | by abpc | {columns} |")
+    lines.append(f"| --- |{' ---: |' * 6}")
+    for name in sorted(both, key=lambda name: both[name]):
         cells = [f"**{name}**" if name in FAVOURITES[kind] else name]
         for metric in ("auc", "abpc"):
             worse = sum(behind(task, metric, name) for task in tasks)
-            cells += [f"{by[metric][name]:.1f}", f"{worse} of {len(tasks)}"]
+            below = sum(name in beaten(task, metric) for task in tasks)
+            cells += [f"{by[metric][name]:.1f}"]
+            cells += [f"{count} of {len(tasks)}" for count in (worse, below)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _order(sums: Mapping[str, float]) -> str:
+    """Who leads, who follows and who is last by sums of ranks; equal sums are no order."""
+    first, *others = tied({name: of for name, of in sums.items() if name not in _MANY})
+    leads = "leads" if len(first) == 1 else "lead"
+    text = f"By the sum of both ranks {_named(first, '**')} {leads} among what needs one pass"
+    after = others[: 2 if others and len(others[0]) == 1 else 1]
+    text += f", before {', then '.join(map(_named, after))}." if after else "."
+    ahead = [name for name in sums if sums[name] < sums[first[0]]]
+    if ahead:
+        does = "does" if len(ahead) == 1 else "do"
+        text += f"\n{_listed(ahead)}, at many passes, {does} better still."
+    if others:
+        last = tied(sums)[-1]
+        text += f"\nThe last {'is' if len(last) == 1 else 'are'} {_named(last)}."
+    return text
+
+
+def _named(equal: Sequence[str], mark: str = "") -> str:
+    """The names, with a word about it where there is more than one."""
+    said = _listed([f"{mark}{name}{mark}" for name in equal])
+    return said if len(equal) == 1 else f"{said} (equal)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _losses(found: Sequence[dict[str, Any]]) -> str:
@@ -165,7 +189,7 @@ def _losses(found: Sequence[dict[str, Any]]) -> str:
             if lost:
                 said = [
                     f"{metric} (rank {ranked(task, metric, name):g} of "
-                    f"{len(leaders(task, metric))}, best {leaders(task, metric)[0]})"
+                    f"{len(leaders(task, metric))}, best {_listed(best(task, metric))})"
                     for metric in lost
                 ]
                 lines.append(f"- {task['task']}, {name}: {'; '.join(said)}")

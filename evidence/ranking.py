@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,20 @@ def best_first(task: dict[str, Any], metric: str, controls: bool = False) -> lis
 def leaders(task: dict[str, Any], metric: str) -> list[str]:
     """The methods that are no controls, the best first."""
     return [row["method"] for row in best_first(task, metric)]
+
+
+def best(task: dict[str, Any], metric: str) -> list[str]:
+    """The best method that is no control, or all that share its number."""
+    found = leaders(task, metric)
+    return [name for name in found if ranked(task, metric, name) == ranked(task, metric, found[0])]
+
+
+def tied(numbers: Mapping[str, float]) -> list[list[str]]:
+    """Names by their numbers, the smallest first; those with equal numbers together."""
+    groups: dict[float, list[str]] = {}
+    for name, number in sorted(numbers.items(), key=lambda pair: pair[1]):
+        groups.setdefault(number, []).append(name)
+    return list(groups.values())
 
 
 def bounds(row: dict[str, Any], metric: str) -> tuple[float, float]:

@@ -56,14 +56,37 @@ def test_verdicts_follow_from_the_numbers():
     assert lower == {"sufficiency": -0.5, "auc": 0.6}
 
 
+def test_equal_ranks_are_no_order():
+    assert ranking.best(task(row("a", 0.5, 1.0), row("b", 0.5, 2.0)), "auc") == ["a", "b"]
+    sums = {"removal": 1.0, "gamma": 3.0, "relp": 9.0, "cp_lrp": 9.0, "deeplift": 3.0}
+    assert ranking.tied(sums) == [["removal"], ["gamma", "deeplift"], ["relp", "cp_lrp"]]
+    assert page._order(sums).split("\n") == [
+        "By the sum of both ranks **gamma** and **deeplift** (equal) lead among what needs one "
+        "pass, before relp and cp_lrp (equal).",
+        "removal, at many passes, does better still.",
+        "The last are relp and cp_lrp (equal).",
+    ]
+    others = {"gamma": 2.0, "deeplift": 3.0, "relp": 4.0, "epsilon": 5.0}
+    assert page._order(others).split("\n") == [
+        "By the sum of both ranks **gamma** leads among what needs one pass, before deeplift, then "
+        "relp.",
+        "The last is epsilon.",
+    ]
+    assert page._order({"gamma": 2.0}).endswith("**gamma** leads among what needs one pass.")
+
+
 def test_the_page_says_where_favourites_lose(monkeypatch):
     monkeypatch.setitem(page.FAVOURITES, "mlp", ("epsilon",))
     chosen = {"task": "one", "default": "`Epsilon`", "settings": 3, "better": True}
     chosen |= {"setting": {"gamma": 0.25}, "reported": 3.0, "of_default": 2.0, "gain": [0.5, 1.5]}
     text = page.written([ONE], [{**chosen, "samples": 8, "cpu_seconds": 1.0}])
     assert "**gamma** leads" in text and "commit\n`c`" in text
-    assert "- one, epsilon: auc (rank 3 of 3, best gamma); abpc (rank 3 of 3, best gamma)" in text
+    assert (
+        "- one, epsilon: auc (rank 3 of 3, best gamma and deeplift); abpc (rank 3 of 3, best gamma)"
+        in text
+    )
     assert "- one, auc, by random: epsilon" in text
+    assert "| **epsilon** | 3.0 | 1 of 1 | 1 of 1 | 3.0 | 1 of 1 | 0 of 1 |" in text
     assert "| epsilon | 0.60 [0.55, 0.65]! |" in text and "| *random* |" in text
     assert "gamma 0.25 has 3.00 and is better than `Epsilon` with 2.00" in text
     rows = list(csv.DictReader(io.StringIO(page.as_csv([ONE]))))
