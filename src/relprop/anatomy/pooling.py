@@ -27,7 +27,7 @@ def pooled(wiring: Wiring) -> Iterator[Attention]:
         product = wiring.maker(wiring.active(step)[0]) if step.primitive == "reduce_sum" else None
         if product is None or product.primitive != "mul" or len(wiring.active(product)) != 2:
             continue
-        axes = set(step.operation.last.params["axes"])
+        axes = set(step.operation.main.params["axes"])
         for weights, values in (wiring.active(product), wiring.active(product)[::-1]):
             shape, size = weights.shape, values.shape
             if len(shape) != len(size) or any(shape[i] == 1 for i in axes):
