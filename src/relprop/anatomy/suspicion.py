@@ -65,15 +65,12 @@ def _of_one_loop(wiring: Wiring, above: Value, below: Value) -> bool:
 def _less_a_logarithm(wiring: Wiring, step: Step) -> bool:
     """Whether the logarithm of something that a value has a part in is taken from that value."""
     difference = wiring.maker(wiring.origin(wiring.active(step)[0], "structural", "scale"))
-    if difference is None or difference.structure != "sum":
+    if difference is None or difference.primitive != "sub" or len(wiring.active(difference)) != 2:
         return False
-    parts = wiring.active(difference)
-    for part in parts:
-        makers = map(wiring.maker, _behind(wiring, part, (*_BY_ENTRY, "maximum")))
-        if any(m and (m.structure == "logsumexp" or m.primitive == "log") for m in makers):
-            if any(_share(wiring, other, part) for other in parts if other is not part):
-                return True
-    return False
+    value, taken = wiring.active(difference)
+    makers = map(wiring.maker, _behind(wiring, taken, (*_BY_ENTRY, "maximum")))
+    logarithms = [m for m in makers if m and (m.structure == "logsumexp" or m.primitive == "log")]
+    return bool(logarithms) and _share(wiring, value, taken)
 
 
 def _are_activations(wiring: Wiring, step: Step) -> bool:
