@@ -85,6 +85,77 @@ def test_what_is_wrong_with_folders(folders, tmp_path):
         _photographs._like(np.zeros((2, 5, 5)), np.zeros((2, 75)))
 
 
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "P", "P from white", "1", "I;16"])
+def test_masks_by_their_colour(folders, kind):
+    _, inside = photograph(0)
+    white = 255 * inside.astype(np.uint8)
+    mask = Image.fromarray(white)
+    if kind == "P from white":
+        mask = Image.fromarray(1 - inside.astype(np.uint8)).convert("P")
+        mask.putpalette([255, 255, 255, 0, 0, 0])
+    elif kind == "I;16":
+        mask = Image.fromarray(white.astype(np.uint16) * 256)
+    else:
+        mask = mask.convert(kind)
+    mask.save(folders / "masks" / "n0" / "0.png")
+    first = slice(0, 1)
+    data = truth.imagenet(folders / "images", folders / "masks", size=5, part=first)
+    np.testing.assert_array_equal(data["mask"][0, ..., 0], inside[:5, :5])
+
+
+def test_masks_by_their_transparency(folders):
+    _, inside = photograph(0)
+    pixels = np.full((SIDE, SIDE, 4), 255, np.uint8)
+    pixels[..., 3] = 255 * inside
+    name = folders / "masks" / "n0" / "0.png"
+    Image.fromarray(pixels).save(name)
+    with pytest.raises(relprop.InputError, match="transparent elsewhere than it is black"):
+        truth.imagenet(folders / "images", folders / "masks", size=5)
+    pixels[~inside] = 0  # both are the same mask
+    Image.fromarray(pixels).save(name)
+    data = truth.imagenet(folders / "images", folders / "masks", size=5, part=slice(0, 1))
+    np.testing.assert_array_equal(data["mask"][0, ..., 0], inside[:5, :5])
+
+
+def test_hidden_names_are_no_classes_and_no_images(folders):
+    (folders / "images" / ".ipynb_checkpoints").mkdir()
+    (folders / "images" / "n0" / "._0.png").write_bytes(b"of a Mac")
+    assert truth.imagenet(folders / "images", size=5)["target"].tolist() == [0, 0, 1, 1]
+
+
+def test_sixteen_bits_and_cameras_that_were_turned(tmp_path):
+    (tmp_path / "a").mkdir()
+    grey = np.full((SIDE, SIDE), 0x4000, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a" / "0.png")
+    pixels, _ = photograph(0)
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by half a turn
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "a" / "1.png", exif=turned)
+    deep, seen = truth.imagenet(tmp_path, size=5)["x"]
+    np.testing.assert_allclose(deep, 0.25, atol=0.01)
+    np.testing.assert_allclose(seen, pixels[:5, :5] / 255, atol=1e-6)
+
+
+def test_images_of_too_many_pixels_are_told(folders, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(relprop.InputError, match="4 images .*has more than 10 pixels"):
+        truth.imagenet(folders / "images", size=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prepare": lambda x: None}, "`prepare` must return an array of numbers, got None"),
+        ({"prepare": lambda x: x[: 1 + int(x[1, 1, 0])]}, "one shape, but returns .2.* and .1"),
+        ({"part": slice(5, 9)}, "takes none of the 4 images"),
+        ({"size": 4.5}, "number of pixels"),
+    ],
+)
+def test_what_is_wrong_with_options_of_folders(folders, options, message):
+    with pytest.raises(relprop.InputError, match=message):
+        truth.imagenet(folders / "images", **{"size": 5, **options})
+
+
 def scores(x):
     """How much red there is at the left, and at the right; or none."""
     red = x[..., 0]
