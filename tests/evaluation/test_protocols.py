@@ -211,7 +211,7 @@ def test_rationales():
     assert found.mean("F1")[0] == 0.75 and "F1 0.750 [0.500, 1.000]" in str(found)
     with pytest.raises(relprop.InputError, match="a has 4 words, and relevance of the shape .5"):
         protocols.rationales(texts, lambda text: np.zeros(5))
-    with pytest.raises(relprop.InputError, match="No text has evidence"):
+    with pytest.raises(relprop.InputError, match="No text is left that has evidence"):
         protocols.rationales(texts[2:], lambda text: R["a"])
 
 
@@ -222,3 +222,115 @@ def test_tokens_make_words():
         protocols.per_word(["two", "cats"], ["two", " d"], R[:2])
     with pytest.raises(relprop.InputError, match="they end before 'cats'"):
         protocols.per_word(["two", "cats"], ["two"], R[:1])
+
+
+BYTES = {"é": "Ã©", "–": "âĢĵ", "😀": "ðŁĺĢ"}  # as byte-level tokenizers write them
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens", "R", "wanted"),
+    [
+        (["Beyoncé", "sang"], ["Bey", "onc", *BYTES["é"], "Ġsang"], [1, 2, 3, 4, 5], [10, 5]),
+        (["10–7", "world"], ["10", "âĢ", "ĵ7", " world"], [1, 2, 4, 8], [7, 8]),
+        (["so", "😀"], ["so", "Ġ" + BYTES["😀"][:2], BYTES["😀"][2:]], [1, 2, 4], [1, 6]),
+        (["a–", "b"], ["▁a", "<0xE2>", "<0x80>", "<0x93>", " b"], [1, 2, 4, 8, 16], [15, 16]),
+        (["Ã"], ["Ã", "ĥ"], [1, 2], [3]),  # its bytes, of which the first is written like it
+        (["Café", "Zoë’s"], ["cafe", "zoe", "’", "s"], [1, 2, 4, 8], [1, 14]),
+        (["cafe\u0301", "x"], ["café", "x"], [1, 2], [1, 2]),
+        (["10\u00a0km", "x"], ["10", "\u00a0km", " x"], [1, 2, 4], [3, 4]),
+        (["10\u00a0km", "x"], ["10", "km", "x"], [1, 2, 4], [3, 4]),
+        (["ﬁne", "…"], ["fi", "ne", "..", "."], [1, 2, 4, 8], [3, 12]),
+        (["Straße"], ["STRAS", "SE"], [1, 2], [3]),
+        (["é", "é"], ["éé"], [4], [2, 2]),
+    ],
+)
+def test_tokens_spell_words_in_many_ways(words, tokens, R, wanted):
+    tokens = [token.replace("▁", " ") for token in tokens]
+    np.testing.assert_allclose(protocols.per_word(words, tokens, np.array(R, float)), wanted)
+
+
+def test_unknown_tokens_have_their_places():
+    words, tokens = ["no", "zebra", "here"], ["[CLS]", "no", "[UNK]", "here", "[SEP]"]
+    R = np.array([32.0, 1, 2, 4, 64])
+    with pytest.raises(relprop.InputError, match="of 'no zebra here': '.UNK.' .* 'zebra.*offsets"):
+        protocols.per_word(words, tokens[1:-1], R[1:-1])
+    places = [(0, 0), (0, 2), (2, 8), (9, 13), (0, 0)]
+    assert protocols.per_word(words, tokens, R, offsets=places).tolist() == [1, 2, 4]
+    with pytest.raises(relprop.InputError, match="end before 'here'"):
+        protocols.per_word(words, tokens[:3], R[:3], offsets=places[:3])
+    for wrong, message in (([(0, 99)], "are not those of"), ([0], "a beginning and an end")):
+        with pytest.raises(relprop.InputError, match=message):
+            protocols.per_word(words, ["no"], R[:1], offsets=wrong)
+
+
+def test_tokens_have_one_finite_number_each():
+    with pytest.raises(relprop.InputError, match="2 tokens of 'ab', and relevance of the shape .1"):
+        protocols.per_word(["ab"], ["a", "b"], np.ones(1))
+    with pytest.raises(relprop.InputError, match="NaN or infinite, the first is that of 'b'"):
+        protocols.per_word(["ab"], ["a", "b"], np.array([1, np.nan]))
+
+
+def test_texts_of_a_byte_level_tokenizer():
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE({letter: n for n, letter in enumerate(sorted(alphabet))}, [])
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
+    words = ["Beyoncé", "won", "10–7", "😀"]
+    told = tokenizer(" ".join(words), return_offsets_mapping=True)
+    tokens = relprop.tokens._text.pieces(tokenizer, told["input_ids"])
+    R = np.arange(1.0, len(tokens) + 1)
+    spelled = protocols.per_word(words, tokens, R)
+    sizes = np.cumsum([0, *(len(word.encode()) for word in words)])
+    blank = [token in ("Ġ", " ") for token in tokens]
+    letters = R[~np.array(blank)]
+    assert spelled.tolist() == [letters[a:b].sum() for a, b in zip(sizes, sizes[1:], strict=False)]
+    placed = protocols.per_word(words, tokens, R, offsets=told["offset_mapping"])
+    np.testing.assert_allclose(placed, spelled)
+
+
+def test_texts_that_are_refused_are_named_or_skipped_and_counted():
+    texts = [rationale("good"), rationale("bad")]
+
+    def explain(text):
+        tokens = ["two", "cats", "sat", "there" if text.name == "good" else "[UNK]"]
+        return protocols.per_word(text.words, tokens, np.array([3.0, 2, 1, 0]))
+
+    with pytest.raises(relprop.InputError, match="The text bad: The tokens do not spell"):
+        protocols.rationales(texts, explain)
+    found = protocols.rationales(texts, explain, on_refused="skip")
+    assert list(found.names) == ["good"] and list(found.skipped) == ["bad"]
+    assert "(1 text, 1 skipped)" in str(found) and "UNK" in found.skipped["bad"]
+    with pytest.raises(relprop.InputError, match="No text is left .* bad was skipped: The tok"):
+        protocols.rationales(texts[1:], explain, on_refused="skip")
+    with pytest.raises(relprop.InputError, match="`on_refused` must be one of"):
+        protocols.rationales(texts, explain, on_refused="maybe")
+
+
+@pytest.mark.parametrize(
+    ("R", "message"),
+    [
+        ([0, 1, np.nan, 2], "text q: relevance of 1 of 4 words is NaN"),
+        (["x"] * 4, "text q: `explain` must return a number"),
+        (None, "q has 4 words, and relevance of the shape .."),
+    ],
+)
+def test_relevance_of_words_is_checked(R, message):
+    with pytest.raises(relprop.InputError, match=message):
+        protocols.rationales([rationale()], lambda text: R)
+
+
+def test_only_the_order_of_words_counts():
+    for R in ([1 + 1e-12, 1, 0, 0], [1e300, 1e299, 0, 0]):
+        assert protocols.rationales([rationale()], lambda text, R=R: R).mean("F1")[0] == 1
+
+
+def test_evidence_is_one_boolean_per_word():
+    listed = truth.Rationale("q", ("a", "b"), [True, False], "")
+    assert protocols.rationales([listed], lambda text: [1, 0]).mean("top-1")[0] == 1
+    with pytest.raises(relprop.InputError, match="q has 4 words, and evidence of the shape .2"):
+        protocols.rationales([rationale(evidence=(1, 0))], lambda text: [1, 0])
