@@ -196,6 +196,29 @@ def test_perturbation_is_the_area_under_the_accuracy():
         relprop.evaluate(lambda x: x.sum(), ["epsilon"], x, protocols.perturbation())
 
 
+@pytest.mark.parametrize("steps", ["a", 2.5])
+def test_steps_are_a_number(steps):
+    with pytest.raises(relprop.InputError, match="`steps` must be an integer"):
+        protocols.perturbation(steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (protocols.perturbation(fill="mean", steps=2), "and no name; got 'mean'"),
+        (protocols.perturbation(fill=None, steps=2), "must be a number or an array"),
+        (protocols.perturbation(channel_axis=7, steps=2), "has no axis 7"),
+        (protocols.segmentation(channel_axis=7), "has no axis 7"),
+        (protocols.segmentation(channel_axis="last"), "An axis is an integer, got 'last'"),
+    ],
+)
+def test_what_is_wrong_with_options_of_metrics(metrics, message):
+    x = np.ones((1, 5, 5, 3), np.float32)
+    data = {"x": x, "mask": np.arange(75).reshape(x.shape) < 9}
+    with pytest.raises(relprop.InputError, match=message):
+        relprop.evaluate(scores, {"mine": lambda f: lambda x: x}, data, metrics)
+
+
 def rationale(name="q", words=("two", "cats", "sat", "there"), evidence=(1, 1, 0, 0)):
     return truth.Rationale(name, words, np.array(evidence, bool), "two cats")
 

@@ -20,7 +20,7 @@ from relprop.evaluation._metrics import Metric
 from relprop.evaluation._rows import bootstrap
 from relprop.evaluation._words import per_word as per_word
 from relprop.metrics import features
-from relprop.metrics._checks import choice
+from relprop.metrics._checks import at_least_one, choice
 
 __all__ = ["Agreement", "Text", "per_word", "perturbation", "rationales", "segmentation"]
 
@@ -44,7 +44,7 @@ def perturbation(*, steps: int = 10, fill: Any = 0.0, channel_axis: int = -1) ->
         for that class; without, for the class that the model predicts.
 
     Raises:
-        InputError: there are less than two steps.
+        InputError: there are less than two steps, or no number of them.
 
     >>> list(perturbation())
     ['positive', 'negative']
@@ -52,6 +52,7 @@ def perturbation(*, steps: int = 10, fill: Any = 0.0, channel_axis: int = -1) ->
     Source: Chefer et al. 2021, table 1, where areas are not divided by their width: compare rows of
     a table, not numbers of two papers.
     """
+    at_least_one("steps", steps)
     if steps < 2:
         raise InputError(f"`steps` must be at least 2, got {steps!r}: one removes all pixels.")
 
@@ -84,7 +85,8 @@ def segmentation(*, channel_axis: int = -1) -> dict[str, Metric]:
 
     Returns:
         Metrics for `relprop.evaluate`, which need masks. They are means over images: those of the
-        paper count the pixels of all images together, but in `average_precision`.
+        paper count the pixels of all images together, but in `average_precision`. Of images whose
+        mask covers everything, `mean_iou` is not defined; they are left out, and the table says so.
 
     >>> list(segmentation())
     ['pixel_accuracy', 'mean_iou', 'average_precision']
@@ -94,7 +96,8 @@ def segmentation(*, channel_axis: int = -1) -> dict[str, Metric]:
 
     def of_pixels(metric: Callable[..., Any]) -> Metric:
         def of(R: Any, mask: Any) -> Any:
-            return metric(jnp.sum(R, axis=channel_axis), jnp.any(mask, axis=channel_axis))
+            axis = features.axis_of(R.shape, channel_axis)
+            return metric(jnp.sum(R, axis=axis), jnp.any(mask, axis=axis))
 
         return Metric(of, better="higher", needs="mask")
 

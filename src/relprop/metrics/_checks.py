@@ -163,8 +163,10 @@ def at_least_one(name: str, value: int) -> None:
     """Refuses to draw nothing.
 
     Raises:
-        InputError: the number is below 1.
+        InputError: the number is below 1, or no integer.
     """
+    if not isinstance(value, (int, np.integer)):
+        raise InputError(f"`{name}` must be an integer, got {value!r}.")
     if value < 1:
         raise InputError(f"`{name}` must be at least 1, got {value!r}.")
 
@@ -173,9 +175,14 @@ def of_shape(value: ArrayLike, x: Float[Array, "*s"], what: str) -> Float[Array,
     """Something in place of x, broadcast to it.
 
     Raises:
-        InputError: it cannot be.
+        InputError: it cannot be, or is nothing of numbers.
     """
-    array = jnp.asarray(value).astype(x.dtype)
+    try:
+        array = jnp.asarray(value).astype(x.dtype)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{what} must be a number or an array of numbers, got {value!r}."
+        ) from None
     try:
         fits = np.broadcast_shapes(array.shape, x.shape) == x.shape
     except ValueError:
