@@ -232,7 +232,7 @@ def test_rationales():
     for name, values in expected.items():
         np.testing.assert_allclose(found.values[name], values)
     assert found.mean("F1")[0] == 0.75 and "F1 0.750 [0.500, 1.000]" in str(found)
-    with pytest.raises(relprop.InputError, match="a has 4 words, and relevance of the shape .5"):
+    with pytest.raises(relprop.InputError, match="text a: there are 4 words, and .* the shape .5"):
         protocols.rationales(texts, lambda text: np.zeros(5))
     with pytest.raises(relprop.InputError, match="No text is left that has evidence"):
         protocols.rationales(texts[2:], lambda text: R["a"])
@@ -339,7 +339,7 @@ def test_texts_that_are_refused_are_named_or_skipped_and_counted():
     [
         ([0, 1, np.nan, 2], "text q: relevance of 1 of 4 words is NaN"),
         (["x"] * 4, "text q: `explain` must return a number"),
-        (None, "q has 4 words, and relevance of the shape .."),
+        (None, "text q: there are 4 words, and relevance of the shape .."),
     ],
 )
 def test_relevance_of_words_is_checked(R, message):

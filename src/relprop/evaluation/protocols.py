@@ -237,7 +237,7 @@ def _order(text: Text, R: Any) -> Float[np.ndarray, " words"]:
         ) from None
     if found.shape != (len(text.words),):
         raise InputError(
-            f"{text.name} has {len(text.words)} words, and relevance of the shape "
+            f"there are {len(text.words)} words, and relevance of the shape "
             f"{list(found.shape)}: sum that of tokens with `per_word`."
         )
     wrong = int((~np.isfinite(found)).sum())
