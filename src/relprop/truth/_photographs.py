@@ -135,7 +135,7 @@ def _coloured(mask: Any) -> Bool[np.ndarray, "h w"]:
     if mask.mode in ("1", "L", "F") or mask.mode.startswith("I"):
         return np.asarray(mask) > 0
     pixels = np.asarray(mask.convert("RGBA"))
-    colour, alpha = (pixels[..., :3] > 0).any(axis=-1), pixels[..., 3]
+    colour, alpha = pixels[..., :3].max(axis=-1) > 0, pixels[..., 3]
     if alpha.min() < alpha.max() and ((alpha > 0) != colour).any():
         raise InputError(
             "the mask is transparent elsewhere than it is black, so that it is not known which of "
