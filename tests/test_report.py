@@ -86,6 +86,11 @@ def test_nothing_is_loaded(tmp_path):
             assert attributes.get(name, "data:").startswith("data:")
 
 
+def test_no_picture_of_nothing():
+    with pytest.raises(relprop.InputError, match="no explanations to draw"):
+        report.png_bytes([])
+
+
 def test_light_and_dark(tmp_path):
     text, page = written(tmp_path, [explanation()])
     assert {"name": "color-scheme", "content": "light dark"} in page.all("meta")

@@ -6,9 +6,12 @@ floats in [0, 1] black, and it drops transparency.
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 
 from relprop._errors import InputError
 
@@ -16,6 +19,49 @@ from relprop._errors import InputError
 #: one starts Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read(file: Path) -> Image.Image:
+    """An image of a format that is opened, whole, as Pillow has it; the first frame of several.
+
+    Raises:
+        InputError: it is no regular file, as a pipe, for which one would wait forever; or it is
+            damaged or too large.
+        OSError: it cannot be read.
+    """
+    if not file.is_file():
+        raise InputError("is no file")
+    try:
+        with warnings.catch_warnings():
+            # What Pillow makes of a damaged file counts if it is an image; one of so many pixels
+            # that it may be made to fill the memory does not.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                image.load()
+                whole = image.copy()
+                whole.format = image.format  # Pillow's copies forget it
+                return whole
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises SyntaxError, ValueError and others
+        raise InputError(f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as it is to be seen, whichever way the camera was held (EXIF).
+
+    Raises:
+        InputError: what the file says about that is damaged.
+    """
+    try:
+        turned = ImageOps.exif_transpose(image)
+    except Exception as error:  # of damaged EXIF Pillow raises SyntaxError, struct.error and others
+        raise InputError(f"has EXIF that cannot be read: {error}") from error
+    turned.format = image.format
+    return turned
 
 
 def eight_bit(image: Image.Image) -> Image.Image:

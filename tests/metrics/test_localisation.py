@@ -66,12 +66,68 @@ def test_many_samples_and_what_cannot_be_measured(metric):
     found = jax.jit(jax.vmap(metric))(jnp.asarray(Rs), jnp.asarray(masks))
     np.testing.assert_allclose(found[0], metric(R, MASK), atol=1e-12)
     assert np.isnan(np.asarray(found)).tolist() == [False, True, True]
+    Rs[1, 0, 0] = np.inf
+    assert np.isnan(jax.jit(metric)(jnp.asarray(Rs[1]), MASK)), "infinity has no order either"
     with pytest.raises(relprop.InputError, match="The mask has no positive"):
         metric(R, np.zeros_like(MASK))
     with pytest.raises(relprop.InputError, match=r"shape of R, \[6, 5\], but has \[5\]"):
         metric(R, MASK[0])
     with pytest.raises(relprop.InputError, match="NaN or infinite"):
         metric(Rs[1], MASK)
+
+
+@pytest.mark.parametrize("metric", [metrics.auc, metrics.mean_iou])
+def test_nothing_outside_is_not_defined(metric):
+    assert np.isnan(jax.jit(metric)(jnp.asarray(R), jnp.ones_like(MASK)))
+    with pytest.raises(relprop.InputError, match="covers everything"):
+        metric(R, np.ones_like(MASK))
+
+
+def test_evaluate_tells_of_masks_that_cover_everything():
+    masks = np.stack([MASK, np.ones_like(MASK)])
+    data = {"x": np.stack([R, R]), "mask": masks}
+    table = relprop.evaluate(jnp.sum, ["gradient_times_input"], data, ["mean_iou"])
+    values = table["gradient_times_input", "mean_iou"]
+    assert np.isnan(values).tolist() == [False, True]
+    assert "mean_iou is not defined for 1 explanations" in str(table)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.pointing_game,
+        metrics.relevance_mass,
+        metrics.relevance_rank,
+        metrics.auc,
+        metrics.mean_iou,
+        metrics.pixel_accuracy,
+        metrics.average_precision,
+        metrics.sparseness,
+        metrics.entropy,
+        metrics.effective_complexity,
+        metrics.spearman,
+        metrics.pearson,
+        metrics.cosine,
+    ],
+)
+def test_half_precision_of_images(metric):
+    """There are more pixels than half precision counts."""
+    half = RNG.normal(size=(260, 260)).astype(np.float16)
+    mask = np.arange(260)[:, None] < np.full(260, 240)[None]
+    other = () if metric.__module__.endswith("_complexity") else (mask,)
+    if metric.__module__.endswith("_similarity"):
+        other = (jnp.asarray(half + half.T),)
+    found = metric(jnp.asarray(half), *other)
+    wanted = metric(jnp.asarray(half.astype(np.float32)), *other)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def test_nothing_is_above_the_mean_of_what_is_alike():
+    """The mean of tenths rounds to less than a tenth."""
+    alike, mask = np.full(100, 0.1, np.float32), np.arange(100) < 10
+    assert np.mean(alike) != alike[0] or jnp.mean(alike) != alike[0]
+    assert float(metrics.pixel_accuracy(alike, mask)) == pytest.approx(0.9)
+    assert float(metrics.mean_iou(alike, mask)) == pytest.approx(0.45)
 
 
 def test_other_bad_input():

@@ -1,5 +1,7 @@
 """Relevance of images and text in one result."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,11 +93,48 @@ def test_flattened_patches_in_groups():
         ({**INPUTS, "attention_mask": [[0] + [1] * 8]}, None, "without padding"),
         ({**INPUTS, "input_ids": [[1, 9, 2]]}, None, "from 0 to 5"),
         (INPUTS, NextToken(2, position=9), "position 9"),
+        (INPUTS, NextToken(2, position=1.5), "position 1.5"),
+        (INPUTS, NextToken(2, position=[0]), "position .0. is none"),
+        (INPUTS, NextToken(99), "6 outputs, 0 to 5; the target names .99."),
+        (INPUTS, NextToken(-99), "the target names .-99."),
+        (INPUTS, tokens.ClassTarget(1), "a `NextToken` is explained"),
+        ({**INPUTS, "pixel_values": PIXELS.at[0, 0].set(jnp.nan)}, None, "NaN .* 24 of its 72"),
+        ({**INPUTS, "pixel_values": PIXELS[0, 0]}, None, "not known without `image_grid_thw`"),
+        ({**INPUTS, "pixel_values": PIXELS[0, 0, 0]}, None, "makes no patches of 2"),
+        ({**INPUTS, "pixel_values": PIXELS[..., :1]}, None, "makes no patches of 2"),
+        (
+            {**INPUTS, "pixel_values": PIXELS[0, 0], "image_grid_thw": [[1, 2, 3]]},
+            None,
+            "4 patches in all; got ..1, 2, 3",
+        ),
     ],
 )
 def test_refused(inputs, target, message):
     with pytest.raises(relprop.InputError, match=message):
         tokens.explain_images(MODEL, inputs, target)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "message"), [(99, "the contrast names .99."), (2, "both are 2")]
+)
+def test_refused_contrasts(contrast, message):
+    with pytest.raises(relprop.InputError, match=message):
+        tokens.explain_images(MODEL, INPUTS, NextToken(2), contrast=contrast)
+
+
+def test_refused_patches_and_positions_without_logits():
+    with pytest.raises(relprop.InputError, match="patches of 0"):
+        tokens.explain_images(dataclasses.replace(MODEL, patch=0), INPUTS)
+    last = dataclasses.replace(MODEL, logits=lambda *args: logits(*args)[:, -1:])
+    with pytest.raises(relprop.InputError, match="There are 1 tokens; the position 3"):
+        tokens.explain_images(last, INPUTS, NextToken(2, position=3))
+
+
+def test_positions_of_numpy():
+    found, same = (
+        tokens.explain_images(MODEL, INPUTS, NextToken(2, position=p)) for p in (np.int64(7), 7)
+    )
+    assert found.text.score == same.text.score
 
 
 @pytest.mark.frameworks

@@ -66,6 +66,36 @@ def test_what_is_wrong_with_an_eraser_folder(movies):
         truth.eraser(movies)
 
 
+def test_separators_of_lines_inside_of_json(tmp_path):
+    """`str.splitlines` would split there."""
+    text = json.dumps({"docid": "a", "document": "one\u2028two\x85 three"}, ensure_ascii=False)
+    (tmp_path / "docs.jsonl").write_text(text + "\r\n", encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text(lines(annotation((0, 1), name="a")))
+    (found,) = truth.eraser(tmp_path)
+    assert found.words == ("one", "two", "three")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"annotation_id": "x"}, "test.jsonl, line 2, is not of the .* ERASER: it has no 'evid"),
+        ([], "test.jsonl, line 2, is not of the format of ERASER: list indices"),
+        (annotation(("a", 1)), "line 2, is not of the format of ERASER: "),
+        ({"evidences": []}, "line 2, .* has no 'annotation_id'"),
+    ],
+)
+def test_lines_without_what_eraser_has(movies, line, message):
+    (movies / "test.jsonl").write_text(lines(annotation((0, 1)), line))
+    with pytest.raises(relprop.InputError, match=message):
+        truth.eraser(movies)
+
+
+def test_texts_that_are_not_in_utf_8(movies):
+    (movies / "docs" / "negR_1.txt").write_bytes(b"one\ncaf\xe9 two")
+    with pytest.raises(relprop.InputError, match="negR_1.txt, line 2, is not in UTF-8: .* 0xe9"):
+        truth.eraser(movies)
+
+
 def questions(first, second):
     answers = [{"text": "two cats", "answer_start": first}]
     answers += [{"text": "cats", "answer_start": second}]
@@ -91,6 +121,8 @@ def test_what_is_wrong_with_a_squad_file(tmp_path):
     for text, message in (
         ("[]", "has no 'data'"),
         ("{", "is no JSON"),
+        ('{"data": [{"x": 1}]}', "dev.json, article 0, is not .* SQuAD: it has no 'paragraphs'"),
+        ('{"data": 1}', "is not of the format of SQuAD"),
         (
             json.dumps(questions(14, 18)),
             "2 answers .* are not where they say: q1: 'two cats' at 14",

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 import typer
-from PIL import Image, ImageOps
+from PIL import Image
 
 from relprop import jobs, report
 from relprop._characters import visible
 from relprop._errors import InputError
 from relprop._files import write_text
-from relprop._images import eight_bit
+from relprop._images import eight_bit, upright
 from relprop.cli import texts
 from relprop.cli.inputs import Model, composites, listed, preprocessed, writable
 from relprop.cli.job import advised
@@ -202,7 +202,7 @@ def _file_of(found: jobs.Explained, number: int) -> Path:
 def _seen(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The image in the size of its relevance; grey where it is not there any more."""
     with contextlib.suppress(Exception):
-        image = eight_bit(ImageOps.exif_transpose(jobs.read_image(file)))
+        image = eight_bit(upright(jobs.read_image(file)))
         image = image.convert("L" if shape[2:] in ((), (1,)) else "RGB")
         pixels = (
             np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BOX), np.float32) / 255
@@ -212,9 +212,7 @@ def _seen(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _prepared(model: Model, image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
-    upright.format = image.format
-    return np.asarray(preprocessed(model, eight_bit(upright)), np.float32)
+    return np.asarray(preprocessed(model, eight_bit(upright(image))), np.float32)
 
 
 def _first(model: Model, folder: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,9 @@ from relprop import metrics
 from relprop._errors import InputError
 from relprop.evaluation._metrics import Metric
 from relprop.evaluation._rows import bootstrap
+from relprop.evaluation._words import per_word as per_word
 from relprop.metrics import features
+from relprop.metrics._checks import at_least_one, choice
 
 __all__ = ["Agreement", "Text", "per_word", "perturbation", "rationales", "segmentation"]
 
@@ -42,7 +44,7 @@ def perturbation(*, steps: int = 10, fill: Any = 0.0, channel_axis: int = -1) ->
         for that class; without, for the class that the model predicts.
 
     Raises:
-        InputError: there are less than two steps.
+        InputError: there are less than two steps, or no number of them.
 
     >>> list(perturbation())
     ['positive', 'negative']
@@ -50,6 +52,7 @@ def perturbation(*, steps: int = 10, fill: Any = 0.0, channel_axis: int = -1) ->
     Source: Chefer et al. 2021, table 1, where areas are not divided by their width: compare rows of
     a table, not numbers of two papers.
     """
+    at_least_one("steps", steps)
     if steps < 2:
         raise InputError(f"`steps` must be at least 2, got {steps!r}: one removes all pixels.")
 
@@ -82,7 +85,8 @@ def segmentation(*, channel_axis: int = -1) -> dict[str, Metric]:
 
     Returns:
         Metrics for `relprop.evaluate`, which need masks. They are means over images: those of the
-        paper count the pixels of all images together, but in `average_precision`.
+        paper count the pixels of all images together, but in `average_precision`. Of images whose
+        mask covers everything, `mean_iou` is not defined; they are left out, and the table says so.
 
     >>> list(segmentation())
     ['pixel_accuracy', 'mean_iou', 'average_precision']
@@ -92,7 +96,8 @@ def segmentation(*, channel_axis: int = -1) -> dict[str, Metric]:
 
     def of_pixels(metric: Callable[..., Any]) -> Metric:
         def of(R: Any, mask: Any) -> Any:
-            return metric(jnp.sum(R, axis=channel_axis), jnp.any(mask, axis=channel_axis))
+            axis = features.axis_of(R.shape, channel_axis)
+            return metric(jnp.sum(R, axis=axis), jnp.any(mask, axis=axis))
 
         return Metric(of, better="higher", needs="mask")
 
@@ -126,6 +131,7 @@ class Agreement:
             the evidence and as many most relevant words; ``"AUC"``. Words that tie for the last
             places count in part.
         names: of the texts.
+        skipped: by the name of each text that was skipped, why.
 
     >>> from relprop.truth import Rationale
     >>> one = Rationale("a", ("a", "fine", "film"), np.array([False, True, False]), "praise")
@@ -135,6 +141,7 @@ class Agreement:
 
     values: Mapping[str, Float[np.ndarray, " n"]]
     names: Sequence[str]
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def mean(self, metric: str) -> tuple[float, float, float]:
         """The mean over texts and its 95 % bootstrap interval."""
@@ -147,22 +154,31 @@ class Agreement:
             mean, low, high = self.mean(metric)
             interval = f" [{low:.3f}, {high:.3f}]" if low == low else ""
             shown.append(f"{metric} {mean:.3f}{interval}")
-        count = len(self.names)
-        return f"{', '.join(shown)} ({count} text{'s' * (count > 1)})"
+        count, gone = len(self.names), len(self.skipped)
+        told = f"{count} text{'s' * (count > 1)}" + f", {gone} skipped" * bool(gone)
+        return f"{', '.join(shown)} ({told})"
 
 
-def rationales(texts: Iterable[Text], explain: Callable[[Any], Any]) -> Agreement:
+def rationales(
+    texts: Iterable[Text],
+    explain: Callable[[Any], Any],
+    *,
+    on_refused: Literal["error", "skip"] = "error",
+) -> Agreement:
     """Does relevance lie on the words that people marked, or on those of the answer?
 
     Args:
         texts: from `relprop.truth.eraser` or `relprop.truth.squad`.
         explain: from a text to the relevance of its words; `per_word` sums that of tokens.
+        on_refused: what to do with a text that `explain` refuses by an `InputError`, such as one
+            that is too long or whose tokens `per_word` cannot find, or of whose relevance some is
+            NaN: ``"error"``, or ``"skip"``, which counts it in `Agreement.skipped`.
 
     Returns:
         Numbers of each text. Texts without evidence, or with nothing else, are left out.
 
     Raises:
-        InputError: there is another number of relevances than of words, or NaN among them; or no
+        InputError: names the text that is refused; the evidence is not one boolean per word; or no
             text is left.
 
     >>> from relprop.truth import Rationale
@@ -173,61 +189,58 @@ def rationales(texts: Iterable[Text], explain: Callable[[Any], Any]) -> Agreemen
 
     Source: DeYoung et al. 2020 (IoU and F1, there of spans and tokens that a model marks).
     """
-    names, rows = [], []
+    choice("on_refused", on_refused, ("error", "skip"))
+    names, rows, skipped = [], [], {}
     for text in texts:
-        if text.evidence.all() or not text.evidence.any():
+        evidence = _evidence(text)
+        if evidence.all() or not evidence.any():
             continue
-        R = np.asarray(explain(text), np.float64)
-        if R.shape != text.evidence.shape:
-            raise InputError(
-                f"{text.name} has {len(text.words)} words, and relevance of the shape "
-                f"{list(R.shape)}: sum that of tokens with `per_word`."
-            )
+        try:
+            order = _order(text, explain(text))
+        except InputError as error:
+            if on_refused == "error":
+                raise InputError(f"The text {text.name}: {error}") from error
+            skipped[text.name] = str(error)
+            continue
         # Hits among as many most relevant words; of two sets of one size, the rest follows.
-        hits = float(metrics.relevance_rank(R, text.evidence))
-        first = float(metrics.pointing_game(R, text.evidence))
-        rows.append((first, hits / (2 - hits), hits, float(metrics.auc(R, text.evidence))))
+        hits = float(metrics.relevance_rank(order, evidence))
+        first = float(metrics.pointing_game(order, evidence))
+        rows.append((first, hits / (2 - hits), hits, float(metrics.auc(order, evidence))))
         names.append(text.name)
     if not rows:
-        raise InputError("No text has evidence and other words, so that nothing can be told.")
-    return Agreement(dict(zip(("top-1", "IoU", "F1", "AUC"), np.array(rows).T, strict=True)), names)
+        why = "".join(f" {name} was skipped: {reason}" for name, reason in [*skipped.items()][:1])
+        raise InputError(f"No text is left that has evidence and other words.{why}")
+    columns = np.array(rows).T
+    return Agreement(dict(zip(("top-1", "IoU", "F1", "AUC"), columns, strict=True)), names, skipped)
 
 
-def per_word(
-    words: Sequence[str], tokens: Sequence[str], R: Float[np.ndarray, " tokens"]
-) -> Float[np.ndarray, " words"]:
-    """Relevance of words, from that of the tokens which spell them.
-
-    A token that spells parts of two words is divided among them by characters.
-
-    Args:
-        words: of the text.
-        tokens: the text in parts, as `relprop.tokens.TokenRelevance` has them; of those that spell
-            nothing but white space, relevance is left out.
-        R: relevance of the tokens.
-
-    Raises:
-        InputError: the tokens do not spell the words; shows where.
-
-    >>> per_word(["two", "cats"], ["tw", "o cat", "s"], np.array([1.0, 4.0, 2.0])).tolist()
-    [2.0, 5.0]
-    """
-    spelled = "".join(words).casefold()
-    letters = [n for n, word in enumerate(words) for _ in word.casefold()]
-    found, at = np.zeros(len(words)), 0
-    for token, amount in zip(tokens, np.asarray(R), strict=True):
-        letters_of_token = "".join(token.split()).casefold()
-        if spelled[at : at + len(letters_of_token)] != letters_of_token:
-            raise InputError(
-                f"The tokens do not spell the words: {token!r} stands where the text has "
-                f"{spelled[at : at + 20]!r}. Leave out special tokens and those of the query."
-            )
-        for place in range(at, at + len(letters_of_token)):
-            found[letters[place]] += amount / len(letters_of_token)
-        at += len(letters_of_token)
-    if at < len(spelled):
+def _evidence(text: Text) -> Bool[np.ndarray, " words"]:
+    evidence = np.asarray(text.evidence)
+    if evidence.shape != (len(text.words),) or not np.isin(evidence, (0, 1)).all():
         raise InputError(
-            f"The tokens do not spell the words: they end before {spelled[at : at + 20]!r}. Was "
-            "the text too long for the model?"
+            f"The text {text.name} has {len(text.words)} words, and evidence of the shape "
+            f"{list(evidence.shape)}: give True or False for each word."
         )
-    return found
+    return evidence.astype(bool)
+
+
+def _order(text: Text, R: Any) -> Float[np.ndarray, " words"]:
+    """Ranks of the relevance of words: all that is measured is of their order.
+
+    Single precision, in which metrics count, would make some of them alike, and others infinite.
+    """
+    try:
+        found = np.asarray(R, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"`explain` must return a number for each word, got {type(R).__name__}."
+        ) from None
+    if found.shape != (len(text.words),):
+        raise InputError(
+            f"there are {len(text.words)} words, and relevance of the shape "
+            f"{list(found.shape)}: sum that of tokens with `per_word`."
+        )
+    wrong = int((~np.isfinite(found)).sum())
+    if wrong:
+        raise InputError(f"relevance of {wrong} of {len(found)} words is NaN or infinite.")
+    return np.unique(found, return_inverse=True)[1].astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,27 +146,9 @@ def read_image(file: Path) -> Any:
             damaged or too large.
         OSError: it cannot be read.
     """
-    from PIL import Image
+    from relprop._images import read
 
-    from relprop._images import FORMATS
-
-    if not file.is_file():
-        raise InputError("is no file")
-    try:
-        with warnings.catch_warnings():
-            # What Pillow makes of a damaged file counts if it is an image; one of so many pixels
-            # that it may be made to fill the memory does not.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                image.load()
-                return image.copy()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels") from error
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # Pillow raises SyntaxError, ValueError and others
-        raise InputError(f"cannot be read: {type(error).__name__}: {error}") from error
+    return read(file)
 
 
 def _plain(image: Any) -> np.ndarray:

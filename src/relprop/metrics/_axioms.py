@@ -120,11 +120,13 @@ def non_sensitivity(
     Source: Nguyen and Martinez 2020 (non-sensitivity).
     """
     removal = Removal.of(f, x, features, 0.0)
-    unused = jnp.abs(removal.amounts(R)) <= threshold
+    amounts = removal.amounts(R)
+    unused = jnp.abs(amounts) <= threshold
     batches = Batches(batch_size, progress, "non-sensitivity")
     scores = replaced(removal, samples, draw, key, batches)
     still = jnp.max(jnp.abs(scores - removal.f(removal.x)), axis=1) <= threshold
-    return jnp.sum(unused != still).astype(scores.dtype)
+    count = jnp.sum(unused != still).astype(amounts.dtype)
+    return jnp.where(jnp.any(jnp.isnan(amounts)), jnp.nan, count)
 
 
 def input_invariance(

@@ -37,8 +37,19 @@ def sample(x: Any) -> Float[Array, "..."]:
     return array
 
 
+def single(array: Array) -> Float[Array, "..."]:
+    """The same in single precision at least.
+
+    Half precision counts to 2048 and ends at 65504, and an image has more pixels.
+    """
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.float32)
+
+
 def relevance(R: Any, shape: tuple[int, ...] | None = None) -> Float[Array, "..."]:
-    """Relevance as an array, of the shape of the sample.
+    """Relevance as an array, of the shape of the sample, in single precision at least.
+
+    While tracing, what would be refused becomes NaN as a whole, so that whatever is measured of it
+    is NaN too.
 
     Raises:
         InputError: it has another shape, no real numbers, or NaN or infinity in it.
@@ -53,15 +64,17 @@ def relevance(R: Any, shape: tuple[int, ...] | None = None) -> Float[Array, "...
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(float)
-    if not _compat.is_traced(array):
-        bad = ~np.isfinite(np.asarray(array, np.float64))
-        if bad.any():
-            first = [int(i) for i in np.argwhere(bad)[0]]
-            raise InputError(
-                f"R has {int(bad.sum())} of {bad.size} entries that are NaN or infinite, the first "
-                f"at {first}: no order is made of those. `relprop.ledger(f, rules)(x).fault` names "
-                "the operation that they are from."
-            )
+    array = single(array)
+    if _compat.is_traced(array):
+        return jnp.where(jnp.all(jnp.isfinite(array)), array, jnp.nan)
+    bad = ~np.isfinite(np.asarray(array, np.float64))
+    if bad.any():
+        first = [int(i) for i in np.argwhere(bad)[0]]
+        raise InputError(
+            f"R has {int(bad.sum())} of {bad.size} entries that are NaN or infinite, the first "
+            f"at {first}: no order is made of those. `relprop.ledger(f, rules)(x).fault` names "
+            "the operation that they are from."
+        )
     return array
 
 
@@ -96,11 +109,21 @@ def mask(given: Any, shape: tuple[int, ...], *, negatives: bool = False) -> Bool
     return array
 
 
-def defined(value: Array, R: Array, inside: Array) -> Array:
-    """NaN for what is refused where it is known: while tracing it may turn up later."""
+def defined(value: Array, R: Array, inside: Array, *, negatives: bool = False) -> Array:
+    """NaN for what is refused where it is known: while tracing it may turn up later.
+
+    Args:
+        value: of the metric.
+        R: from `relevance`.
+        inside: from `mask`.
+        negatives: as for `mask`.
+    """
     if not (_compat.is_traced(R) or _compat.is_traced(inside)):
         return value
-    return jnp.where(jnp.any(jnp.isnan(R)) | ~jnp.any(inside), jnp.nan, value)
+    refused = jnp.any(jnp.isnan(R)) | ~jnp.any(inside)
+    if negatives:
+        refused |= jnp.all(inside)
+    return jnp.where(refused, jnp.nan, value)
 
 
 def score_of(f: Callable[[Any], Any], x: Float[Array, "..."]) -> None:
@@ -140,8 +163,10 @@ def at_least_one(name: str, value: int) -> None:
     """Refuses to draw nothing.
 
     Raises:
-        InputError: the number is below 1.
+        InputError: the number is below 1, or no integer.
     """
+    if not isinstance(value, (int, np.integer)):
+        raise InputError(f"`{name}` must be an integer, got {value!r}.")
     if value < 1:
         raise InputError(f"`{name}` must be at least 1, got {value!r}.")
 
@@ -150,9 +175,14 @@ def of_shape(value: ArrayLike, x: Float[Array, "*s"], what: str) -> Float[Array,
     """Something in place of x, broadcast to it.
 
     Raises:
-        InputError: it cannot be.
+        InputError: it cannot be, or is nothing of numbers.
     """
-    array = jnp.asarray(value).astype(x.dtype)
+    try:
+        array = jnp.asarray(value).astype(x.dtype)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{what} must be a number or an array of numbers, got {value!r}."
+        ) from None
     try:
         fits = np.broadcast_shapes(array.shape, x.shape) == x.shape
     except ValueError:

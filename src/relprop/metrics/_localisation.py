@@ -154,7 +154,7 @@ def auc(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:
     n = R.size - m
     rank = ranks(R).reshape(R.shape)
     wins = jnp.sum(jnp.where(inside, rank, 0)) - m * (m + 1) / 2
-    return jnp.where(jnp.any(jnp.isnan(R)), jnp.nan, wins / (m * n))
+    return _checks.defined(wins / (m * n), R, inside, negatives=True)
 
 
 def attribution_localisation(

@@ -20,7 +20,8 @@ def pixel_accuracy(
     Args:
         R: relevance, of pixels: summed over channels.
         mask: of the same shape: booleans, or numbers that are positive inside.
-        threshold: above which an entry counts as found; None: the mean of R.
+        threshold: above which an entry counts as found; None: the mean of R, above which nothing is
+            where all entries are alike.
 
     Returns:
         From 0 to 1; what finds nothing has the share of what is outside of the mask.
@@ -68,7 +69,7 @@ def mean_iou(
     """
     R, inside, found = _segmented(R, mask, threshold, negatives=True)
     both = _iou(found, inside, R.dtype) + _iou(~found, ~inside, R.dtype)
-    return _checks.defined(both / 2, R, inside)
+    return _checks.defined(both / 2, R, inside, negatives=True)
 
 
 def average_precision(R: Float[ArrayLike, "*s"], mask: ArrayLike) -> Float[Array, ""]:
@@ -110,7 +111,11 @@ def _segmented(
     """The relevance, the mask, and what is found."""
     R = _checks.relevance(R)
     inside = _checks.mask(mask, R.shape, negatives=negatives)
-    return R, inside, jnp.mean(R) < R if threshold is None else threshold < R
+    if threshold is not None:
+        return R, inside, threshold < R
+    # A mean is rounded, and may lie below entries that are all alike; that of zeros may not.
+    above = R - jnp.min(R)
+    return R, inside, jnp.mean(above) < above
 
 
 def _iou(a: Bool[Array, "*s"], b: Bool[Array, "*s"], dtype: Any) -> Float[Array, ""]:

@@ -280,6 +280,6 @@ def _shuffled(key: Key[Array, ""], leaf: Float[Array, "*s"]) -> Float[Array, "*s
 
 
 def _complexity(R: Float[Array, "..."], bins: int) -> Float[Array, ""]:
-    counts = jnp.histogram(R.ravel(), bins)[0].astype(R.dtype)
+    counts = jnp.histogram(R.ravel(), bins)[0].astype(_checks.single(R).dtype)
     shares = counts / R.size
     return -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))

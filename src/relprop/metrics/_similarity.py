@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from relprop._errors import InputError
+from relprop.metrics._checks import single
 
 #: From two arrays of one shape to a number.
 Similarity = Callable[[Any, Any], Any]
@@ -26,6 +27,7 @@ def pearson(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, ""]:
     >>> float(pearson(jnp.array([1.0, 2.0]), jnp.array([3.0, 5.0])).round(3))
     1.0
     """
+    a, b = single(a), single(b)
     return cosine(a - jnp.mean(a), b - jnp.mean(b))
 
 
@@ -47,7 +49,7 @@ def cosine(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, ""]:
     0.0
     """
     # Scaled first: squares of what is small vanish in single precision.
-    a, b = (v / jnp.max(jnp.abs(v)) for v in (a, b))
+    a, b = (v / jnp.max(jnp.abs(v)) for v in (single(a), single(b)))
     return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))
 
 
@@ -70,7 +72,7 @@ def ssim(a: Float[Array, "h w *c"], b: Float[Array, "h w *c"]) -> Float[Array, "
     """  # noqa: D400, D415 - the sentence ends in the equation
     if a.ndim < 2 or min(a.shape[:2]) < 7:
         raise InputError(f"SSIM looks at windows of 7 by 7, but a map is of shape {list(a.shape)}.")
-    a, b = (v.reshape(*v.shape[:2], -1) for v in (a, b))
+    a, b = (single(v).reshape(*v.shape[:2], -1) for v in (a, b))
     both = jnp.stack([a, b, a * a, b * b, a * b])
     summed = lax.reduce_window(
         both, jnp.zeros((), both.dtype), lax.add, (1, 7, 7, 1), (1, 1, 1, 1), "VALID"
@@ -97,7 +99,7 @@ def ranks(a: Float[Array, "*s"]) -> Float[Array, " n"]:
     ordered = jnp.sort(flat)
     below = jnp.searchsorted(ordered, flat, side="left")
     upto = jnp.searchsorted(ordered, flat, side="right")
-    return (below + upto + 1).astype(flat.dtype) / 2
+    return (below + upto + 1).astype(single(flat).dtype) / 2
 
 
 _KNOWN = {"pearson": pearson, "spearman": spearman, "cosine": cosine, "ssim": ssim}

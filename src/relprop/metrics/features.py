@@ -31,7 +31,7 @@ def pixels(shape: Sequence[int], channel_axis: int = -1) -> Int[np.ndarray, "...
     >>> pixels((2, 2, 3))[..., 0].tolist()
     [[0, 1], [2, 3]]
     """
-    axis = _axis(shape, channel_axis)
+    axis = axis_of(shape, channel_axis)
     places = [n for i, n in enumerate(shape) if i != axis]
     labels = np.arange(math.prod(places)).reshape(places)
     return np.broadcast_to(np.expand_dims(labels, axis), shape)
@@ -58,7 +58,7 @@ def patches(
         raise InputError(f"`size` needs one positive length per axis of {axes}, got {size!r}.")
     labels = np.zeros([1] * len(shape), int)
     for axis, length in zip(axes, sizes, strict=True):
-        axis = _axis(shape, axis)
+        axis = axis_of(shape, axis)
         along = np.arange(shape[axis]) // length
         line = along.reshape([-1 if i == axis else 1 for i in range(len(shape))])
         labels = labels * (along[-1] + 1) + line
@@ -78,7 +78,7 @@ def channels(shape: Sequence[int], axis: int = -1) -> Int[np.ndarray, "..."]:
     >>> channels((2, 3)).tolist()
     [[0, 1, 2], [0, 1, 2]]
     """
-    axis = _axis(shape, axis)
+    axis = axis_of(shape, axis)
     line = [-1 if i == axis else 1 for i in range(len(shape))]
     return np.broadcast_to(np.arange(shape[axis]).reshape(line), shape)
 
@@ -124,7 +124,7 @@ def superpixels(
         ) from None
     image = np.asarray(image, np.float64)
     if channel_axis is not None:
-        channel_axis = _axis(image.shape, channel_axis)
+        channel_axis = axis_of(image.shape, channel_axis)
     colour = channel_axis is not None and image.shape[channel_axis] == 3
     labels = slic(
         image, count, compactness, channel_axis=channel_axis, start_label=0, convert2lab=colour
@@ -134,7 +134,17 @@ def superpixels(
     return np.broadcast_to(labels, image.shape)
 
 
-def _axis(shape: Sequence[int], axis: int) -> int:
+def axis_of(shape: Sequence[int], axis: int) -> int:
+    """An axis, counted from the front.
+
+    Raises:
+        InputError: there is no such axis.
+
+    >>> axis_of((2, 3), -1)
+    1
+    """
+    if not isinstance(axis, (int, np.integer)):
+        raise InputError(f"An axis is an integer, got {axis!r}.")
     if not -len(shape) <= axis < len(shape):
         raise InputError(f"The shape {tuple(shape)} has no axis {axis}.")
     return axis % len(shape)

@@ -40,6 +40,11 @@ def filler(fill: Any, x: Float[Array, "*s"]) -> Fill:
     if callable(fill):
         made: Any = fill
         return lambda x, missing: of_shape(made(x, missing), x, "What the fill returns")
+    if isinstance(fill, str):
+        raise InputError(
+            "A fill is a number, an array or a function such as `metrics.fills.mean()`, and no "
+            f"name; got {fill!r}."
+        )
     array = of_shape(fill, x, "The fill")
     return lambda x, missing: array
 

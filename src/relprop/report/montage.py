@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from relprop._errors import InputError
 from relprop._files import replacing
 from relprop.plots._gallery import Tiles, tile_side
 from relprop.plots._pixels import map_picture, map_scale_of, picture, plain, scale_of
@@ -37,8 +38,11 @@ def png_bytes(explanations: Iterable[Explanation], style: str = "plain") -> byte
 
     Raises:
         UnknownNameError: there is no such style.
+        InputError: there is nothing to draw.
     """
     groups = by_model(explanations)
+    if not groups:
+        raise InputError("There are no explanations to draw.")
     blocks = {_title(m, group): _tiles(group, style) for m, group in groups.items()}
     width = sum(tiles.width + _MARGINS["left"] + _MARGINS["right"] for tiles in blocks.values())
     tallest = max(tiles.height for tiles in blocks.values())

@@ -21,11 +21,13 @@ from relprop._errors import InputError
 from relprop._files import write_text
 from relprop.composites import composite_of
 from relprop.tokens import _show
+from relprop.tokens._query import check_exists
 from relprop.tokens._result import TokenRelevance
 from relprop.tokens._targets import NextToken
 from relprop.tokens._text import check_ids, pieces, single_token, term_name
 
 PIXELS = "pixel_values"
+_GRID = "image_grid_thw"  # frames, rows and columns of flattened patches, image by image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,8 +151,9 @@ def explain_images(
         The relevance of both, in one result.
 
     Raises:
-        InputError: there are no ids or pixels among the inputs, several texts, padding, or tokens
-            that do not exist.
+        InputError: there are no ids or pixels among the inputs, NaN in them, several texts or
+            padding; a token or position does not exist, or the contrast is the target; pixels do
+            not make patches.
         MissingRuleError, RuleError: as for `relprop.relevance`.
 
     >>> model = ImageTextModel(
@@ -167,22 +170,23 @@ def explain_images(
     ([0.0, 1.0], [[1.0, 1.0]])
     """
     ids, pixels, others = _read(model, inputs)
-    target = target or NextToken()
-    position = target.position
-    if not isinstance(position, int) or not -ids.size <= position < ids.size:
-        raise InputError(f"There are {ids.size} tokens; the position {position!r} is none of them.")
+    target = NextToken() if target is None else target
     mask = jnp.ones(ids.shape, bool)
+    embeds = model.embed(model.params, ids)
+
+    def logits(params: Any, embeds: Any, pixels: Any) -> Any:
+        return model.logits(params, embeds, ids, mask, {PIXELS: pixels, **others})
+
+    shape = jax.eval_shape(logits, model.params, embeds, pixels).shape
+    position = _position(target, ids.size, shape)
 
     def row(params: Any, embeds: Any, pixels: Any) -> Any:
-        images = {PIXELS: pixels, **others}
-        return model.logits(params, embeds, ids, mask, images)[0, position]
+        return logits(params, embeds, pixels)[0, position]
 
-    embeds = model.embed(model.params, ids)
     token = target.token
     if token is None:
         token = int(jnp.argmax(jax.jit(row)(model.params, embeds, pixels)))
-    chosen = single_token(model.tokenizer, token)  # type: ignore[arg-type]
-    against = None if contrast is None else single_token(model.tokenizer, contrast)
+    chosen, against = _tokens(model, token, contrast, shape[-1])
 
     def score(params: Any, embeds: Any, pixels: Any) -> Any:
         found = row(params, embeds, pixels)
@@ -208,6 +212,34 @@ def explain_images(
     return ImageTextRelevance(text, of_pixels, tuple(_patches(model, of_pixels, others)))
 
 
+def _position(target: Any, count: int, shape: tuple[int, ...]) -> int:
+    """The position of the logit; JAX would take the last one for any that does not exist."""
+    if not isinstance(target, NextToken):
+        raise InputError(f"Of a model of images, a `NextToken` is explained; got {target!r}.")
+    if len(shape) != 3 or shape[0] != 1:
+        raise InputError(f"`logits` must return [1, tokens, vocabulary], but returns {[*shape]}.")
+    count = min(count, shape[1])
+    given: Any = target.position
+    if np.ndim(given) or np.asarray(given).dtype.kind not in "iu" or not -count <= given < count:
+        raise InputError(f"There are {count} tokens; the position {given!r} is none of them.")
+    return int(given)
+
+
+def _tokens(
+    model: ImageTextModel, token: Any, contrast: Any, outputs: int
+) -> tuple[int, int | None]:
+    """The ids of the target and of its contrast."""
+    chosen = single_token(model.tokenizer, token)
+    check_exists(np.asarray(chosen), outputs, "target")
+    if contrast is None:
+        return chosen, None
+    against = single_token(model.tokenizer, contrast)
+    check_exists(np.asarray(against), outputs, "contrast")
+    if against == chosen:
+        raise InputError(f"The contrast must differ from the target, but both are {chosen}.")
+    return chosen, against
+
+
 def _read(model: ImageTextModel, inputs: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Ids, pixels and everything else, as arrays."""
     missing = sorted({"input_ids", PIXELS} - {*inputs})
@@ -224,9 +256,45 @@ def _read(model: ImageTextModel, inputs: Mapping[str, Any]) -> tuple[Any, Any, d
             f"One text without padding is explained at a time; the ids have shape {ids.shape}."
         )
     check_ids(model, ids)
+    _check_pixels(model, pixels, given)
     # Made before anything is traced, so that models may choose by them.
     known = {name: jnp.asarray(value) for name, value in given.items()}
     return jnp.asarray(ids), jnp.asarray(pixels), known
+
+
+def _check_pixels(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str, Any]) -> None:
+    """Whether pixels are numbers that make patches.
+
+    Raises:
+        InputError: they are not, or do not.
+    """
+    wrong = int((~np.isfinite(pixels.astype(np.float32))).sum())
+    if wrong:
+        raise InputError(f"`{PIXELS}` has NaN or infinity in {wrong} of its {pixels.size} entries.")
+    if pixels.ndim == 2:
+        _check_grid(model.merged, len(pixels), others.get(_GRID))
+    elif pixels.ndim < 3 or not 1 <= model.patch <= min(pixels.shape[-2:]):
+        raise InputError(
+            f"`{PIXELS}` has the shape {list(pixels.shape)}, which makes no patches of "
+            f"{model.patch} by {model.patch} pixels: give [..., channels, height, width], or "
+            f"flattened patches and `{_GRID}`, and a `patch` from 1 to the smaller side."
+        )
+
+
+def _check_grid(merged: int, count: int, grid: Any) -> None:
+    """Whether flattened patches are those of images of some rows and columns."""
+    if grid is None:
+        raise InputError(
+            f"`{PIXELS}` has flattened patches, whose places in the image are not known without "
+            f"`{_GRID}`: give all that the processor returns."
+        )
+    sizes = np.asarray(grid)
+    fits = sizes.size % 3 == 0 and not (sizes.reshape(-1, 3)[:, 1:] % merged).any()
+    if not fits or sizes.reshape(-1, 3).prod(axis=1).sum() != count:
+        raise InputError(
+            f"`{_GRID}` must have frames, rows and columns of patches for each image, rows and "
+            f"columns in groups of {merged}, of {count} patches in all; got {sizes.tolist()}."
+        )
 
 
 def _array(value: Any) -> np.ndarray:
@@ -262,7 +330,7 @@ def _patches(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str, Any
     """The sums over patches, image by image."""
     if pixels.ndim == 2:  # Flattened patches, in groups that lie beside each other.
         begin, m = 0, model.merged
-        for frames, rows, columns in np.reshape(others["image_grid_thw"], (-1, 3)).tolist():
+        for frames, rows, columns in np.reshape(others[_GRID], (-1, 3)).tolist():
             end = begin + frames * rows * columns
             grouped = pixels[begin:end].sum(-1).reshape(frames, rows // m, columns // m, m, m)
             yield grouped.transpose(0, 1, 3, 2, 4).reshape(frames * rows, columns)

@@ -79,7 +79,7 @@ def query_of(
             chosen = _numbers(model, wanted, len(ids), "target", labels)[:, None]
         terms = positions[..., None], chosen[..., None]
         query = Query(ids, texts.lengths, *terms, labels=labels)
-    _check_exists(query.targets, shape[-1], "target")
+    check_exists(query.targets, shape[-1], "target")
     return query if contrast is None else _contrasted(model, query, contrast, shape[-1])
 
 
@@ -118,7 +118,7 @@ def _contrasted(model: LanguageModel, query: Query, contrast: Any, outputs: int)
     else:
         other = _numbers(model, contrast, batch, "contrast", query.labels)[:, None, None]
     other = np.broadcast_to(other, query.targets.shape)
-    _check_exists(other, outputs, "contrast")
+    check_exists(other, outputs, "contrast")
     same = np.argwhere(other == query.targets).tolist()
     if same:
         sample, *term = same[0]
@@ -168,7 +168,12 @@ def _check_kind(target: Target, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_exists(chosen: np.ndarray, count: int, what: str) -> None:
+def check_exists(chosen: np.ndarray, count: int, what: str) -> None:
+    """Whether tokens or classes are among the outputs of a model; JAX would take the last one.
+
+    Raises:
+        InputError: names those that are not.
+    """
     wrong = np.unique(chosen[(chosen < 0) | (chosen >= count)]).tolist()
     if wrong:
         raise InputError(

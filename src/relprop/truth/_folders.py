@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -46,45 +47,54 @@ def eraser(folder: str | Path, split: str = "test") -> list[Rationale]:
         annotations count them; where an annotation is about several texts, they follow each other.
 
     Raises:
-        InputError: a file is missing or no JSON, a text that is named is missing, or a span lies
-            outside of its text; lists all of the latter.
+        InputError: a file is missing, or is no UTF-8, no JSON or of another format, and in which
+            line; a text that is named is missing; or a span lies outside of its text; lists all of
+            the latter.
 
     Source: DeYoung et al. 2020 (ERASER).
     """
     folder = Path(folder)
-    lines = list(_json_lines(folder / f"{split}.jsonl"))
+    file, all_texts = folder / f"{split}.jsonl", folder / "docs.jsonl"
     texts: dict[str, list[str]] = {}
-    if (folder / "docs.jsonl").exists():
-        for line in _json_lines(folder / "docs.jsonl"):
-            texts[line["docid"]] = line["document"].split()
+    if all_texts.exists():
+        for number, line in _json_lines(all_texts):
+            with _of_format("ERASER", f"{all_texts}, line {number},"):
+                texts[line["docid"]] = line["document"].split()
     found, faults = [], []
-    for line in lines:
-        spans = [span for group in line["evidences"] for span in group]
-        names = list(dict.fromkeys(span["docid"] for span in spans)) or [line["annotation_id"]]
-        for name in names:
-            if name not in texts:
-                texts[name] = _text(folder / "docs" / name)
-        starts, words = {}, []
-        for name in names:
-            starts[name] = len(words)
-            words += texts[name]
-        evidence = np.zeros(len(words), bool)
-        for span in spans:
-            first, last = span["start_token"], span["end_token"]
-            if not 0 <= first < last <= len(texts[span["docid"]]):
-                faults.append(
-                    f"{line['annotation_id']}: words {first} to {last} of {span['docid']}"
-                )
-                continue
-            evidence[starts[span["docid"]] + first : starts[span["docid"]] + last] = True
-        label, query = line.get("classification") or "", line.get("query") or ""
-        found.append(Rationale(line["annotation_id"], tuple(words), evidence, label, query))
+    for number, line in [*_json_lines(file)]:
+        with _of_format("ERASER", f"{file}, line {number},"):
+            one, wrong = _rationale(line, texts, folder / "docs")
+        found.append(one)
+        faults += wrong
     if faults:
         raise InputError(
-            f"{len(faults)} spans in {folder / f'{split}.jsonl'} are not in their texts: "
-            f"{'; '.join(faults[:5])}. The texts are not those of these annotations."
+            f"{len(faults)} spans in {file} are not in their texts: {'; '.join(faults[:5])}. The "
+            "texts are not those of these annotations."
         )
     return found
+
+
+def _rationale(
+    line: dict[str, Any], texts: dict[str, list[str]], docs: Path
+) -> tuple[Rationale, list[str]]:
+    """An annotation, and which of its spans are not in their texts; reads texts that it needs."""
+    spans = [span for group in line["evidences"] for span in group]
+    names = list(dict.fromkeys(span["docid"] for span in spans)) or [line["annotation_id"]]
+    starts, words, faults = {}, [], []
+    for name in names:
+        if name not in texts:
+            texts[name] = _text_of(docs / name).split()
+        starts[name] = len(words)
+        words += texts[name]
+    evidence = np.zeros(len(words), bool)
+    for span in spans:
+        name, first, last = span["docid"], span["start_token"], span["end_token"]
+        if not 0 <= first < last <= len(texts[name]):
+            faults.append(f"{line['annotation_id']}: words {first} to {last} of {name}")
+            continue
+        evidence[starts[name] + first : starts[name] + last] = True
+    label, query = line.get("classification") or "", line.get("query") or ""
+    return Rationale(line["annotation_id"], tuple(words), evidence, label, query), faults
 
 
 def squad(file: str | Path) -> list[Rationale]:
@@ -101,27 +111,38 @@ def squad(file: str | Path) -> list[Rationale]:
     """
     file = Path(file)
     content = _json(file)
-    if not isinstance(content, dict) or "data" not in content:
-        raise InputError(f"{file} is not of the format of SQuAD: it has no 'data'.")
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        raise InputError(f"{file} is not of the format of SQuAD: it has no 'data', a list.")
     found, faults = [], []
-    for paragraph in (p for article in content["data"] for p in article["paragraphs"]):
-        context = paragraph["context"]
-        words, places = _words(context)
-        for asked in paragraph["qas"]:
-            evidence = np.zeros(len(words), bool)
-            for answer in asked["answers"]:
-                start, text = answer["answer_start"], answer["text"]
-                if context[start : start + len(text)] != text:
-                    faults.append(f"{asked['id']}: {text!r} at {start}")
-                evidence |= (places[:, 0] < start + len(text)) & (places[:, 1] > start)
-            if asked["answers"]:
-                label = asked["answers"][0]["text"]
-                found.append(Rationale(asked["id"], words, evidence, label, asked["question"]))
+    for number, article in enumerate(content["data"]):
+        with _of_format("SQuAD", f"{file}, article {number},"):
+            for paragraph in article["paragraphs"]:
+                asked, wrong = _questions(paragraph)
+                found += asked
+                faults += wrong
     if faults:
         raise InputError(
             f"{len(faults)} answers in {file} are not where they say: {'; '.join(faults[:5])}."
         )
     return found
+
+
+def _questions(paragraph: dict[str, Any]) -> tuple[list[Rationale], list[str]]:
+    """The questions on a text that have answers, and which of these are not where they say."""
+    context = paragraph["context"]
+    words, places = _words(context)
+    found, faults = [], []
+    for asked in paragraph["qas"]:
+        evidence = np.zeros(len(words), bool)
+        for answer in asked["answers"]:
+            start, text = answer["answer_start"], answer["text"]
+            if context[start : start + len(text)] != text:
+                faults.append(f"{asked['id']}: {text!r} at {start}")
+            evidence |= (places[:, 0] < start + len(text)) & (places[:, 1] > start)
+        if asked["answers"]:
+            label = asked["answers"][0]["text"]
+            found.append(Rationale(asked["id"], words, evidence, label, asked["question"]))
+    return found, faults
 
 
 def imagenet_segmentation(
@@ -171,11 +192,25 @@ def _words(text: str) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(words), np.array(places).reshape(len(words), 2)
 
 
-def _json_lines(file: Path) -> Iterator[Any]:
-    for number, line in enumerate(_text_of(file).splitlines(), 1):
+@contextlib.contextmanager
+def _of_format(name: str, where: str) -> Iterator[None]:
+    """Says where a file is not of a format, whatever that leads to."""
+    try:
+        yield
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"{where} is not of the format of {name}: it has no {error}.") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{where} is not of the format of {name}: {error}.") from error
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    # Not `splitlines`, which also splits at characters that may stand in a string of JSON.
+    for number, line in enumerate(_text_of(file).split("\n"), 1):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(f"{file}, line {number}, is no JSON: {error}.") from error
 
@@ -187,12 +222,16 @@ def _json(file: Path) -> Any:
         raise InputError(f"{file} is no JSON: {error}.") from error
 
 
-def _text(file: Path) -> list[str]:
-    return _text_of(file).split()
-
-
 def _text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        content = file.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise InputError(
+            f"{file}, line {line}, is not in UTF-8: the byte 0x{content[error.start]:02x}. Convert "
+            "the file, for example with iconv."
+        ) from error
