@@ -100,3 +100,20 @@ def test_where_the_score_is_read():
 def test_arguments_of_no_use(choice, message):
     with pytest.raises(relprop.InputError, match=message):
         transformer_attribution(one_layer, **choice)
+
+
+@pytest.mark.parametrize("method", ["transformer_attribution", "generic"])
+def test_without_the_one_of_its_own(method):
+    whole, rest = (
+        np.asarray(transformer_attribution(two_layers, method=method, query=-1, own=own)(X))
+        for own in (True, False)
+    )
+    np.testing.assert_allclose(whole - rest, np.eye(T)[-1], atol=1e-6)
+    mean = transformer_attribution(two_layers, method=method, query=(-2, -1), own=False)(X)
+    both = transformer_attribution(two_layers, method=method, query=(-2, -1))(X)
+    np.testing.assert_allclose(both - mean, np.eye(T)[-2:].mean(0), atol=1e-6)
+
+
+def test_methods_that_have_no_one_of_their_own():
+    with pytest.raises(relprop.InputError, match="'rollout' has none"):
+        transformer_attribution(two_layers, method="rollout", query=-1, own=False)

@@ -18,7 +18,15 @@ from relprop.anatomy.streams import TokenFlow
 from relprop.attribution.bimodal import Relevancies
 from relprop.attribution.full import Entries, relevance_of_tokens
 from relprop.attribution.maps import Layer, chosen, layers_of, listed, unseen
-from relprop.attribution.methods import FULL, GENERIC, UNIMODAL, methods, methods_by_rules, weighted
+from relprop.attribution.methods import (
+    FULL,
+    GENERIC,
+    UNIMODAL,
+    WITH_IDENTITY,
+    methods,
+    methods_by_rules,
+    weighted,
+)
 from relprop.attribution.query import answered, positions_of
 from relprop.composites import Composite, composite_of
 from relprop.places import AttentionMaps, Start
@@ -108,6 +116,7 @@ def transformer_attribution(
     start_layer: int = 0,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    own: bool = True,
     details: bool = False,
 ) -> Callable[..., Any]:
     r"""A function that computes how much each token counts for a score, through all layers.
@@ -145,6 +154,9 @@ def transformer_attribution(
             over all streams.
         layers: the layers that count, by number; all of them by default.
         heads: the heads that count; all of them by default.
+        own: whether the 1 counts that the query has of itself, the identity above. Without it, its
+            token gets what attention brings, as the others do: of a language model that is asked at
+            its last token, evidence is not hidden behind that one then.
         details: whether the result is an `Attribution` with the maps.
 
     Returns:
@@ -177,7 +189,7 @@ def transformer_attribution(
     2021 (ICCV), eq. 5 to 11; ``"rollout"``: Abnar and Zuidema 2020; ``"partial_lrp"``: Voita et
     al. 2019.
     """
-    _check_options(method, rules, (query, stream), (start_layer, layers, heads))
+    _check_options(method, rules, (query, stream), (start_layer, layers, heads), own)
     asking = 0 if query is None else query
     starts = (parameters,) if isinstance(parameters, str) else tuple(parameters)
     places = tuple(map(Start, starts))
@@ -208,7 +220,8 @@ def transformer_attribution(
         joint = _joint(method, flow, asked, counting)
         length = next(iter(joint.values())).shape[1]
         asked_for = positions_of(asking, length)
-        tokens = {name: jnp.mean(rows[:, asked_for], axis=1) for name, rows in joint.items()}
+        counted = joint if own else _without_own(joint, flow.streams[asked].name)
+        tokens = {name: jnp.mean(rows[:, asked_for], axis=1) for name, rows in counted.items()}
         if asking != "mean":
             tokens = answered(tokens, joint, flow, asked, every, asked_for)
         found = Attribution(
@@ -224,14 +237,27 @@ def transformer_attribution(
     return tokens_of
 
 
-def _check_options(method: str, rules: Any, asked: tuple[Any, Any], chosen: Any) -> None:
-    """Refuses arguments that a method has no use for: rules; a query or stream; layers, heads."""
+def _without_own(
+    joint: Mapping[str, Float[Array, "n s t"]], stream: str
+) -> dict[str, Float[Array, "n s t"]]:
+    """Without the 1 that each token of the stream that is asked has of itself."""
+    rows = joint[stream]
+    return {**joint, stream: rows - jnp.eye(rows.shape[1], dtype=rows.dtype)[None]}
+
+
+def _check_options(method: str, rules: Any, asked: tuple[Any, Any], chosen: Any, own: bool) -> None:
+    """Refuses arguments that a method has no use for: rules; a query; layers, heads; its own."""
     if method not in methods():
         raise unknown_name("method", method, methods())
     if rules is not None and method not in methods_by_rules():
         raise InputError(
             f"`rules` are of no use to {method!r}, which goes by attention and gradients. Leave "
             f"them out, or use one of {', '.join(map(repr, methods_by_rules()))}."
+        )
+    if not own and method not in WITH_IDENTITY:
+        raise InputError(
+            f"`own=False` leaves out the 1 that {' and '.join(map(repr, WITH_IDENTITY))} count "
+            f"beforehand; {method!r} has none."
         )
     if method == FULL and asked != (None, None):
         raise InputError(

@@ -73,6 +73,8 @@ UNIMODAL = {
 }
 #: The method for any number of streams (`relprop.attribution.bimodal`).
 GENERIC = "generic"
+#: Those that count 1 for the token of the query itself, beforehand.
+WITH_IDENTITY = ("transformer_attribution", GENERIC)
 #: The method that looks at no map, but at the relevance of the tokens (`relprop.attribution.full`).
 FULL = "full_lrp"
 
