@@ -218,8 +218,7 @@ def transformer_attribution(
         counting = chosen(every, start_layer, layers, heads)
         asked = _asked(flow, stream)
         joint = _joint(method, flow, asked, counting)
-        length = next(iter(joint.values())).shape[1]
-        asked_for = positions_of(asking, length)
+        asked_for = positions_of(asking, next(iter(joint.values())).shape[1])
         counted = joint if own else _without_own(joint, flow.streams[asked].name)
         tokens = {name: jnp.mean(rows[:, asked_for], axis=1) for name, rows in counted.items()}
         if asking != "mean":
