@@ -34,8 +34,7 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
             continue
         if step.structure == "quotient":
             above, below = wiring.active(step)[0], wiring.active(step)[-1]
-            related = _share(wiring, above, below) or _of_one_loop(wiring, above, below)
-            if _sums(wiring, below) and related:
+            if _sums(wiring, below) and _share(wiring, above, below):
                 kind = "softmax or normalisation"
                 reason = "a quotient whose denominator is a sum over the input"
                 yield _suspicion(step, kind, reason)
@@ -54,12 +53,6 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
             yield _suspicion(step, "gate", "a product of two activations: which is the gate?")
         elif _is_random(wiring, step, chance):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
-
-
-def _of_one_loop(wiring: Wiring, above: Value, below: Value) -> bool:
-    """Whether a loop has computed both parts of a quotient."""
-    makers = [wiring.maker(wiring.origin(a, "structural", "scale")) for a in (above, below)]
-    return makers[0] is not None and makers[0] is makers[1] and bool(makers[0].bodies)
 
 
 def _less_a_logarithm(wiring: Wiring, step: Step) -> bool:
