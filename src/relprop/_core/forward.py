@@ -28,7 +28,7 @@ def forward(plan: Plan, inputs: Sequence[Any], replay: bool = False) -> tuple[li
     tape.update(plan.graph.constants)
     tape.update(zip(plan.graph.inputs, inputs, strict=True))
     evaluate(plan, plan.graph.evaluated, tape, replay)
-    return tape.read_all(plan.graph.outputs), tape
+    return tape.read_all(plan.graph.results), tape
 
 
 def evaluate(plan: Plan, equations: Sequence[Equation], tape: Tape, replay: bool) -> None:

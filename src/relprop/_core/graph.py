@@ -168,6 +168,8 @@ class Graph:
         scope: of a body, the named scopes around its equation.
         run: what the forward pass evaluates, where that is not what is read (`relprop.reading`):
             the equations as traced, and then those that only the reading has.
+        returned: its results as traced, where they are read as other values: inside of a checkpoint
+            these are there on the way back only.
         recalls: of values that are computed again on the way back, as `jax.checkpoint` asks for.
         asked: per output, whether it is explained, where not all are.
         closed: results of calls that have a rule as a whole.
@@ -180,6 +182,7 @@ class Graph:
     inner: bool = False
     scope: str = ""
     run: tuple[Equation, ...] | None = None
+    returned: tuple[Atom, ...] | None = None
     recalls: Mapping[Value, Recall] = dataclasses.field(default_factory=dict)
     asked: tuple[bool, ...] | None = None
     closed: frozenset[Value] = frozenset()
@@ -195,6 +198,11 @@ class Graph:
     def evaluated(self) -> tuple[Equation, ...]:
         """What the forward pass evaluates."""
         return self.equations if self.run is None else self.run
+
+    @property
+    def results(self) -> tuple[Atom, ...]:
+        """What the forward pass returns."""
+        return self.outputs if self.returned is None else self.returned
 
     def values(self) -> Iterator[Value]:
         """All that its equations read and make, without constants and bodies."""

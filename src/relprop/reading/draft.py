@@ -245,6 +245,7 @@ class Draft:
             outputs=tuple(self.outputs),
             constants=self.constants,
             run=tuple(run),
+            returned=self.graph.results,
             recalls=recalls,
             asked=tuple(self._asked),
             closed=self._closed_calls(),

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 import numpy as np
 
 from relprop._core import registry
-from relprop._core.control import Remat
 from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Propagator
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
@@ -86,9 +85,6 @@ def _chosen(draft: Draft, equation: Equation) -> Atom | None:
     """The case that the code itself always chooses."""
     which = draft.index.number(equation.inputs[0])
     if which is None or not is_literal(draft.index.maker, equation.inputs[0]):
-        return None
-    # What a checkpoint returns is there; what it chose that from is only computed again.
-    if any(isinstance(registry.lookup(e.primitive), Remat) for e in draft.graph.equations):
         return None
     return equation.inputs[1 + int(which)]
 
