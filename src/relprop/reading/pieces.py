@@ -8,7 +8,7 @@ may overlap, and none may be missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from relprop._core.graph import Value
@@ -21,6 +21,7 @@ from relprop.reading.terms import (
     Symbol,
     Term,
     exponential,
+    indices_of,
     mentions,
     plus,
     power,
@@ -47,7 +48,7 @@ def together(term: Term) -> Term:
 
 def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | None:
     """A term in which a sum over a slice, with those over the rest of its axis, is one sum."""
-    pieces: set[Any] = {piece for piece in _slices(base[2]) if piece[1] == bound}
+    pieces: set[Any] = {piece for piece in indices_of(base[2], "slice") if piece[1] == bound}
     if len(pieces) != 1:
         return None
     (piece,) = pieces
@@ -147,21 +148,11 @@ def _entries(product: Product) -> int:
 
 def widened(product: Product) -> Product:
     """A product of entries of slices as one of entries of all that these are slices of."""
-    for piece in set(_slices(product)):
+    for piece in set(indices_of(product, "slice")):
         size = _length_of(product, piece)
         if size is not None:
             product = renamed(product, {piece: Symbol(-1, size, True)})
     return product
-
-
-def _slices(thing: Any) -> Iterator[Any]:
-    """The slices among the indices of a product or base."""
-    if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
-        return
-    if isinstance(thing, tuple) and thing[:1] == ("slice",):
-        yield thing
-    for inner in thing:
-        yield from _slices(inner)
 
 
 def _length_of(thing: Any, piece: Any) -> int | None:
@@ -179,7 +170,7 @@ def _places(term: Term, size: int) -> set[tuple[int, ...]]:
     places: set[tuple[int, ...]] = set()
     if size <= LONGEST:
         places.update((k,) for k in range(size))
-    for _, symbol, start, stride in _slices(frozenset(term)):
+    for _, symbol, start, stride in indices_of(frozenset(term), "slice"):
         if isinstance(symbol, Symbol):
             found = tuple(range(start, start + stride * symbol.size, stride))
             if found and found[-1] < size:

@@ -196,7 +196,7 @@ def _in_order(inside: Product, bound: Iterable[Symbol]) -> Product:
 
 def _unfolded(inside: Product, bound: list[Symbol]) -> tuple[Product, list[Symbol]]:
     """A sum over all of what an axis was folded into is one over the axis."""
-    for folded in _folded(inside):
+    for folded in indices_of(inside, "flat"):
         if all(isinstance(s, Symbol) and s in bound for s in folded[1]):
             size = math.prod(folded[2])
             whole = Symbol(-1 - len(bound), size, True)
@@ -206,14 +206,14 @@ def _unfolded(inside: Product, bound: list[Symbol]) -> tuple[Product, list[Symbo
     return inside, bound
 
 
-def _folded(thing: Any) -> Iterator[Any]:
-    """The indices of a product or base that several indices make up."""
+def indices_of(thing: Any, kind: str) -> Iterator[Any]:
+    """The indices of one kind in a product or base: slices, or those that several make up."""
     if isinstance(thing, Symbol) or not isinstance(thing, (tuple, frozenset)):
         return
-    if isinstance(thing, tuple) and thing[:1] == ("flat",):
+    if isinstance(thing, tuple) and thing[:1] == (kind,):
         yield thing
     for inner in thing:
-        yield from _folded(inner)
+        yield from indices_of(inner, kind)
 
 
 def _holds(thing: Any, part: Any) -> bool:
