@@ -40,6 +40,10 @@ def counted(step, start, turns=D):
     return total
 
 
+def counted_row(turns):
+    return lambda e: lax.fori_loop(0, turns, lambda i, c: c + e[i], jnp.zeros((), e.dtype))
+
+
 SUMS = {
     "columns": (lambda e: sum(columns(e)), True),
     "columns, one of them twice": (lambda e: sum(columns(e)[:-1]) + e[:, 0], False),
@@ -69,6 +73,8 @@ SUMS = {
         True,
     ),
     "a loop that ends early": (counted(lambda c, e, i: c + e[:, i], 0.0, D - 1), False),
+    "a loop that counts, by vmap": (jax.vmap(counted_row(D)), True),
+    "a loop that ends early, by vmap": (jax.vmap(counted_row(D - 1)), False),
     "where=True": (lambda e: e.sum(1, where=True), True),
 }
 LOGARITHMS = {
@@ -129,6 +135,9 @@ UNPROVEN = {
         lambda r: jnp.exp(r) / jax.ops.segment_sum(jnp.exp(r), jnp.zeros(D, int), 1)
     ),
     "columns but one": lambda x: jnp.exp(x) / sum(columns(jnp.exp(x))[1:])[:, None],
+    "a loop of other things": lambda x: (
+        jnp.exp(x) / scanned(lambda c, r: c + jnp.sin(r), 0.0)(jnp.exp(x))[:, None]
+    ),
     "sorted": lambda x: jnp.exp(x) / jnp.exp(jnp.sort(x, 1)).sum(1, keepdims=True),
     "a root of columns but one": lambda x: x / jnp.sqrt(sum(columns(x * x)[1:]))[:, None],
 }

@@ -113,10 +113,11 @@ def _divides_its_own(wiring: Wiring, root: Step) -> bool:
 
 def _share(wiring: Wiring, above: Value, below: Value) -> bool:
     """Whether a value is linear in something that another one was computed from."""
-    among = _behind(wiring, below, (*_BY_ENTRY, "average", "product", "logsumexp"))
+    among = _behind(wiring, below, (*_BY_ENTRY, *_COLLECTED))
     return not among.isdisjoint(_behind(wiring, above, (*_LINEAR, "activation")))
 
 
+_COLLECTED = ("average", "product", "logsumexp", "scan", "while")
 _BY_ENTRY = ("structural", "scale", "offset", "activation", "sum")
 _LINEAR = ("structural", "scale", "offset", "sum", "average", "linear")
 

@@ -90,7 +90,7 @@ def _is_product(loop: Loop, value: Value) -> bool:
         maker = loop.makers.get(atom)
         if maker is None:
             continue
-        if maker.name == "dynamic_slice":  # What it begins at may only depend on the turn.
+        if maker.name in ("dynamic_slice", "gather"):  # Its places may only depend on the turn.
             if not all(isinstance(a, Literal) or loop.is_free(a) for a in maker.inputs[1:]):
                 return False
             queue.append(maker.inputs[0])
