@@ -151,6 +151,16 @@ def test_what_cannot_be_proven_is_told(f):
         relprop.relevance(lambda x: jnp.sum(f(x) @ V), Epsilon(), on_suspicion="error")(X)
 
 
+def test_parts_of_other_weights_are_no_softmax():
+    def over_sum(x, weight):
+        entries = jnp.stack([x[:, 0] + jnp.log(weight), x[:, 1]], 1)
+        total = jnp.exp(x[:, 0]) + jnp.exp(x[:, 1])
+        return jnp.exp(entries) / total[:, None] @ V[:2] @ V.T
+
+    assert "softmax" in structures(lambda x: over_sum(x, 1.0))
+    assert "softmax" not in structures(lambda x: over_sum(x, 2.0))
+
+
 def test_a_gate_that_is_mapped():
     weights = [jnp.asarray(np.random.default_rng(i).standard_normal((D, 4))) for i in (3, 4)]
     ways = {

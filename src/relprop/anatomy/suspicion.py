@@ -159,5 +159,10 @@ def _sums(wiring: Wiring, value) -> bool:
 
 def _meet(wiring: Wiring, parts: Sequence[Value]) -> bool:
     """Whether summands are entries of one value."""
-    first, *others = (_behind(wiring, part, _BY_ENTRY) for part in parts) or [set()]
-    return any(not first.isdisjoint(other) for other in others)
+    seen: set[Value] = set()
+    for part in parts:
+        own = _behind(wiring, part, _BY_ENTRY)
+        if not seen.isdisjoint(own):
+            return True
+        seen |= own
+    return False

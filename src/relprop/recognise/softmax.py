@@ -133,9 +133,11 @@ def _lists(
         return False
     for axis in (s for s in index if isinstance(s, Symbol) and s.size == len(parts)):
         entries = [renamed(above, {axis: i}) for i in range(axis.size)]
+        if {*entries} == parts:
+            return True
         # What is stacked has its parts as entries.
-        known = (looked_up(flow.algebra, entry) for entry in entries)
-        if {*entries} == parts or {p for term in known for p in term} == parts:
+        known = [looked_up(flow.algebra, entry) for entry in entries]
+        if all(set(term.values()) == {1.0} for term in known) and set().union(*known) == parts:
             return True
     return False
 
