@@ -440,6 +440,17 @@ def test_a_folder_that_vanishes(tmp_path):
     assert explain(tmp_path / "a", source).is_complete
 
 
+def test_a_vanished_folder_is_not_made_again(tmp_path):
+    disk = _disk.disk_of(tmp_path / "a")
+    with pytest.raises(relprop.JobError, match="is gone"):
+        disk.make("relevance/c")
+    assert not (tmp_path / "a").exists()
+    disk.begin()
+    disk.make("relevance/c")
+    disk.make("relevance/c")
+    assert (tmp_path / "a" / "relevance" / "c").is_dir()
+
+
 def test_a_full_disk(tmp_path, monkeypatch):
     write, left = _disk._write, [9]
 

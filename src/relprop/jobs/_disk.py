@@ -106,10 +106,12 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def make(self, folder: str) -> None:
+        # One after the other: with its parents, a store that was removed would come back, empty.
+        path = self.root
         with self._said():
-            if not self.root.is_dir():
-                raise FileNotFoundError(errno.ENOENT, "gone")
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            for part in Path(folder).parts:
+                path = path / part
+                path.mkdir(exist_ok=True)
 
     def write(self, files: Mapping[str, bytes]) -> None:
         # Each is renamed only when all of them are on the disk: renaming is what costs little.
