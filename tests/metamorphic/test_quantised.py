@@ -5,6 +5,7 @@ correlate with that of the layer, as it is not equal.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +116,124 @@ def eight_bit_floats(x):
     return (x / scale).astype(jnp.float8_e4m3fn).astype(x.dtype) @ (Q * SCALE) * scale + B
 
 
-SPELLINGS = (per_token, per_tensor, times_the_inverse, known_scale,
-             stopped_scale, in_a_jit, in_a_checkpoint, rounded_floats, own_derivative,
-             one_scale_for_both, with_a_zero_point, eight_bit_floats)  # fmt: skip
+def groups_of_inputs(x):
+    """A scale for each token and group, and the sum over the groups."""
+    groups = x.reshape(T, 2, D // 2)
+    scale = jnp.abs(groups).max(-1, keepdims=True) / 127
+    weights = jnp.asarray(Q.reshape(2, D // 2, D))
+    product = jnp.einsum(
+        "tgi,gio->tgo", _integers(groups / scale), weights, preferred_element_type=jnp.int32
+    )
+    return (product.astype(x.dtype) * scale * SCALE).sum(1) + B
+
+
+def zero_point_of_integers(x):
+    """As fbgemm: the zero point is taken off the product, times the sums of the weights."""
+    low, high = x.min(), x.max()
+    scale = (high - low) / 255
+    zero = jnp.round(-low / scale).astype(jnp.int32)
+    integers = jnp.clip(jnp.round(x / scale).astype(jnp.int32) + zero, 0, 255)
+    weights = jnp.asarray(Q).astype(jnp.int32)
+    product = integers @ weights - zero * weights.sum(0)
+    return product.astype(x.dtype) * scale * SCALE + B
+
+
+def known_zero_point(x):
+    integers = jnp.clip(jnp.round(x / STEP) + 20000, 0, 40000).astype(jnp.int32)
+    product = integers @ jnp.asarray(Q).astype(jnp.int32) - 20000 * Q.astype(np.int32).sum(0)
+    return product.astype(x.dtype) * (STEP * SCALE) + B
+
+
+def bias_of_integers(x):
+    bias = jnp.asarray(np.round(B / (STEP * SCALE)).astype(np.int32))
+    product = jnp.round(x / STEP).astype(jnp.int32) @ jnp.asarray(Q).astype(jnp.int32)
+    return (product + bias).astype(x.dtype) * (STEP * SCALE)
+
+
+def scales_of_one_number(x):
+    """The scale of the weight is one number, and comes with that of the input."""
+    scale, own = jnp.abs(x).max() / 127, float(SCALE.max())
+    weights = jnp.asarray(np.round(Q * (SCALE / own)).astype(np.int8))
+    product = lax.dot_general(
+        _integers(x / scale), weights, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
+    )
+    return product.astype(x.dtype) * (scale * own) + B
+
+
+def product_of_eight_bit_floats(x):
+    scale, own = jnp.abs(x).max() / 448, float(np.abs(Q * SCALE).max()) / 448
+    weights = jnp.asarray(Q * SCALE / own).astype(jnp.float8_e4m3fn)
+    product = lax.dot_general(
+        (x / scale).astype(jnp.float8_e4m3fn),
+        weights,
+        (((1,), (0,)), ((), ())),
+        preferred_element_type=x.dtype,
+    )
+    return product * (scale * own) + B
+
+
+def noisy_rounding(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 32767
+    noise = jax.random.uniform(jax.random.key(0), x.shape, x.dtype)
+    integers = jnp.floor(x / scale + noise).astype(jnp.int32)
+    return (integers @ jnp.asarray(Q).astype(jnp.int32)).astype(x.dtype) * scale * SCALE + B
+
+
+def away_from_zero(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    z = x / scale
+    return (
+        _product(jnp.trunc(z + jnp.where(z >= 0, 0.5, -0.5)).astype(jnp.int8)).astype(x.dtype)
+        * (scale * SCALE)
+        + B
+    )
+
+
+def sign_and_magnitude(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    z = x / scale
+    return jnp.sign(z) * jnp.floor(jnp.abs(z) + 0.5) * scale @ (Q * SCALE) + B
+
+
+def convolved(x):
+    """A convolution of one token at a time."""
+    scale = jnp.abs(x).max() / 127
+    product = lax.conv_general_dilated(
+        _integers(x / scale)[None],
+        jnp.asarray(Q)[None],
+        (1,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        preferred_element_type=jnp.int32,
+    )
+    return product[0].astype(x.dtype) * (scale * SCALE) + B
+
+
+def heads_apart(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    product = jnp.einsum(
+        "ti,ihd->thd",
+        _integers(x / scale),
+        jnp.asarray(Q.reshape(D, 2, D // 2)),
+        preferred_element_type=jnp.int32,
+    )
+    own, bias = SCALE.reshape(2, -1), B.reshape(2, -1)
+    return (product.astype(x.dtype) * scale[..., None] * own + bias).reshape(T, D)
+
+
+STEP = 2e-4
+LAYERS = (per_token, per_tensor, times_the_inverse, known_scale,
+          stopped_scale, in_a_jit, in_a_checkpoint, rounded_floats, own_derivative,
+          one_scale_for_both, with_a_zero_point, eight_bit_floats)  # fmt: skip
+# They are the same layers, in integers that are made and scaled in other ways.
+INTEGERS = (groups_of_inputs, zero_point_of_integers, known_zero_point, bias_of_integers,
+            scales_of_one_number, product_of_eight_bit_floats, noisy_rounding, away_from_zero,
+            sign_and_magnitude, heads_apart)  # fmt: skip
+CASES = [
+    *itertools.product(LAYERS, EXPLAINED),
+    *itertools.product(INTEGERS, ("gamma", "attn_lrp", "lstm")),
+]
+COARSE = (eight_bit_floats, product_of_eight_bit_floats)
 
 
 def dequantised(x):
@@ -134,12 +250,13 @@ def relevance(layer, name):
         return np.asarray(relprop.relevance(score, RULES[name])(jnp.asarray(X)))
 
 
-@pytest.mark.parametrize("name", EXPLAINED)
-@pytest.mark.parametrize("layer", SPELLINGS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("layer", "name"), CASES, ids=[f"{layer.__name__}-{name}" for layer, name in CASES]
+)
 def test_relevance_is_that_of_the_layer(layer, name):
     with quiet(), as_users():
         x = jnp.asarray(X)
-        coarse = 0.2 if layer is eight_bit_floats else 0.05
+        coarse = 0.2 if layer in COARSE else 0.05
         np.testing.assert_allclose(layer(x), dequantised(x), atol=coarse)
     got, wanted = relevance(layer, name), relevance(dequantised, name)
     assert np.isfinite(got).all()
@@ -147,3 +264,161 @@ def test_relevance_is_that_of_the_layer(layer, name):
     # Relevance through the scale alone would all be where the largest number is.
     others = np.abs(X) < np.abs(X).max(-1, keepdims=True)
     assert np.corrcoef(got[others], wanted[others])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("name", ("z_plus", "attn_lrp"))
+def test_a_convolution(name):
+    def plain(x):
+        product = lax.conv_general_dilated(
+            x[None], jnp.asarray(Q * SCALE)[None], (1,), "VALID", dimension_numbers=NUMBERS
+        )
+        return product[0] + B
+
+    got, wanted = relevance(convolved, name), relevance(plain, name)
+    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+NUMBERS = ("NWC", "WIO", "NWC")
+
+
+# Networks that stay integers from one layer to the next.
+
+OWN = _numbers(D, D, seed=5)
+OWN_SCALE = np.abs(OWN).max(0) / 127
+OWN_Q = np.round(OWN / OWN_SCALE).astype(np.int32)
+
+
+def _first_layer(x, zero=0):
+    """Integers, of a bias of integers, in units of STEP."""
+    integers = jnp.round(x / STEP).astype(jnp.int32) + zero
+    bias = jnp.asarray(np.round(B / (STEP * SCALE)).astype(np.int32))
+    return (integers - zero) @ jnp.asarray(Q).astype(jnp.int32) + bias
+
+
+def _second_layer(integers):
+    return (integers @ jnp.asarray(OWN_Q)).astype(float) * (STEP * OWN_SCALE)
+
+
+def limited(x):
+    """The ReLU is the limit of what the result is rounded to."""
+    hidden = jnp.round(_first_layer(x).astype(x.dtype) * SCALE)
+    return _second_layer(jnp.clip(hidden, 0, 1 << 15).astype(jnp.int32))
+
+
+def relu_of_integers(x):
+    hidden = jnp.round(jnp.maximum(_first_layer(x), 0).astype(x.dtype) * SCALE)
+    return _second_layer(hidden.astype(jnp.int32))
+
+
+def zero_points(x):
+    hidden = jnp.round(_first_layer(x, 700).astype(x.dtype) * SCALE) + 300
+    integers = jnp.clip(hidden, 300, 1 << 15).astype(jnp.int32)
+    product = integers @ jnp.asarray(OWN_Q) - 300 * OWN_Q.sum(0)
+    return product.astype(x.dtype) * (STEP * OWN_SCALE)
+
+
+def fixed_point(x):
+    """The scale is an integer and a shift."""
+    multiplier = jnp.asarray(np.round(SCALE * 2**16).astype(np.int32))
+    hidden = (_first_layer(x) * multiplier + (1 << 15)) >> 16
+    return _second_layer(jnp.maximum(hidden, 0))
+
+
+def simulated(x):
+    """As in training and in ONNX: quantised and dequantised around layers of numbers."""
+
+    def again(z):
+        return (jnp.clip(jnp.round(z / STEP) + 5, -(1 << 15), 1 << 15) - 5) * STEP
+
+    return again(jax.nn.relu(again(x) @ (Q * SCALE) + B)) @ (OWN_Q * OWN_SCALE)
+
+
+def two_layers(x):
+    return jax.nn.relu(dequantised(x)) @ (OWN_Q * OWN_SCALE)
+
+
+@pytest.mark.parametrize("name", ("gamma", "attn_lrp"))
+@pytest.mark.parametrize(
+    "network",
+    (limited, relu_of_integers, zero_points, fixed_point, simulated),
+    ids=lambda f: f.__name__,
+)
+def test_networks_of_integers(network, name):
+    with as_users(), jax.enable_x64(True):
+        x = jnp.asarray(X)
+        np.testing.assert_allclose(network(x), two_layers(x), atol=0.02)
+    with jax.enable_x64(True):
+        got, wanted = relevance(network, name), relevance(two_layers, name)
+    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+def sum_of_branches(x):
+    """Two results of one unit are added as integers."""
+    hidden = jnp.round(_first_layer(x).astype(x.dtype) * SCALE).astype(jnp.int32)
+    integers = jnp.maximum(hidden + jnp.round(x / STEP).astype(jnp.int32), 0)
+    return _second_layer(integers)
+
+
+def largest(x):
+    hidden = jnp.round(_first_layer(x).astype(x.dtype) * SCALE).astype(jnp.int32)
+    return _second_layer(jnp.maximum(hidden, 0).max(0, keepdims=True))
+
+
+def scores_of_integers(x):
+    """Both factors of attention scores are integers."""
+    q, k = x @ (Q * SCALE), x @ (OWN_Q * OWN_SCALE)
+    s, t = (jnp.abs(z).max(-1, keepdims=True) / 127 for z in (q, k))
+    scores = lax.dot_general(
+        _integers(q / s), _integers(k / t), (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.int32,
+    )  # fmt: skip
+    return jax.nn.softmax(scores.astype(x.dtype) * s * t.T) @ x
+
+
+SAME = {
+    sum_of_branches: lambda x: jax.nn.relu(dequantised(x) + x) @ (OWN_Q * OWN_SCALE),
+    largest: lambda x: jax.nn.relu(dequantised(x)).max(0, keepdims=True) @ (OWN_Q * OWN_SCALE),
+    scores_of_integers: lambda x: (
+        jax.nn.softmax((x @ (Q * SCALE)) @ (x @ (OWN_Q * OWN_SCALE)).T) @ x
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ("gamma", "attn_lrp"))
+@pytest.mark.parametrize("network", SAME, ids=lambda f: f.__name__)
+def test_what_else_is_done_with_integers(network, name):
+    with jax.enable_x64(True):
+        got, wanted = relevance(network, name), relevance(SAME[network], name)
+    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("network", (limited, zero_points, per_token, noisy_rounding))
+def test_nothing_is_cut(network):
+    def score(x):
+        with as_users():
+            return jnp.sum(jax.nn.relu(network(x)) @ V)
+
+    with as_users(), jax.enable_x64(True):
+        relprop.relevance(score, RULES["attn_lrp"], on_suspicion="error")(jnp.asarray(X))
+
+
+def not_multiplied_again(x):
+    """Normalised by its largest entry and rounded: no layer, but a function with steps."""
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return _product(_integers(x / scale)).astype(x.dtype) + B
+
+
+def other_scale(x):
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return _product(_integers(x / scale)).astype(x.dtype) * (x * x).mean(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("network", (not_multiplied_again, other_scale))
+def test_what_has_not_its_scale_again_is_cut_and_told(network):
+    def score(x):
+        with as_users():
+            return jnp.sum(jax.nn.relu(network(x)) @ V)
+
+    with as_users(), pytest.raises((relprop.SuspicionError, relprop.MissingRuleError)):
+        relprop.relevance(score, RULES["attn_lrp"], on_suspicion="error")(jnp.asarray(X))

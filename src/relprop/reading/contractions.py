@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -35,7 +36,9 @@ def contracted(draft: Draft) -> None:
         if len(equation.outputs) != 1 or equation.outputs[0] not in draft.index.dependent:
             continue
         if type(kind) is Sum:  # A sum over devices is none of axes.
-            new = [*_one_contraction(draft, equation, exponentials)]
+            new = [*_one_contraction(draft, equation, exponentials)] or [
+                *_one_layer(draft, equation)
+            ]
         elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
             new = [*_simpler(draft, equation)]
         else:
@@ -82,6 +85,63 @@ def _one_contraction(
             yield from draft.derived(
                 functools.partial(_summed_product, kept, axes, order), atoms, equation, out
             )
+
+
+def _one_layer(draft: Draft, equation: Equation) -> Iterator[Equation]:
+    """The layer that a sum of layers is of which each was scaled: the scale is the weight's.
+
+    ``(einsum("tgi,gio->tgo", x, w) * s[g, o]).sum(1)``, as where weights have a scale per group.
+    """
+    index, (value,) = draft.index, equation.inputs
+    order = list(range(len(value.shape)))
+    scales: list[tuple[Atom, bool, list[int]]] = []
+    while True:
+        maker = index.maker.get(value)
+        if maker is None or index.only_reader(value) is None:
+            return
+        kind = registry.lookup(maker.primitive)
+        operands = index.operands(maker)
+        if len(operands) != 1 or len(maker.outputs) != 1:
+            return
+        if isinstance(kind, Dense):
+            break
+        if maker.name == "transpose":
+            turn = maker.params["permutation"]
+            order = [turn[axis] for axis in order]
+            scales = [(scale, divides, [turn[a] for a in at]) for scale, divides, at in scales]
+        elif isinstance(kind, Multiplication | Division) and operands[0].shape == value.shape:
+            position = maker.inputs.index(operands[0])
+            other, divides = maker.inputs[1 - position], isinstance(kind, Division)
+            if other in index.touched or (divides and position == 1):
+                return
+            scales.append((other, divides, list(range(len(value.shape)))))
+        else:
+            return
+        value = operands[0]
+    side = maker.inputs.index(operands[0])
+    contracting, batch = maker.params["dimension_numbers"]
+    own = kind.carried(maker, 1 - side)
+    summed = [order[axis] for axis in equation.params["axes"]]
+    if not scales or not contracting[0] or any(axis >= len(batch[0]) for axis in summed):
+        return
+    for scale, _, at in scales:
+        places = at[len(at) - len(scale.shape) :]
+        if any(n > 1 and axis not in own for n, axis in zip(scale.shape, places, strict=True)):
+            return
+
+    def layer(a: Array, b: Array, *factors: Array) -> Array:
+        total = jnp.ones(maker.outputs[0].shape, b.dtype)
+        for factor, (_, divides, at) in zip(factors, scales, strict=True):
+            full = jnp.broadcast_to(jnp.asarray(factor, b.dtype), [total.shape[n] for n in at])
+            full = full.transpose(np.argsort(at).tolist())
+            total = total / full if divides else total * full
+        operands = [a, b]
+        operands[1 - side] = kind.with_scaled_result(maker, 1 - side, operands[1 - side], total)
+        kept = [axis for n, axis in enumerate(order) if n not in equation.params["axes"]]
+        return _with_batch_summed(maker, summed, kept, *operands)
+
+    atoms = [*maker.inputs[:2], *(scale for scale, _, _ in scales)]
+    yield from draft.derived(layer, atoms, equation, equation.outputs[0])
 
 
 def _summed_value(

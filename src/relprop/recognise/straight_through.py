@@ -52,7 +52,8 @@ def _start(flow: Dataflow, equation: Equation) -> Value | None:
         (start,) = operands
         stopped |= any(a in flow.touched for a in current.inputs if a is not start)
         own = flow.algebra.of(start, index)
-        if stopped and own and not any(product in term for product in own):
+        # What is rounded to few bits, or an integer of another type, is itself to the algebra.
+        if stopped and own and (own == term or not any(product in term for product in own)):
             return start
         current = flow.producer(start)
     return None

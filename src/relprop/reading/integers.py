@@ -1,0 +1,152 @@
+"""Integers with scales stand for numbers, and layers of them for layers of those.
+
+``round(x / s) @ Q * s`` is ``x @ Q``: what is computed with integers, until they are multiplied
+with their scales again, is read in the numbers that they stand for. Of each integer it is known
+what it is, as ``(real + offset) * unit``: the unit is one over the scale, the offset a zero point
+or a bias of integers. Products, sums, moves and limits of integers are those of the real numbers,
+in which relevance passes; units and offsets are constants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.general import is_move
+from relprop.propagators.linear import (
+    Addition,
+    Contraction,
+    Division,
+    Multiplication,
+    Negation,
+)
+from relprop.reading.draft import Draft, rewired
+from relprop.reading.integer_steps import SHIFTS, Steps
+from relprop.reading.rounding import LIMITS, ideal, is_rounding, rounds
+from relprop.reading.scales import is_float, is_rounded_soon, is_zero
+from relprop.reading.standing import Standing, number_of
+
+#: What is done with integers as with the numbers that they stand for.
+_ALIKE = (
+    "max min clamp concatenate pad select_n reduce_max reduce_min reduce_sum reduce_window_max "
+    "reduce_window_sum cumsum dynamic_slice"
+).split()
+
+
+def of_integers(draft: Draft) -> set[Value]:
+    """Reads what is computed with integers in the numbers that they stand for.
+
+    Returns:
+        the values that are rounded in place of integers.
+    """
+    region = _Region(draft)
+    region.follow()
+    if not region.ends():
+        return set()
+    draft.put(region.steps.made)
+    region.leave()
+    return {out for made in region.steps.made.values() for new in made[1:] for out in new.outputs}
+
+
+class _Region:
+    """The part of a graph in which numbers are integers.
+
+    Attributes:
+        draft: the reading.
+        known: what the values in the region stand for.
+        steps: what computes that.
+    """
+
+    def __init__(self, draft: Draft):
+        self.draft = draft
+        self.known: dict[Any, Standing] = {}
+        self.steps = Steps(draft, ideal(draft))
+
+    def follow(self) -> None:
+        """Goes through the graph once, from what is rounded on."""
+        for equation in self.draft.equations:
+            if len(equation.outputs) != 1 or equation.outputs[0] not in self.draft.index.touched:
+                continue
+            if any(atom in self.known for atom in equation.inputs):
+                found = self._after(equation)
+            elif rounds(self.draft, equation):
+                found = self.steps.rounded(equation)
+            else:
+                continue
+            if found is not None:
+                self.known[equation.outputs[0]] = found
+
+    def ends(self) -> list[Value]:
+        """Values that have their scales again, where others read them."""
+        index = self.draft.index
+        leaving = {*self.draft.asked, *self.draft.visible}
+        return [
+            value
+            for value, standing in self.known.items()
+            if standing.is_number
+            and is_float(value)
+            and (
+                value in leaving
+                or any(
+                    out not in self.known for e in index.readers.get(value, []) for out in e.outputs
+                )
+            )
+        ]
+
+    def leave(self) -> None:
+        """Computes what has its scales again from what it stands for."""
+        draft, algebra = self.draft, ideal(self.draft)
+        own = {equation for made in self.steps.made.values() for equation in made[1:]}
+        made: dict[Equation, list[Equation]] = {}
+        traced: dict[Value, Atom] = {}
+        same: dict[Value, Atom] = {}
+        for value in self.ends():
+            standing, maker = self.known[value], draft.index.maker[value]
+            offset = standing.offset
+            offsets = [] if offset is None or is_zero(draft, offset) else [offset]
+            number, inputs = number_of(draft, algebra, standing, value, offsets)
+            if number is None:
+                if value not in draft.visible:
+                    same[value] = standing.real
+                continue
+            copied = draft.again(maker, maker.inputs, None)
+            traced[value] = copied.outputs[0]
+            made[maker] = [copied, *draft.derived(number, inputs, maker, value)]
+        equations = [
+            rewired(new, traced) if equation in own else new
+            for equation in draft.equations
+            for new in made.get(equation, (equation,))
+        ]
+        draft.replace(draft.sorted(equations), same)
+
+    def _after(self, equation: Equation) -> Standing | None:
+        """What a value stands for that is computed from such."""
+        kind = registry.lookup(equation.primitive)
+        standings = [self.known.get(atom) for atom in equation.inputs]
+        found = [standing for standing in standings if standing is not None]
+        others = [a for a, s in zip(equation.inputs, standings, strict=True) if s is None]
+        scaled = isinstance(kind, Multiplication | Division)
+        done = all(standing.is_number for standing in found)
+        if done and not scaled and not is_rounded_soon(self.draft, equation.outputs[0]):
+            return None  # What comes now is done with numbers.
+        if not scaled and any(atom in self.draft.index.dependent for atom in others):
+            return None
+        if isinstance(kind, Contraction):
+            return self.steps.product(equation, standings)
+        if equation.name in LIMITS and len(found) == 1:
+            return self.steps.limited(equation, standings)
+        if is_rounding(equation) or equation.name in SHIFTS:
+            first = standings[0]
+            return None if first is None else self.steps.rounded_again(equation, first)
+        if isinstance(kind, Addition):
+            return self.steps.summed(equation, standings, kind.sign)
+        if scaled and len(found) == 1:
+            return self.steps.scaled(equation, standings)
+        if equation.name == "convert_element_type":
+            return found[0]
+        if isinstance(kind, Negation) or (len(equation.inputs) == 1 and is_move(equation)):
+            return self.steps.moved(equation, found[0], isinstance(kind, Negation))
+        if equation.name in _ALIKE:
+            return self.steps.alike(equation, standings)
+        return None

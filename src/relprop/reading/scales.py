@@ -1,0 +1,132 @@
+"""Scales that numbers are divided by before they are rounded, and multiplied with again later."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from relprop._core import registry
+from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.linear import Addition, Division, Multiplication
+from relprop.reading.draft import Draft
+from relprop.reading.primitives.reductions import contraction
+from relprop.reading.rounding import BETWEEN, LIMITS, REACH, ROUNDINGS, ideal, is_rounding
+
+
+class Quotient(NamedTuple):
+    """What is rounded: ``source / scale + offset``, or the product with the scale."""
+
+    source: Value
+    scale: Atom
+    divides: bool
+    offsets: list[tuple[Atom, int]]
+
+
+def quotient(draft: Draft, rounding: Equation) -> Quotient | None:
+    """What was divided by a scale, or multiplied with one, before it is rounded."""
+    index, offsets, atom = draft.index, [], rounding.inputs[0]
+    for _ in range(REACH):
+        maker = index.maker.get(atom)
+        if maker is None or len(maker.outputs) != 1:
+            return None
+        kind = registry.lookup(maker.primitive)
+        full = [a for a in maker.inputs if a in index.dependent and a.shape == atom.shape]
+        others = [a for a in maker.inputs if not full or a is not full[0]]
+        if not full or not isinstance(full[0], Value):
+            return None
+        if isinstance(kind, Multiplication | Division):
+            divides = isinstance(kind, Division)
+            if len(others) != 1 or (divides and maker.inputs[0] is not full[0]):
+                return None
+            return Quotient(full[0], others[0], divides, offsets)
+        if isinstance(kind, Addition):
+            if len(others) != 1 or others[0] in index.dependent:
+                return None
+            if kind.sign < 0 and maker.inputs[0] is not full[0]:
+                return None
+            # Random numbers before a floor are a part of it.
+            noise = others[0] not in index.touched and others[0].shape == atom.shape != ()
+            if not noise and not is_half(draft, others[0]):
+                offsets.append((others[0], kind.sign))
+        elif maker.name not in (*LIMITS, *ROUNDINGS, "stop_gradient", "copy"):
+            return None
+        atom = full[0]
+    return None
+
+
+def is_half(draft: Draft, atom: Atom) -> bool:
+    """Whether a constant is a half, of either sign, with which a floor rounds to the nearest."""
+    number = draft.index.number(atom)
+    if number is not None:
+        return abs(number) == 0.5
+    maker = draft.index.maker.get(atom)
+    if maker is None or maker.name not in ("select_n", "broadcast_in_dim", "mul", "copysign"):
+        return False
+    if maker.name == "mul":
+        sides = [a for a in maker.inputs if (n := draft.index.number(a)) is None or abs(n) != 0.5]
+        return len(sides) == 1 and getattr(draft.index.maker.get(sides[0]), "name", "") == "sign"
+    return all(is_half(draft, a) for a in maker.inputs[maker.name == "select_n" :])
+
+
+def inverted(draft: Draft, scale: Atom) -> Atom | None:
+    """What a scale is the inverse of, if it was made as one."""
+    maker = draft.index.maker.get(scale)
+    if maker is not None and maker.name == "div" and draft.index.number(maker.inputs[0]) == 1:
+        return maker.inputs[1]
+    return None
+
+
+def scales_in(draft: Draft, atom: Atom, scales: Set[Atom]) -> set[Atom] | None:
+    """The scales that a factor is computed from; None if it is computed from something else."""
+    queue, seen, found = [atom], set(), set()
+    while queue:
+        atom = queue.pop()
+        if atom in scales:
+            found.add(atom)
+        if atom in scales or atom in seen or atom not in draft.index.touched:
+            continue
+        seen.add(atom)
+        maker = draft.index.maker.get(atom)
+        if maker is None or maker.name not in (*BETWEEN, "transpose"):
+            # A scale may be the inverse of what was multiplied with.
+            inverse = [s for s in scales if maker is not None and draft.index.maker.get(s) is maker]
+            if not inverse:
+                return None
+            found.update(inverse)
+        else:
+            queue.extend(maker.inputs)
+    return found
+
+
+def is_rounded_soon(draft: Draft, value: Value) -> bool:
+    """Whether a value is limited and scaled at most before it is an integer again."""
+    for _ in range(REACH):
+        reader = draft.index.only_reader(value)
+        if reader is None or len(reader.outputs) != 1:
+            return False
+        if is_rounding(reader):
+            return True
+        kind = registry.lookup(reader.primitive)
+        if not isinstance(kind, Addition | Multiplication | Division) and reader.name not in LIMITS:
+            return False
+        (value,) = reader.outputs
+    return False
+
+
+def is_zero(draft: Draft, offset: Value) -> bool:
+    """Whether all zero points are gone, as far as that can be known."""
+    algebra = ideal(draft, {"dot_general": contraction})
+    if not algebra.of(offset, algebra.indices(offset.shape)):
+        return True
+    known = draft.known(offset, depth=40)
+    if known is None:
+        return False
+    return bool(np.abs(known).max(initial=0) < 1e-5)
+
+
+def is_float(atom: Atom) -> bool:
+    """Whether numbers have more than eight bits, and are not integers."""
+    return jnp.issubdtype(atom.dtype, jnp.inexact) and np.dtype(atom.dtype).itemsize > 1
