@@ -84,7 +84,7 @@ DIFFERENCES: tuple[Row, ...] = (
         "a layer split by rows"),
     Row("two_layers_one_bias", "x @ w + h @ u + b", _SHARP,
         "nothing says which of the two layers the bias belongs to"),
-    Row("scaled_layer", "(x @ w + b/s)*s", ("epsilon", "z_plus", "lstm"),
+    Row("scaled_layer", "(x @ w + b/s)*s", ("epsilon", "gamma", "gamma_vit", "z_plus", "lstm"),
         "the stabiliser is in units of what the layer returns, before it is scaled"),
     Row("weighted_mean", "(a @ w)/sum", ("epsilon", "z_plus", "lstm"),
         "the stabiliser is in units of what the layer returns, before it is divided"),

@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any
 
 from relprop._core.graph import Equation, Graph, Value
+from relprop.reading.biases import before_scales
 from relprop.reading.bodies import opened
 from relprop.reading.contractions import contracted
 from relprop.reading.diagonals import without_diagonals
@@ -66,6 +67,7 @@ PASSES = (
     joined,
     split,
     settled,
+    before_scales,
     padded,
 )
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..grammar import HEADS, D, T, after, each, normal, piece, positive
@@ -95,6 +96,39 @@ def residual_layer(w, b):
         "scan of one, b outside": lambda x: (
             lax.scan(lambda h, u: (h + h @ u, None), x, w[None])[0] + b
         ),
+    }
+
+
+@piece(w=normal(D, D), b=normal(D))
+def scaled_token_by_token(w, b):
+    """A layer whose result has a scale of each token, as by a mask, and then a bias."""
+    c = np.linspace(-1, 2, T)[:, None]
+    mask = (np.arange(T) % 2)[:, None] * 1.0
+    c = c * mask + (1 - mask)
+    return {
+        "(x * c) @ w + b": lambda x: (x * c) @ w + b,
+        "(x @ w) * c + b": lambda x: (x @ w) * c + b,
+        "b + c * (x @ w)": lambda x: b + c * (x @ w),
+        "(x @ w) / (1 / c) + b": lambda x: (x @ w) / (1 / c) + b,
+        "(x @ w) * c - (-b)": lambda x: (x @ w) * c - (-b),
+        "b - (x @ -w) * c": lambda x: b - (x @ -w) * c,
+        "vmap": lambda x: jax.vmap(lambda r, c: (r @ w) * c + b)(x, jnp.asarray(c)),
+    }
+
+
+@piece(w=normal(D, D), s=positive(2, D))
+def scaled_group_by_group(w, s):
+    """Weights with a scale of each group of inputs, as in four bits."""
+
+    def products(x):
+        return jnp.einsum("tgi,gio->tgo", x.reshape(T, 2, -1), w.reshape(2, -1, D))
+
+    return {
+        "x @ (w * s)": lambda x: x @ (w.reshape(2, -1, D) * s[:, None]).reshape(D, D),
+        "(products * s).sum": lambda x: (products(x) * s).sum(1),
+        "products.transpose": lambda x: (products(x).transpose(1, 0, 2) * s[:, None]).sum(0),
+        "sum(products / (1 / s))": lambda x: (products(x) / (1 / s)).sum(1),
+        "(products * 2 * s/2).sum": lambda x: (products(x) * 2 * (s / 2)).sum(1),
     }
 
 
