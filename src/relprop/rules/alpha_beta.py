@@ -46,6 +46,11 @@ class AlphaBeta(LinearRule):
     Warns:
         ConservationWarning: alpha - beta is not 1, so that the rule multiplies relevance by it.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.AlphaBeta(2, 1, epsilon=0))(jnp.ones(4)))
+    [ 1.5  4.5 -6.   6. ]
+
     Source: Bach et al. 2015, eq. 60.
     """
 
@@ -97,6 +102,11 @@ class ZPlus(AlphaBeta):
     Args:
         epsilon: stabiliser, in units of z.
         bias: whether the positive part of b is a contribution or left out.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.ZPlus(0))(jnp.ones(4)))
+    [0.75 2.25 0.   3.  ]
 
     Source: Bach et al. 2015, eq. 60 with beta 0; Montavon et al. 2017, eq. 6 for inputs >= 0.
     """

@@ -36,6 +36,11 @@ class ZBox(LinearRule):
     Raises:
         ValueError: a bound is not finite, low is above high, or epsilon is no finite number from 0.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.ZBox(-1, 1, epsilon=0))(jnp.ones(4)))
+    [0.75 2.25 0.   3.  ]
+
     Source: Montavon et al. 2017, eq. 7.
     """
 

@@ -36,6 +36,10 @@ class Pass(Rule):
     For operations with one active operand, of the shape of the output. For a softmax that is
     computed in blocks, which reads all of them, that is its own block.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> print(relprop.relevance(lambda x: jnp.exp(x), relprop.rules.Pass())(0.0))
+    1.0
+
     Source: Bach et al. 2015, section 2.5; in AttnLRP the identity rule.
     """
 
@@ -71,6 +75,11 @@ class Route(Rule):
     Where several inputs tie for a maximum it goes as in the gradient of JAX: in equal parts, in a
     max pooling to the first.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.max(x)
+    >>> relprop.relevance(f, relprop.rules.Route())(jnp.array([1.0, 3.0, 2.0])).tolist()
+    [0.0, 3.0, 0.0]
+
     Source: Bach et al. 2015, section 2.5 (max pooling, "winner takes all").
     """
 
@@ -101,6 +110,12 @@ class Uniform(Rule):
     matrices each gets half of LRP-0 with the other one as the weight. In what has the degree k and
     not 1 in a factor (`relprop.propagators.Homogeneous`), that is divided by k, too; a triangular
     system of equations is taken as the products and quotients by which it is solved.
+
+    >>> import relprop
+    >>> f = lambda x, y: x * y
+    >>> R = relprop.relevance(f, relprop.rules.Uniform(), argnums=(0, 1))(2.0, 3.0)
+    >>> [r.item() for r in R]
+    [3.0, 3.0]
 
     Source: Achtibat et al. 2024, proposition 3.3; half rule of Jafari et al. 2024 (MambaLRP).
     """
@@ -139,6 +154,13 @@ class SignalTakesAll(Rule):
     r"""Relevance of a gated signal goes to the signal; the gate gets nothing.
 
     .. math:: R_{signal} = R, \qquad R_{gate} = 0
+
+    >>> import jax, relprop
+    >>> f = lambda gate, signal: jax.nn.sigmoid(gate) * signal
+    >>> rules = relprop.presets.lstm()
+    >>> R = relprop.relevance(f, rules, argnums=(0, 1))(0.0, 4.0)
+    >>> [r.item() for r in R]
+    [0.0, 2.0]
 
     Source: Arras et al. 2017, section 3 (LSTM); Ali et al. 2022 (gates as constants).
     """
@@ -182,6 +204,14 @@ class Proportional(Rule):
     Raises:
         ValueError: epsilon is no finite number from 0.
 
+    >>> import relprop
+    >>> f = lambda x, y: x * y
+    >>> rule = relprop.rules.Proportional(epsilon=0)
+    >>> rules = relprop.Composite().at(structure="product").use(rule)
+    >>> x, y = relprop.relevance(f, rules, argnums=(0, 1))(1.0, 3.0)
+    >>> print(x, y)
+    0.75 2.25
+
     Source: Arras et al. 2019, section 11.2.2 (LRP-prop and LRP-abs).
     """
 
@@ -215,6 +245,11 @@ class Stop(Rule):
     r"""Relevance ends here.
 
     .. math:: R_i = 0
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.Stop())(jnp.ones(4)))
+    [0. 0. 0. 0.]
     """
 
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
@@ -234,6 +269,12 @@ class Constant(Rule):
     constant is a scale. Unlike `Stop`, which takes relevance that has arrived, this one keeps it
     from arriving.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x[0] / jnp.sqrt(jnp.mean(x**2))
+    >>> rules = relprop.presets.cp_lrp()  # gives it to the denominator
+    >>> print(relprop.relevance(f, rules)(jnp.array([1.0, 7.0])))
+    [0.2 0. ]
+
     Source: Ali et al. 2022, eq. 8 (layer normalisation) and eq. 7 (attention).
     """
 
@@ -252,6 +293,10 @@ class Gradient(Rule):
 
     Given as the only rule it applies to every operation, and the seed is 1: then
     ``relevance(f, Gradient())`` is ``jax.grad(f)``.
+
+    >>> import relprop
+    >>> relprop.relevance(lambda x: x**3, relprop.rules.Gradient())(2.0).item()
+    12.0
 
     Source: Simonyan et al. 2014 (sensitivity maps).
     """

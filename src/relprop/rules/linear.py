@@ -37,6 +37,11 @@ class Zero(LinearRule):
     Args:
         bias: ``"absorb"``: b is part of z and takes its share; ``"ignore"``: z is without b.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.Zero())(jnp.ones(4)))
+    [ 1.  3. -2.  4.]
+
     Source: Bach et al. 2015, eq. 56; Montavon et al. 2019, section 10.2.1.
     """
 
@@ -114,6 +119,11 @@ class Epsilon(LinearRule):
     Raises:
         ValueError: epsilon is no finite number from 0.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.Epsilon(6.0))(jnp.ones(4)))
+    [ 0.5  1.5 -1.   2. ]
+
     Source: Bach et al. 2015, eq. 58; Montavon et al. 2019, section 10.2.2.
     """
 
@@ -165,6 +175,11 @@ class Gamma(LinearRule):
     Needs three products: with :math:`a = |x||w|`, the sums of the positive and negative parts are
     :math:`(xw \pm a) / 2`.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.Gamma(0.75, epsilon=0.0))(jnp.ones(4)))
+    [ 0.875  2.625 -1.     3.5  ]
+
     Source: Montavon et al. 2019, section 10.2.3; Andéol et al. 2021 for all signs.
     """
 
@@ -198,6 +213,11 @@ class WSquare(LinearRule):
     Raises:
         ValueError: epsilon is no finite number from 0.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 1.0, 1.0])
+    >>> print(relprop.relevance(f, relprop.rules.WSquare(0))(jnp.ones(5)))
+    [0.25 2.25 1.   0.25 0.25]
+
     Source: Montavon et al. 2017, eq. 5.
     """
 
@@ -220,6 +240,11 @@ class Flat(LinearRule):
 
     Raises:
         ValueError: epsilon is no finite number from 0.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
+    >>> print(relprop.relevance(f, relprop.rules.Flat(0))(jnp.ones(4)))
+    [1.5 1.5 1.5 1.5]
 
     Source: Lapuschkin et al. 2019 (Unmasking Clever Hans), supplementary note 1.
     """
