@@ -8,6 +8,7 @@ fusing costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from relprop._core.plan import Plan
 
 #: Entries of a weight of which a copy is better not made as a whole.
 LARGE = 2**25
+#: Entries of a weight from which on it matters when a copy of it is made.
+NOTABLE = 2**16
 
 
 def after(array: Array, awaited: Array) -> Array:
@@ -36,6 +39,35 @@ def after(array: Array, awaited: Array) -> Array:
     if _compat.varying(_compat.type_of(awaited)):
         return array  # Inside of `shard_map`, where it would become another one on each device.
     return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
+
+
+def in_turn(atoms: Sequence[Atom], values: Sequence[Any], awaited: Any = None) -> Sequence[Any]:
+    """Operands, of which weights in half precision are read when something else is there.
+
+    XLA for CPUs makes a copy in float32 of what it multiplies in half precision. Those of weights
+    could be made at any time, and are all made first: beside a model, a second one of twice its
+    size. In turn, each takes the place of the one before.
+
+    Args:
+        atoms: the operands.
+        values: what they are.
+        awaited: an array; by default the first operand that is computed from explained inputs.
+    """
+    if jax.default_backend() != "cpu" or not any(map(_is_copied, values)):
+        return values
+    pairs = [*zip(atoms, values, strict=True)]
+    if awaited is None:
+        awaited = next((v for atom, v in pairs if atom.touched and atom.inexact), None)
+    if awaited is None or not _compat.is_staged():
+        return values
+    late = (not atom.touched and _is_copied(v) for atom, v in pairs)
+    return [after(v, awaited) if on else v for (_, v), on in zip(pairs, late, strict=True)]
+
+
+def _is_copied(value: Any) -> bool:
+    if jnp.size(value) < NOTABLE or not jnp.issubdtype(value.dtype, jnp.floating):
+        return False
+    return jnp.finfo(value.dtype).bits < 32
 
 
 def never(value: Array) -> Bool[Array, ""] | None:
