@@ -7,6 +7,7 @@ fusing costs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,21 +54,21 @@ def in_turn(atoms: Sequence[Atom], values: Sequence[Any], awaited: Any = None) -
         values: what they are.
         awaited: an array; by default the first operand that is computed from explained inputs.
     """
-    if jax.default_backend() != "cpu" or not any(map(_is_copied, values)):
+    late = [not atom.touched and _is_copied(atom) for atom in atoms]
+    if jax.default_backend() != "cpu" or not any(late) or not _compat.is_staged():
         return values
-    pairs = [*zip(atoms, values, strict=True)]
     if awaited is None:
+        pairs = zip(atoms, values, strict=True)
         awaited = next((v for atom, v in pairs if atom.touched and atom.inexact), None)
-    if awaited is None or not _compat.is_staged():
+    if awaited is None:
         return values
-    late = (not atom.touched and _is_copied(v) for atom, v in pairs)
-    return [after(v, awaited) if on else v for (_, v), on in zip(pairs, late, strict=True)]
+    return [after(v, awaited) if on else v for v, on in zip(values, late, strict=True)]
 
 
-def _is_copied(value: Any) -> bool:
-    if jnp.size(value) < NOTABLE or not jnp.issubdtype(value.dtype, jnp.floating):
+def _is_copied(atom: Atom) -> bool:
+    if not atom.inexact or math.prod(atom.shape) < NOTABLE:
         return False
-    return jnp.finfo(value.dtype).bits < 32
+    return jnp.finfo(atom.dtype).bits < 32
 
 
 def never(value: Array) -> Bool[Array, ""] | None:
