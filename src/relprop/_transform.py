@@ -71,7 +71,8 @@ def relevance(
     Returns:
         A function with the arguments of f. Its result has the structure of the explained argument
         (a tuple of such, if `argnums` is a sequence), in the units of the score. Relevance of
-        half-precision inputs is float32.
+        half-precision inputs is float32. Each call traces and plans f anew, so that nothing of it
+        is kept: put `jax.jit` around for many calls.
 
     Raises:
         MissingRuleError: operations on the way have no rule, or every way ends at one that lets no

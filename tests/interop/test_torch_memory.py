@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 
 import jax
 import numpy as np
@@ -61,3 +62,22 @@ def test_weights_are_taken_over():
         assert params["0.weight"].unsafe_buffer_pointer() == place
     with pytest.raises(relprop.InputError, match="meta device"):
         relprop.interop.from_torch(module)
+
+
+def test_weights_are_let_go_one_by_one(monkeypatch):
+    """Also where JAX needs a copy, at no time more than one of them is there twice."""
+    relprop.interop.from_torch(torch.nn.Identity().eval())  # makes the import of torchax possible
+    from relprop.interop import _torch_weights as weights
+
+    module = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(4))).eval()
+    tensors = [weakref.ref(p) for p in module.parameters()]
+    alive = []
+
+    def copied(tensor):
+        alive.append(sum(ref() is not None for ref in tensors))
+        return jax.numpy.array(tensor.detach().numpy())
+
+    monkeypatch.setattr(weights, "_is_shareable", lambda tensor: False)
+    params = weights.taken_over(module, module.named_parameters(), copied)
+    assert [*params] == ["0.weight", "1.weight", "2.weight", "3.weight"]
+    assert alive == [4, 3, 2, 1]

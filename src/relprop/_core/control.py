@@ -14,7 +14,7 @@ from jax import lax
 from relprop import _compat
 from relprop._core.backward import backward
 from relprop._core.compared import Compared, evaluate, value_of
-from relprop._core.cpu import after
+from relprop._core.cpu import after, in_turn
 from relprop._core.edit import within
 from relprop._core.forward import forward
 from relprop._core.graph import Graph, Value
@@ -44,6 +44,7 @@ class Call(Nested):
     """
 
     name: str = "custom_derivative"
+    calls: ClassVar[bool] = True
 
     def structure(self, operation, active):
         return self.name
@@ -61,7 +62,7 @@ class Call(Nested):
             return self.taped(body, values, replay)
         # The value comes from the call itself and keeps the derivative that its author wrote;
         # compiled, the evaluation of the body is the same one again.
-        outputs = step.operation.last.evaluate(values)
+        outputs = step.operation.last.evaluate(in_turn(step.operation.inputs, values))
         return outputs, self.taped(body, values, replay=True)[1]
 
     @staticmethod
@@ -89,7 +90,7 @@ class Remat(Call):
             return self.taped(step.bodies[0], values, replay)
         if replay:
             return forward(step.bodies[0], values, replay)[0], ()
-        return step.operation.last.evaluate(values), ()
+        return step.operation.last.evaluate(in_turn(step.operation.inputs, values)), ()
 
     def backward(self, step, values, tape, arriving, request: Any):
         if unrepeatable(step.operation.last):

@@ -7,7 +7,9 @@ fusing costs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,8 @@ from relprop._core.plan import Plan
 
 #: Entries of a weight of which a copy is better not made as a whole.
 LARGE = 2**25
+#: Entries of a weight from which on it matters when a copy of it is made.
+NOTABLE = 2**16
 
 
 def after(array: Array, awaited: Array) -> Array:
@@ -36,6 +40,35 @@ def after(array: Array, awaited: Array) -> Array:
     if _compat.varying(_compat.type_of(awaited)):
         return array  # Inside of `shard_map`, where it would become another one on each device.
     return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
+
+
+def in_turn(atoms: Sequence[Atom], values: Sequence[Any], awaited: Any = None) -> Sequence[Any]:
+    """Operands, of which weights in half precision are read when something else is there.
+
+    XLA for CPUs makes a copy in float32 of what it multiplies in half precision. Those of weights
+    could be made at any time, and are all made first: beside a model, a second one of twice its
+    size. In turn, each takes the place of the one before.
+
+    Args:
+        atoms: the operands.
+        values: what they are.
+        awaited: an array; by default the first operand that is computed from explained inputs.
+    """
+    late = [not atom.touched and _is_copied(atom) for atom in atoms]
+    if jax.default_backend() != "cpu" or not any(late) or not _compat.is_staged():
+        return values
+    if awaited is None:
+        pairs = zip(atoms, values, strict=True)
+        awaited = next((v for atom, v in pairs if atom.touched and atom.inexact), None)
+    if awaited is None:
+        return values
+    return [after(v, awaited) if on else v for v, on in zip(values, late, strict=True)]
+
+
+def _is_copied(atom: Atom) -> bool:
+    if not atom.inexact or math.prod(atom.shape) < NOTABLE:
+        return False
+    return jnp.finfo(atom.dtype).bits < 32
 
 
 def never(value: Array) -> Bool[Array, ""] | None:

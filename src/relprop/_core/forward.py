@@ -7,9 +7,10 @@ from typing import Any
 
 from relprop import _compat
 from relprop._core.compared import is_compared, paired, paired_trees, reference_of, value_of
+from relprop._core.cpu import in_turn
 from relprop._core.graph import Equation
 from relprop._core.plan import Plan, Step
-from relprop._core.registry import operation_of
+from relprop._core.registry import lookup, operation_of
 from relprop._core.tape import Tape
 
 
@@ -45,8 +46,15 @@ def evaluate(plan: Plan, equations: Sequence[Equation], tape: Tape, replay: bool
         elif replay and equation.bodies and equation.has_effects:
             outputs, _ = (quiet := _unplanned(equation)).nested.forward(quiet, values, replay)
         else:
-            outputs = equation.evaluate(values)
+            outputs = equation.evaluate(_in_turn(equation, values))
         tape.update(zip(equation.outputs, outputs, strict=True))
+
+
+def _in_turn(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
+    """The operands; of products, and of calls that may have some, as CPUs had better read them."""
+    kind = lookup(equation.primitive)
+    copies = kind.calls or (kind.multiplies and not kind.elementwise)
+    return in_turn(equation.inputs, values) if copies else values
 
 
 def _forward_twice(plan: Plan, inputs: Sequence[Any], replay: bool) -> tuple[list[Any], Tape]:

@@ -30,6 +30,7 @@ class Propagator:
         cuts: relevance never passes, whatever the rule (comparisons, stop_gradient).
         inline: a call that only groups equations; it is copied into the caller.
         bodies: the names of the parameters that hold sub-computations.
+        calls: a call of one body that is evaluated as it stands.
         native: must be evaluated in the dtype it was traced in, not in higher precision.
         of_first: a function of the entries of its first operand, of which others are the scale.
         transposable: linear in the active operands together, if `linear` says so, and JAX can
@@ -52,6 +53,7 @@ class Propagator:
     cuts: ClassVar[bool] = False
     inline: ClassVar[bool] = False
     bodies: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    calls: ClassVar[bool] = False
     native: ClassVar[bool] = True
     of_first: ClassVar[bool] = False
     transposable: ClassVar[bool] = False

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from relprop._core.cpu import in_turn
 from relprop._core.linear_map import LinearMap
 from relprop._core.operation import Numbers, Operation
 from relprop._core.relevance import Relevance
@@ -43,8 +44,11 @@ class Site(Numbers):
         account: Callable[[str, Callable[[], Any]], None] | None = None,
         reference: Site | None = None,
         credited: Sequence[bool] = (),
+        awaited: Array | None = None,
     ):
-        super().__init__(operation, active, values, outputs)
+        late = values if awaited is None else in_turn(operation.inputs, values, awaited)
+        super().__init__(operation, active, late, outputs)
+        self._traced, self._awaited = tuple(values), awaited
         self.credited = tuple(credited) or (False,) * len(self.active)
         self._account = account
         self.reference = reference
@@ -52,12 +56,20 @@ class Site(Numbers):
     @property
     def turned(self) -> Site:
         """The same with the roles exchanged: the credited operands are the inputs."""
-        return Site(self.operation, self.credited, self._given, self._outputs)
+        return Site(
+            self.operation, self.credited, self._traced, self._outputs, awaited=self._awaited
+        )
 
     def gated(self, gate: Array, account: Callable[[str, Callable[[], Any]], None]) -> Site:
         """The same with a factor of each weight on the way back, and another account."""
         site = Site(
-            self.operation, self.active, self._given, self._outputs, account, self.reference
+            self.operation,
+            self.active,
+            self._traced,
+            self._outputs,
+            account,
+            self.reference,
+            awaited=self._awaited,
         )
         site.linear = dataclasses.replace(self.linear, gate=gate)
         return site
@@ -67,6 +79,12 @@ class Site(Numbers):
         """The operation as an affine function of its active operands."""
         return self.operation.propagator.linear_map(self)
 
+    @functools.cached_property
+    def _forward(self) -> Site:
+        """The same with operands as the forward pass reads them: its product is there already."""
+        values = in_turn(self.operation.inputs, self._traced)
+        return Site(self.operation, self.active, values, self._outputs)
+
     @property
     def product(self) -> Array:
         """The output without the bias and never rounded to half precision.
@@ -75,9 +93,10 @@ class Site(Numbers):
         small difference of that and another sum.
         """
         linear = self.linear
-        if linear.bias is None and jnp.result_type(self._outputs[0]) != self.output.dtype:
-            return linear.apply(linear.inputs, linear.weight)
-        return linear.product
+        if linear.bias is None and jnp.result_type(self._outputs[0]) == self.output.dtype:
+            return linear.product
+        linear = self._forward.linear
+        return linear.apply(linear.inputs, linear.weight)
 
     def absorb_zeros(self, relevance: Relevance, z: Array) -> None:
         """Notes the share of outputs that are exactly zero, which no proportion can hand on."""

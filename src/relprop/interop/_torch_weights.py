@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,12 @@ def taken_over(
     """
     places = _places(module)
     params = {}
-    for name, tensor in list(tensors):
-        params[name] = _shared(tensor) if _is_shareable(tensor) else copied(tensor)
+    waiting = collections.deque(tensors)
+    while waiting:  # which lets go of each tensor in its turn
+        name, tensor = waiting.popleft()
+        array = _shared(tensor) if _is_shareable(tensor) else copied(tensor)
+        # JAX copies later, and all copies together would be a second model.
+        params[name] = jax.block_until_ready(array)
         empty = _empty(tensor)
         for held, key in places.get(id(tensor), ()):
             held[key] = empty

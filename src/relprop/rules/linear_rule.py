@@ -250,7 +250,8 @@ class _Sums:
         bias = self._bias(term)
         if all(part is whole for part in (term.x, term.w, term.b)):
             # What the forward pass has computed already.
-            return self._linear.product if bias is None else self._site.output
+            has_none = self._linear.bias is None or bias is not None
+            return self._site.output if has_none else self._site.product
         made = self._sum(term)
         return made if bias is None else made + bias
 

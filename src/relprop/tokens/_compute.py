@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from relprop import _transform
 from relprop._errors import InputError
 from relprop.places import Place
-from relprop.tokens import _head
+from relprop.tokens import _head, _staged
 from relprop.tokens._model import LanguageModel
 
 
@@ -63,8 +63,10 @@ def logits_at(
     """The logits of each text at some positions."""
 
     def of_text(ids, mask, positions):
-        embeds = model.embed(params, ids[None])
-        return scores_at(model, params, embeds, ids[None], mask[None], positions)
+        def logits(embeds):
+            return scores_at(model, params, embeds, ids[None], mask[None], positions)
+
+        return _staged.in_turn(logits, model.embed(params, ids[None]))
 
     return jax.vmap(of_text)(ids, mask, positions)
 

@@ -66,7 +66,8 @@ class LanguageModel:
     def clear_cache(self) -> None:
         """Gives back the memory of what was compiled for this model; it is compiled again.
 
-        The last few programs are kept otherwise, and go when the model does.
+        The last few programs are kept otherwise, and go when the model does. What JAX traced for
+        them stays until `jax.clear_caches()`.
         """
         self._compiled.clear()
         self._memory.clear()

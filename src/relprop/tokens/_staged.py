@@ -8,10 +8,12 @@ from typing import Any
 import jax
 
 from relprop import _compat
+from relprop._core.forward import forward
 from relprop._core.graph import Atom, Environment, Equation, Graph
+from relprop._core.plan import Plan
 from relprop._core.trace import Trace, trace
 
-__all__ = ["Other", "Trace", "evaluated", "needed", "trace"]
+__all__ = ["Other", "Trace", "evaluated", "in_turn", "needed", "trace"]
 
 #: What is done in place of an equation: its operands to its results.
 Other = Callable[[Sequence[Any]], Sequence[Any]]
@@ -42,6 +44,16 @@ def evaluated(
             results = equation.evaluate(values) if other is None else other(values)
         known.update(zip(equation.outputs, results, strict=True))
     return known.read_all(wanted)
+
+
+def in_turn(function: Callable[..., Any], array: Any) -> Any:
+    """What a function returns for an array, by the forward pass of explanations.
+
+    There CPUs read one weight in half precision after the other, see `relprop._core.cpu.in_turn`.
+    """
+    traced = trace(function, [array], (0,))
+    outputs, _ = forward(Plan(traced.graph, (), frozenset()), traced.arrays)
+    return traced.returned(outputs)
 
 
 def needed(graph: Graph, wanted: Iterable[Atom]) -> list[Equation]:

@@ -19,6 +19,7 @@ from relprop.interop import from_torch as module_from_torch
 from relprop.tokens import _config
 from relprop.tokens._encoder_decoder import from_encoder_decoder
 from relprop.tokens._model import LanguageModel
+from relprop.tokens._stored import stored
 from relprop.tokens._text import load_tokenizer
 
 if TYPE_CHECKING:
@@ -246,10 +247,30 @@ def from_pretrained(folder: str | Path, **options: Any) -> LanguageModel:
     _config.check_entries(given, names, folder / _folders.CONFIG)
     _config.check_size(lambda: _numbers(kind, folder), files, folder)
     with _loading(folder):
-        module, report = kind.from_pretrained(str(folder), **options)
+        module, report = _loaded(kind, folder, files, options)
     _check_report(report, type(module).__name__, folder)
     has_tokenizer = any((folder / f"tokenizer{end}.json").exists() for end in ("", "_config"))
     return from_torch(module.eval(), folder if has_tokenizer else None, release=True)
+
+
+def _loaded(kind: Any, folder: Path, files: Sequence[Path], options: Any) -> tuple[Any, Any]:
+    """The module of a class that a folder describes, and what transformers reports of weights."""
+    more = (folder / name for name in getattr(kind.config_class, "extra_files", ()))
+    weights = stored([*files, *(file for file in more if file.exists())])
+    if kind.can_generate():  # as transformers looks for it, which is not told of the folder
+        options = {"generation_config": _generation(folder), **options}
+    return kind.from_pretrained(None, config=str(folder), state_dict=weights, **options)
+
+
+def _generation(folder: Path) -> Any:
+    """What a folder says of generation, such as the token that a decoder begins with."""
+    from transformers import GenerationConfig  # pyright: ignore[reportMissingImports]
+
+    try:
+        return GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    except OSError:  # there is no such file: older configurations of models have its entries
+        name = _folders.CONFIG
+        return GenerationConfig.from_pretrained(str(folder), name, local_files_only=True)
 
 
 def _checked_options(options: Mapping[str, Any], attention: set[str]) -> dict[str, Any]:
