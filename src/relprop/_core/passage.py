@@ -56,7 +56,7 @@ def by_rule(
 ) -> tuple[list[MaybeRelevance], list[MaybeRelevance], tuple[()], Account]:
     """What the rule of a step hands to active operands and to parameters, and what is absorbed."""
     account: Account = {}
-    site = _site(step, values, outputs, noting(account) if keep else None)
+    site = _site(step, values, outputs, arriving, noting(account) if keep else None)
     leaving = checked(step, "propagate", step.active, step.rule.propagate(site, arriving))
     if keep and any(step.severed):
         bias = account.get("bias", 0.0)
@@ -67,14 +67,31 @@ def by_rule(
     return _spread(step.active, leaving), _spread(step.credited, credited), (), account
 
 
-def _site(step: Step, values: Sequence[Any], outputs: Sequence[Any], note: Any) -> Site:
+def _site(
+    step: Step,
+    values: Sequence[Any],
+    outputs: Sequence[Any],
+    arriving: Sequence[MaybeRelevance],
+    note: Any,
+) -> Site:
     """What the rule of a step is to see."""
     against = None
     if is_compared(values) or is_compared(outputs):
         theirs = [*map(reference_of, values)], [*map(reference_of, outputs)]
         against = Site(step.operation, step.active, theirs[0], theirs[1])
     ours = [*map(value_of, values)], [*map(value_of, outputs)]
-    return Site(step.operation, step.active, ours[0], ours[1], note, against, step.credited)
+    shared = any(relevance is not None and relevance.share is not None for relevance in arriving)
+    return Site(
+        step.operation,
+        step.active,
+        ours[0],
+        ours[1],
+        note,
+        against,
+        step.credited,
+        step.never_negative,
+        step.rectified and not shared,
+    )
 
 
 def _spread(mask: Sequence[bool], relevances: Sequence[MaybeRelevance]) -> list[MaybeRelevance]:

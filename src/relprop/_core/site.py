@@ -29,6 +29,8 @@ class Site(Numbers):
             of its primitive.
         reference: the same operation in the run of the reference, if there is one.
         credited: per operand, whether it is a parameter to be credited with what it contributes.
+        never_negative: per operand, whether it is known that no entry is below zero.
+        rectified: whether nothing arrives where the output is negative, as before a ReLU.
 
     Of a linear operation it looks at `linear`, a `LinearMap`, and at `product`; and it calls `vjp`
     and `function`, and `absorb` for the ledger.
@@ -43,9 +45,13 @@ class Site(Numbers):
         account: Callable[[str, Callable[[], Any]], None] | None = None,
         reference: Site | None = None,
         credited: Sequence[bool] = (),
+        never_negative: Sequence[bool] = (),
+        rectified: bool = False,
     ):
         super().__init__(operation, active, values, outputs)
         self.credited = tuple(credited) or (False,) * len(self.active)
+        self.never_negative = tuple(never_negative) or (False,) * len(self.active)
+        self.rectified = rectified
         self._account = account
         self.reference = reference
 
@@ -57,7 +63,14 @@ class Site(Numbers):
     def gated(self, gate: Array, account: Callable[[str, Callable[[], Any]], None]) -> Site:
         """The same with a factor of each weight on the way back, and another account."""
         site = Site(
-            self.operation, self.active, self._given, self._outputs, account, self.reference
+            self.operation,
+            self.active,
+            self._given,
+            self._outputs,
+            account,
+            self.reference,
+            never_negative=self.never_negative,
+            rectified=self.rectified,
         )
         site.linear = dataclasses.replace(self.linear, gate=gate)
         return site
@@ -65,7 +78,10 @@ class Site(Numbers):
     @functools.cached_property
     def linear(self) -> LinearMap:
         """The operation as an affine function of its active operands."""
-        return self.operation.propagator.linear_map(self)
+        pairs = zip(self.never_negative, self.active, strict=True)
+        never = all(known for known, on in pairs if on)
+        found = self.operation.propagator.linear_map(self)
+        return dataclasses.replace(found, never_negative=never) if never else found
 
     @property
     def product(self) -> Array:

@@ -203,7 +203,7 @@ def _comes_from_layer(flow: Dataflow, equation: Equation) -> bool:
 
 
 def _goes_on(flow: Dataflow, equation: Equation) -> bool:
-    """Whether what is looked for may lie before an equation: it moves, scales or adds a constant."""
+    """Whether it moves, scales or adds a constant, so that a layer before it is looked for."""
     if len(equation.outputs) != 1:
         return False
     moves = _moves(equation) and len(equation.inputs) == 1 and bool(flow.operands(equation))
