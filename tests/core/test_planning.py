@@ -81,20 +81,19 @@ def _read_often(count):
 NETWORKS = {
     "residual_norm": (_repeated(lambda x: x + jax.nn.gelu(_norm(x) @ W) @ W), 12),
     "attention": (_repeated(_attention), 6),
-    "recurrence": (_recurrence, 16),
+    "recurrence": (_recurrence, 12),
     "relu": (_repeated(lambda x: jax.nn.relu(x @ W)), 60),
     "residual": (_repeated(lambda x: x + jnp.tanh(x @ W)), 60),
     "functions": (_repeated(lambda x: jnp.sin(x) * 1.5), 80),
     "affine": (_repeated(lambda x: (x + 0.5) * 1.01), 80),
     "doubled": (_repeated(lambda x: x + x), 80),
     "squared": (_repeated(lambda x: x * x), 80),
-    "exponential": (_repeated(lambda x: jnp.exp(x) + x * 0.5), 60),
+    "exponential": (_repeated(lambda x: jnp.exp(x) + x * 0.5), 30),
     "gated": (_repeated(lambda x: jax.nn.silu(x @ W) * (x @ W) + x), 24),
     "gates_alone": (_repeated(lambda x: jax.nn.sigmoid(x) * x), 60),
     "normed": (_repeated(_norm), 16),
-    "softmax": (_repeated(lambda x: jax.nn.softmax(x) * 2), 16),
     "chosen": (_repeated(lambda x: jnp.where(x > 0, x, 0.1 * x) * 1.1), 40),
-    "biased_sums": (_repeated(lambda x: x + jnp.arange(8.0) + x @ W), 60),
+    "biased_sums": (_repeated(lambda x: x + jnp.arange(8.0)[None] + x @ W), 60),
     "heads": (_heads, 16),
     "nested_checkpoints": (_nested, 16),
     "read_often": (_read_often, 60),
@@ -134,23 +133,23 @@ def test_planning_is_linear(name):
 def test_blocks_are_found_in_linear_time(name):
     network, count = NETWORKS[name]
     x = jnp.linspace(-1.0, 1.0, 32).reshape(4, 8)
-    factor = {"residual": 3, "gated": 4, "attention": 3}[name]  # beyond how far is looked back
-    plans = [_planned(network(size * factor), x) for size in (count, 2 * count)]
+    # Twice as many layers each, beyond how far is looked back.
+    plans = [_planned(network(size), x) for size in (2 * count, 4 * count)]
     calls = [_calls(lambda plan=plan: plan.blocks) for plan in plans]
     assert calls[1] < AT_MOST * calls[0]
 
 
-def test_a_sum_of_thousands_is_planned():
+def test_a_sum_of_a_thousand_is_planned():
     """No part of planning calls itself for each summand."""
-    f = _repeated(lambda x: x + jnp.tanh(x @ W) + 0.1)(700)
-    assert len(_planned(f, jnp.ones(8))) > 2000
+    f = _repeated(lambda x: x + jnp.tanh(x @ W) + 0.1)(400)
+    assert len(_planned(f, jnp.ones(8))) > 1000
 
 
 def test_terms_are_seen_whatever_is_before_them():
     """What is near is recognised, however large what it is computed from is."""
 
     def f(x):
-        for _ in range(70):
+        for _ in range(20):
             x = jnp.tanh(x) * jnp.exp(-x) + x / (1 + x * x)
         return (lax.exp(x) / lax.exp(x).sum())[0]
 

@@ -15,7 +15,7 @@ from relprop.reading.index import Index
 #: What leaves the entries of a value what they are, or changes all of them alike.
 LINEAR_LINKS = ("structural", "scale", "offset", "average", "linear")
 #: So many steps lie at most between what belongs together.
-_FARTHEST = 200
+_FARTHEST = 100
 
 
 Found = TypeVar("Found", bound=Block)
@@ -129,6 +129,18 @@ class Wiring:
     def behind(self, atom: Atom) -> Iterator[Equation]:
         """All equations that a constant was computed from, in this graph."""
         return self._index.makers_behind(atom)
+
+    def is_behind(self, value: Atom, atom: Atom) -> bool:
+        """Whether something is a value, or was computed from it."""
+        return value is atom or self._index.leads(value, atom)
+
+    def equations_reading(self, atom: Atom) -> Iterable[Equation]:
+        """All equations that read a value."""
+        return self._index.readers.get(atom, ())
+
+    def in_order(self, equations: Iterable[Equation]) -> list[Equation]:
+        """Equations in their order of evaluation."""
+        return sorted(equations, key=self._index.position.__getitem__)
 
 
 def in_all_bodies(plan: Plan, find: Callable[[Wiring], Iterable[Found]]) -> Iterator[Found]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from relprop._core.graph import Atom, Equation, Literal
 from relprop.reading.terms import (
@@ -20,11 +21,12 @@ from relprop.reading.terms import (
     values,
 )
 
-# So many equations are looked behind; fewer, where that is more than the bounds below allow.
-_DEPTHS = (60, 20, 7, 2)
+# So many of the nearest equations are looked behind, if a term is not too large then; and so far.
+_NEAREST = (150, 50, 16, 6, 2)
+_FARTHEST = 60
 # So many entries of values are looked at for one term, and so large may it be.
-_VISITS = 120
-_LARGEST = 300
+_VISITS = 150
+_LARGEST = 500
 
 
 class _TooMuch(Exception):
@@ -35,8 +37,8 @@ class Algebra:
     """The terms of the values of one graph.
 
     How much work a term is does not depend on how large the graph is. Terms are trees, and would
-    double with each ``x = x + x * y``: what is far behind is taken as it is, so that the nearest
-    equations are always seen.
+    double with each ``x = x + x * y``: what is far behind is taken as it is, wherever it appears, so
+    that the nearest equations are always seen.
 
     Args:
         maker: the equation that makes a value, or None.
@@ -58,9 +60,8 @@ class Algebra:
         # Of the term that is being looked for.
         self._known: dict[tuple[Atom, Index], Term] = {}
         self._sizes: dict[Product, int] = {}
+        self._opened: Set[Equation] | None = None
         self._last_visit = 0
-        self._deepest = 0
-        self._depth = 0
 
     def indices(self, shape: Sequence[int]) -> Index:
         """New indices for the axes of an array; axes of length 1 need none."""
@@ -68,17 +69,30 @@ class Algebra:
 
     def of(self, atom: Atom, index: Index) -> Term:
         """The term of an entry of a value."""
-        if self._depth:
+        if self._opened is not None:
             return self._inner(atom, index)
-        for self._deepest in _DEPTHS:
-            self._last_visit = self.visits + _VISITS
+        nearest = self._nearest(atom)
+        for count in _NEAREST:
+            self._opened, self._last_visit = {*nearest[:count]}, self.visits + _VISITS
             try:
                 return self._inner(atom, index)
             except _TooMuch:
                 pass
             finally:
-                self._known, self._sizes = {}, {}
+                self._opened, self._known, self._sizes = None, {}, {}
         return leaf(atom, index)
+
+    def _nearest(self, atom: Atom) -> list[Equation]:
+        """The equations that a value is computed by, the nearest first."""
+        found: dict[Equation, int] = {}
+        queue = collections.deque([(atom, 0)])
+        while queue and len(found) < _NEAREST[0]:
+            atom, distance = queue.popleft()
+            equation = self.maker(atom)
+            if equation is not None and equation not in found and distance < _FARTHEST:
+                found[equation] = distance
+                queue.extend((operand, distance + 1) for operand in equation.inputs)
+        return [*found]
 
     def _inner(self, atom: Atom, index: Index) -> Term:
         """As `of`, of what another term is made of."""
@@ -105,14 +119,12 @@ class Algebra:
         if self.visits > self._last_visit:
             raise _TooMuch
         found = None
-        if handler is not None and self._depth < self._deepest:
-            self._depth += 1
+        assert self._opened is not None
+        if handler is not None and equation in self._opened:
             try:
                 found = handler(self, equation, index)
             except (ArithmeticError, ValueError):
                 found = None
-            finally:
-                self._depth -= 1
         if found is None or _is_too_long(found):
             return leaf(atom, index)
         if size_of(found, self._sizes) > _LARGEST:

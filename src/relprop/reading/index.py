@@ -113,3 +113,18 @@ class Index:
     def behind(self, value: Atom) -> set[Atom]:
         """All that a value is computed from."""
         return {atom for maker in self.makers_behind(value) for atom in maker.inputs}
+
+    def leads(self, value: Atom, atom: Atom) -> bool:
+        """Whether something is computed from a value; only what comes after it is looked at."""
+        maker = self.maker.get(value)
+        begin = -1 if maker is None else self.position[maker]
+        queue, seen = [atom], set()
+        while queue:
+            equation = self.maker.get(queue.pop())
+            if equation is None or equation in seen or self.position[equation] <= begin:
+                continue
+            if value in equation.inputs:
+                return True
+            seen.add(equation)
+            queue.extend(equation.inputs)
+        return False

@@ -137,7 +137,7 @@ def _of_one_source(flow: Dataflow, gate: Value, signal: Value) -> bool:
             break
         atom = operands[0]
     source = flow.origin(atom)[0]
-    return source is signal or source in flow.behind(signal)
+    return source is signal or flow.leads(source, signal)
 
 
 def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:
