@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Set
 
 from relprop._core.graph import Atom
 from relprop._core.plan import Plan, Step
@@ -39,7 +39,7 @@ def with_signs(plan: Plan, given: Signs | None = None, edited: Set[Atom] = froze
     return dataclasses.replace(plan, steps=tuple(steps))
 
 
-def _inputs(body: Plan, known: Mapping[Atom, Sign]) -> Signs:
+def _inputs(body: Plan, known: Signs) -> Signs:
     """The signs of the inputs of a body, as the graph around says."""
     return {value: known[value] for value in body.graph.inputs if value in known}
 

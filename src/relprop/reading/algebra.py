@@ -37,8 +37,8 @@ class Algebra:
     """The terms of the values of one graph.
 
     How much work a term is does not depend on how large the graph is. Terms are trees, and would
-    double with each ``x = x + x * y``: what is far behind is taken as it is, wherever it appears, so
-    that the nearest equations are always seen.
+    double with each ``x = x + x * y``: what is far behind is taken as it is, wherever it appears,
+    and the nearest equations are always seen.
 
     Args:
         maker: the equation that makes a value, or None.

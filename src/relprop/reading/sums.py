@@ -79,7 +79,7 @@ class _Part:
 
     def up_to(self, whole: _Part) -> list[_Part]:
         """The parts from one that it is in down to itself, both ends among them."""
-        path = [self]
+        path: list[_Part] = [self]
         while path[-1] is not whole:
             above = path[-1].whole
             assert above is not None

@@ -75,7 +75,7 @@ def _judged(equation: Equation, known: Signs) -> None:
 def sign_of(atom: Atom, known: Mapping[Value, Sign]) -> Sign:
     """The sign of a value or number, by what is known of those of values."""
     dtype = atom.dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         return Sign.UNKNOWN
     if jnp.issubdtype(dtype, jnp.bool_) or jnp.issubdtype(dtype, jnp.unsignedinteger):
         return Sign.PLUS
