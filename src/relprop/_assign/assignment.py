@@ -9,6 +9,7 @@ from typing import Any
 
 from relprop._assign import problems
 from relprop._assign.ordinals import Chosen, none_chosen, positions
+from relprop._assign.signs import with_signs
 from relprop._core.cuts import Ways, with_cuts
 from relprop._core.graph import Value
 from relprop._core.plan import Choose, Plan, Planner, Step, numbered, reach
@@ -68,7 +69,7 @@ def assign(
     problems.check_rules(plan)
     problems.check_selections(composite, chosen, plan)
     check_visible(plan)
-    return plan
+    return with_signs(plan)
 
 
 def anatomy(trace: Trace, outputs: list[bool]) -> Plan:

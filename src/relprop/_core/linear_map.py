@@ -37,6 +37,7 @@ class LinearMap:
             infinite or NaN is no matter there. None where weights are finite, as parameters are.
         layout: of a convolution, the axes of x that count the samples and the channels, wherever
             its dimension numbers put them. None where x has no such axes.
+        never_negative: whether it is known that no entry of x is below zero.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -49,6 +50,7 @@ class LinearMap:
     free: tuple[int, int] | None = None
     unread: Callable[[Array], Array | None] | None = None
     layout: tuple[int, int] | None = None
+    never_negative: bool = False
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:

@@ -68,7 +68,11 @@ def by_rule(
 
 
 def _site(
-    step: Step, values: Sequence[Any], outputs: Sequence[Any], arriving: Sequence[Any], note: Any
+    step: Step,
+    values: Sequence[Any],
+    outputs: Sequence[Any],
+    arriving: Sequence[MaybeRelevance],
+    note: Any,
 ) -> Site:
     """What the rule of a step is to see."""
     against = None
@@ -77,8 +81,18 @@ def _site(
         against = Site(step.operation, step.active, theirs[0], theirs[1])
     ours = [*map(value_of, values)], [*map(value_of, outputs)]
     awaited = jax.tree.leaves(arriving)[0]
+    shared = any(relevance is not None and relevance.share is not None for relevance in arriving)
     return Site(
-        step.operation, step.active, ours[0], ours[1], note, against, step.credited, awaited
+        step.operation,
+        step.active,
+        ours[0],
+        ours[1],
+        note,
+        against,
+        step.credited,
+        step.never_negative,
+        step.rectified and not shared,
+        awaited,
     )
 
 

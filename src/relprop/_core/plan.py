@@ -35,6 +35,9 @@ class Step:
         severed: per operand, whether it is a summand that is computed from the explained inputs by
             way of cuts only.
         cuts: the equations where the way to those ends, and to what branches return.
+        never_negative: per operand, whether it is known that no entry is below zero.
+        rectified: all that reads its result are ReLUs that pass relevance on: a multiplier that
+            arrives is zero where the result is negative.
     """
 
     operation: Operation
@@ -48,6 +51,8 @@ class Step:
     off_path: bool = False
     severed: tuple[bool, ...] = ()
     cuts: tuple[Equation, ...] = ()
+    never_negative: tuple[bool, ...] = ()
+    rectified: bool = False
 
     @property
     def primitive(self) -> str:

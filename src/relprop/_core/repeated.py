@@ -77,7 +77,7 @@ def _kind(step: Step) -> tuple[Any, ...]:
         )
         for equation in operation.equations
     )
-    masks = step.active, step.credited, step.severed
+    masks = step.active, step.credited, step.severed, step.never_negative, step.rectified
     operands = tuple(map(name, operation.inputs))
     return step.rule, operation.propagator, *masks, operands, *equations
 

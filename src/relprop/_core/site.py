@@ -30,6 +30,8 @@ class Site(Numbers):
             of its primitive.
         reference: the same operation in the run of the reference, if there is one.
         credited: per operand, whether it is a parameter to be credited with what it contributes.
+        never_negative: per operand, whether it is known that no entry is below zero.
+        rectified: whether nothing arrives where the output is negative, as before a ReLU.
 
     Of a linear operation it looks at `linear`, a `LinearMap`, and at `product`; and it calls `vjp`
     and `function`, and `absorb` for the ledger.
@@ -44,12 +46,16 @@ class Site(Numbers):
         account: Callable[[str, Callable[[], Any]], None] | None = None,
         reference: Site | None = None,
         credited: Sequence[bool] = (),
+        never_negative: Sequence[bool] = (),
+        rectified: bool = False,
         awaited: Array | None = None,
     ):
         late = values if awaited is None else in_turn(operation.inputs, values, awaited)
         super().__init__(operation, active, late, outputs)
         self._traced, self._awaited = tuple(values), awaited
         self.credited = tuple(credited) or (False,) * len(self.active)
+        self.never_negative = tuple(never_negative) or (False,) * len(self.active)
+        self.rectified = rectified
         self._account = account
         self.reference = reference
 
@@ -69,6 +75,8 @@ class Site(Numbers):
             self._outputs,
             account,
             self.reference,
+            never_negative=self.never_negative,
+            rectified=self.rectified,
             awaited=self._awaited,
         )
         site.linear = dataclasses.replace(self.linear, gate=gate)
@@ -77,7 +85,10 @@ class Site(Numbers):
     @functools.cached_property
     def linear(self) -> LinearMap:
         """The operation as an affine function of its active operands."""
-        return self.operation.propagator.linear_map(self)
+        pairs = zip(self.never_negative, self.active, strict=True)
+        never = all(known for known, on in pairs if on)
+        found = self.operation.propagator.linear_map(self)
+        return dataclasses.replace(found, never_negative=never) if never else found
 
     @functools.cached_property
     def _forward(self) -> Site:

@@ -66,10 +66,11 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def activations(wiring: Wiring) -> Iterator[Activation]:
     """Each function of one value, with its name where the values tell it."""
     found = [step for step in wiring.steps if step.structure == "activation"]
+    ends = {step.operation.last: {*step.operation.equations} for step in found}
     for step in found:
         # `1 - z`, where z is used as well, is no activation of its own to its author.
-        inside = set(step.operation.equations)
-        if not any(inside > set(other.operation.equations) for other in found):
+        inside = ends[step.operation.last]
+        if not any(inside > ends[equation] for equation in inside if equation in ends):
             name = function_name(wiring, step)
             if name != _IDENTITY:
                 yield Activation("activation", **place(step), function=name)  # type: ignore[arg-type]

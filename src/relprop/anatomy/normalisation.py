@@ -113,16 +113,11 @@ def _is_centred(wiring: Wiring, atom: Atom) -> bool:
         operands = [a for a in equation.inputs if a in wiring.touched]
         if equation.name == "sub" and len(operands) == 2:
             sums, _ = _reductions(wiring, operands[1])
-            return any(_is_behind(wiring, operands[0], e.inputs[0]) for e in sums)
+            return any(wiring.is_behind(operands[0], e.inputs[0]) for e in sums)
         if not operands or any(a is not operands[0] for a in operands):
             return False
         atom = operands[0]
     return False
-
-
-def _is_behind(wiring: Wiring, value: Atom, atom: Atom) -> bool:
-    """Whether something is a value, or was computed from it."""
-    return value is atom or any(value in e.inputs for e in wiring.behind(atom))
 
 
 def _scale(wiring: Wiring, step: Step) -> Step | None:
@@ -141,13 +136,17 @@ def _scale(wiring: Wiring, step: Step) -> Step | None:
 def _readers_of_constant(wiring: Wiring, value: Value) -> Iterator[Step]:
     """The steps that read a value which counts as a constant, or what is computed from it."""
     constants: set[Atom] = {value}
-    for equation in wiring.plan.graph.equations:
-        if any(a in constants for a in equation.inputs):
-            maker = wiring.maker(equation.outputs[0])
-            if maker is None:
-                constants.update(equation.outputs)
-            else:
-                yield maker
+    found: set[Equation] = set()
+    queue: list[Atom] = [value]
+    while queue:
+        for equation in wiring.equations_reading(queue.pop()):
+            found.add(equation)
+            if wiring.maker(equation.outputs[0]) is None:
+                fresh = [out for out in equation.outputs if out not in constants]
+                constants.update(fresh)
+                queue.extend(fresh)
+    makers = [wiring.maker(equation.outputs[0]) for equation in wiring.in_order(found)]
+    yield from (maker for maker in makers if maker is not None)
 
 
 def _weights(wiring: Wiring, scale: Step) -> list[Atom]:
@@ -161,8 +160,9 @@ def _weights(wiring: Wiring, scale: Step) -> list[Atom]:
 
 def _is_batch_norm(wiring: Wiring, step: Step) -> bool:
     """Whether a scale is one over the root of something that is not a number."""
-    roots = [root for constant in wiring.constants(step) for root in _roots(wiring, constant)]
-    return bool(roots) and not _reduces(wiring, roots[0]) and not _counts(wiring, roots[0])
+    roots = (root for constant in wiring.constants(step) for root in _roots(wiring, constant))
+    root = next(roots, None)
+    return root is not None and not _reduces(wiring, root) and not _counts(wiring, root)
 
 
 def _is_weight_norm(wiring: Wiring, step: Step) -> bool:

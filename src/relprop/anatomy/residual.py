@@ -15,7 +15,8 @@ _LAYERS = ("dense", "convolution")
 
 def residuals(wiring: Wiring) -> Iterator[Residual]:
     """Each sum of a value and something that layers have computed from it."""
-    attention = [*attentions(wiring)]
+    found = [*attentions(wiring)]
+    attention = {block.mixed: number for number, block in enumerate(found)}
     for step in wiring.steps:
         operands = wiring.active(step)
         if step.structure != "sum" or step.primitive != "add" or len(operands) != 2:
@@ -24,12 +25,13 @@ def residuals(wiring: Wiring) -> Iterator[Residual]:
             source = wiring.origin(stream, "structural")
             passed = _between(wiring, wiring.origin(branch, "structural"), source)
             if passed is not None:
+                first = min((attention[v] for v in passed if v in attention), default=None)
                 yield Residual(
                     kind="residual",
                     **place(step),  # type: ignore[arg-type]
                     stream=stream,
                     branch=branch,
-                    attention=next((a for a in attention if a.mixed in passed), None),
+                    attention=None if first is None else found[first],
                 )
                 break
 
@@ -40,14 +42,16 @@ def all_residuals(plan: Plan) -> Iterator[Residual]:
 
 
 def _between(wiring: Wiring, value: Value, source: Value) -> set[Value] | None:
-    """All values that a value is computed from, up to a source; None if no layers lead there."""
+    """All values from a source on to one computed from it; None if no layers lead there."""
+    begin = _order(wiring, source)
     queue, seen, found = [(value, False)], set(), False
     while queue:
         value, layers = queue.pop()
         if value is source:
             found = found or layers
             continue
-        if (value, layers) in seen:
+        # What was there before the source was not computed from it.
+        if (value, layers) in seen or _order(wiring, value) < begin:
             continue
         seen.add((value, layers))
         step = wiring.maker(value)
@@ -55,3 +59,9 @@ def _between(wiring: Wiring, value: Value, source: Value) -> set[Value] | None:
             more = layers or step.structure in _LAYERS
             queue.extend((operand, more) for operand in wiring.active(step))
     return {value for value, _ in seen} if found else None
+
+
+def _order(wiring: Wiring, value: Value) -> int:
+    """The number of the step that makes a value; that of an input is -1."""
+    step = wiring.maker(value)
+    return -1 if step is None else wiring.order(step)

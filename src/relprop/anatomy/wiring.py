@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,8 @@ from relprop.reading.index import Index
 
 #: What leaves the entries of a value what they are, or changes all of them alike.
 LINEAR_LINKS = ("structural", "scale", "offset", "average", "linear")
+#: So many steps lie at most between what belongs together.
+_FARTHEST = 100
 
 
 Found = TypeVar("Found", bound=Block)
@@ -89,11 +92,15 @@ class Wiring:
         return [a for a, on in zip(step.operation.inputs, step.active, strict=True) if not on]
 
     def back(self, value: Value, passing: Callable[[Step], bool]) -> Iterator[Link]:
-        """The nearest steps behind a value that are not passing, the nearest first."""
-        queue: list[tuple[Value, int, tuple[Step, ...]]] = [(value, 1, ())]
+        """The nearest steps behind a value that are not passing, the nearest first.
+
+        No further back than `_FARTHEST` steps: a residual stream leads to all layers before.
+        """
+        queue: collections.deque[tuple[Value, int, tuple[Step, ...]]]
+        queue = collections.deque([(value, 1, ())])
         seen: set[Value] = set()
-        while queue:
-            value, copies, passed = queue.pop(0)
+        while queue and len(seen) < _FARTHEST:
+            value, copies, passed = queue.popleft()
             step = self.maker(value)
             if step is None or value in seen:
                 continue
@@ -122,6 +129,18 @@ class Wiring:
     def behind(self, atom: Atom) -> Iterator[Equation]:
         """All equations that a constant was computed from, in this graph."""
         return self._index.makers_behind(atom)
+
+    def is_behind(self, value: Atom, atom: Atom) -> bool:
+        """Whether something is a value, or was computed from it."""
+        return value is atom or self._index.leads(value, atom)
+
+    def equations_reading(self, atom: Atom) -> Iterable[Equation]:
+        """All equations that read a value."""
+        return self._index.readers.get(atom, ())
+
+    def in_order(self, equations: Iterable[Equation]) -> list[Equation]:
+        """Equations in their order of evaluation."""
+        return sorted(equations, key=self._index.position.__getitem__)
 
 
 def in_all_bodies(plan: Plan, find: Callable[[Wiring], Iterable[Found]]) -> Iterator[Found]:

@@ -14,7 +14,7 @@ from typing import Any
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value, computed_from, depends_on
 from relprop.reading.exponentials import followed
-from relprop.reading.numbers import is_literal, number
+from relprop.reading.numbers import Numbers, is_literal
 
 
 class Index:
@@ -24,6 +24,7 @@ class Index:
         equations: in order of evaluation.
         constants: arrays that the graph closes over.
         maker: what makes a value.
+        memory: what has been found out about its values, by who asks for it.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Index:
         self.maker: dict[Atom, Equation] = {out: e for e in equations for out in e.outputs}
         self._explained = explained
         self._leaving = set(leaving)
-        self._numbers: dict[Any, float | None] = {}
+        self.memory: dict[str, Any] = {}
+        self._numbers = Numbers(self.maker, constants, lambda atom: atom in self.touched)
 
     @functools.cached_property
     def position(self) -> dict[Equation, int]:
@@ -92,11 +94,7 @@ class Index:
 
     def number(self, atom: Atom) -> float | None:
         """The number that all entries of a constant are, if that can be seen in the code."""
-        if not isinstance(atom, Value):
-            return number(self.maker, self.constants, atom)
-        if atom not in self._numbers:
-            self._numbers[atom] = number(self.maker, self.constants, atom)
-        return self._numbers[atom]
+        return self._numbers(atom)
 
     def is_literal(self, atom: Atom) -> bool:
         """Whether a constant is made of numbers in the code and of positions alone."""
@@ -115,3 +113,18 @@ class Index:
     def behind(self, value: Atom) -> set[Atom]:
         """All that a value is computed from."""
         return {atom for maker in self.makers_behind(value) for atom in maker.inputs}
+
+    def leads(self, value: Atom, atom: Atom) -> bool:
+        """Whether something is computed from a value; only what comes after it is looked at."""
+        maker = self.maker.get(value)
+        begin = -1 if maker is None else self.position[maker]
+        queue, seen = [atom], set()
+        while queue:
+            equation = self.maker.get(queue.pop())
+            if equation is None or equation in seen or self.position[equation] <= begin:
+                continue
+            if value in equation.inputs:
+                return True
+            seen.add(equation)
+            queue.extend(equation.inputs)
+        return False

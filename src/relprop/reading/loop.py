@@ -15,7 +15,7 @@ from relprop._core.graph import Atom, Environment, Equation, Graph, Value
 from relprop.reading.algebra import Algebra
 from relprop.reading.bodies import opened
 from relprop.reading.draft import Draft
-from relprop.reading.numbers import number
+from relprop.reading.numbers import Numbers
 from relprop.reading.primitives import algebra_of
 from relprop.reading.primitives.reductions import contraction
 
@@ -34,6 +34,7 @@ class Loop:
         self.makers: dict[Any, Equation] = {
             out: inner for inner in self.body.equations for out in inner.outputs
         }
+        self.number = Numbers(self.makers, self.body.constants)
         counted = zip(self.starts, self.body.outputs, self.given, strict=False)
         #: Numbers of turns, each with the first.
         self.counters = {
@@ -47,9 +48,6 @@ class Loop:
         if start.inexact or start.shape or maker is None or maker.name != "add":
             return False
         return start in maker.inputs and any(self.number(atom) == 1 for atom in maker.inputs)
-
-    def number(self, atom: Atom) -> float | None:
-        return number(self.makers, self.body.constants, atom)
 
     def is_free(self, value: Atom, given: Collection[Atom] = ()) -> bool:
         """Whether a turn computes a value without what is carried, others being given."""

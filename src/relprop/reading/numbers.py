@@ -19,35 +19,61 @@ from relprop._core.graph import Atom, Equation, Literal
 _LARGEST = 1 << 16
 
 
-def number(
-    makers: Mapping[Any, Equation], constants: Mapping[Any, Any], atom: Atom, depth: int = 8
-) -> float | None:
-    """The number that all entries of a constant are, or None if that cannot be seen.
+# So many equations are gone back.
+_DEEPEST = 8
+
+
+class Numbers:
+    """The constants of one graph of which all entries are one number.
 
     Args:
-        makers: what makes each value of a graph.
+        makers: what makes each value of the graph.
         constants: arrays that it closes over.
-        atom: the constant.
-        depth: how many equations to go back.
+        varies: whether a value is computed from what changes, and so is no number.
     """
-    if isinstance(atom, Literal):
-        return _common(atom.array)
-    if atom in constants:
-        return _common(constants[atom])
-    equation = makers.get(atom)
-    if equation is None or depth == 0:
+
+    def __init__(
+        self,
+        makers: Mapping[Any, Equation],
+        constants: Mapping[Any, Any],
+        varies: Callable[[Atom], bool] = lambda atom: False,
+    ):
+        self._makers = makers
+        self._constants = constants
+        self._varies = varies
+        self._known: dict[tuple[Atom, int], float | None] = {}
+
+    def __call__(self, atom: Atom, depth: int = _DEEPEST) -> float | None:
+        """The number that all entries of a constant are, or None if that cannot be seen.
+
+        Args:
+            atom: the constant.
+            depth: how many equations to go back.
+        """
+        if (atom, depth) not in self._known:
+            self._known[atom, depth] = self._number(atom, depth)
+        return self._known[atom, depth]
+
+    def _number(self, atom: Atom, depth: int) -> float | None:
+        if isinstance(atom, Literal):
+            return _common(atom.array)
+        if atom in self._constants:
+            return _common(self._constants[atom])
+        equation = self._makers.get(atom)
+        if equation is None or depth == 0 or self._varies(atom):
+            return None
+        if equation.name in _ARITHMETIC:
+            known = [self(a, depth - 1) for a in equation.inputs]
+            numbers = [n for n in known if n is not None and math.isfinite(n)]
+            whole = len(numbers) == len(known) and equation.outputs[0].inexact
+            return _computed(equation.name, numbers) if whole else None
+        if len(equation.inputs) != 1:
+            return None
+        kind = registry.lookup(equation.primitive)
+        moves = kind.structural and len(equation.outputs) == 1
+        if moves or equation.name == "convert_element_type":
+            return self(equation.inputs[0], depth - 1)
         return None
-    if equation.name in _ARITHMETIC:
-        known = [number(makers, constants, a, depth - 1) for a in equation.inputs]
-        numbers = [n for n in known if n is not None and math.isfinite(n)]
-        whole = len(numbers) == len(known) and equation.outputs[0].inexact
-        return _computed(equation.name, numbers) if whole else None
-    if len(equation.inputs) != 1:
-        return None
-    kind = registry.lookup(equation.primitive)
-    if equation.name == "convert_element_type" or (kind.structural and len(equation.outputs) == 1):
-        return number(makers, constants, equation.inputs[0], depth - 1)
-    return None
 
 
 _ARITHMETIC: Mapping[str, Callable[..., Any]] = {

@@ -20,7 +20,7 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.linear import Addition, Contraction
 from relprop.reading.draft import Draft
-from relprop.reading.sums import summand
+from relprop.reading.sums import is_free_layer
 
 #: What puts arrays side by side, with the parameter that says along which axis.
 _JOINING = {"concatenate": "dimension", "stack": "axis"}
@@ -120,8 +120,7 @@ def _is_free(draft: Draft, atom: Atom) -> bool:
         (whole,) = maker.inputs
         layer = draft.index.maker.get(whole)
         return layer is not None and bool(_parts_of(draft, layer))
-    part = summand(draft, atom)
-    return part.layer and not part.biased
+    return is_free_layer(draft, atom)
 
 
 def _parts_of(draft: Draft, layer: Equation) -> list[tuple[Value, tuple[int, ...]]]:

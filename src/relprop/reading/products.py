@@ -225,16 +225,17 @@ def _is_one_plus(term: dict) -> bool:
 def regrouped(draft: Draft) -> None:
     """Multiplies factors of one origin first."""
     inside: set[Value] = set()
+    known: dict[Atom, Atom] = {}
     made: dict[Equation, list[Equation]] = {}
     for equation in reversed(draft.equations):
         if len(equation.outputs) != 1 or equation.outputs[0] in inside:
             continue
         if not _is_product(draft, equation):
             continue
-        factors = [*_factors(draft, equation.outputs[0], inside, top=True)]
+        factors = _factors(draft, equation, inside)
         if len(factors) < 3:
             continue
-        origins = [_origin(draft, factor) for factor in factors]
+        origins = [_origin(draft, factor, known) for factor in factors]
         groups: dict[Atom, list[Value]] = {}
         for factor, origin in zip(factors, origins, strict=True):
             groups.setdefault(origin, []).append(factor)
@@ -267,27 +268,37 @@ def _is_product(draft: Draft, equation: Equation) -> bool:
     )
 
 
-def _factors(draft: Draft, value: Value, inside: set[Value], top: bool = False) -> Iterator[Value]:
+def _factors(draft: Draft, product: Equation, inside: set[Value]) -> list[Value]:
     """The factors of a product, as far as nobody else reads what is multiplied."""
-    equation = draft.index.maker.get(value)
-    if equation is not None and _is_product(draft, equation):
-        if top or draft.index.only_reader(value):
+    found: list[Value] = []
+    queue = draft.index.operands(product)[::-1]
+    inside.update(product.outputs)
+    while queue:
+        value = queue.pop()
+        equation, reader = draft.index.maker.get(value), draft.index.only_reader(value)
+        # A square is taken as it is: one of a square of a square has ever more factors.
+        alone = reader is not None and reader.inputs.count(value) == 1
+        if equation is not None and alone and _is_product(draft, equation):
             inside.add(value)
-            for operand in draft.index.operands(equation):
-                yield from _factors(draft, operand, inside)
-            return
-    yield value
+            queue.extend(draft.index.operands(equation)[::-1])
+        else:
+            found.append(value)
+    return found
 
 
-def _origin(draft: Draft, value: Value) -> Atom:
-    """The value that a factor is a function of, entry by entry."""
+def _origin(draft: Draft, value: Value, known: dict[Atom, Atom]) -> Atom:
+    """The value that a factor is a function of, entry by entry; `known` has those found so far."""
     atom: Atom = value
-    while True:
+    passed: list[Atom] = []
+    while atom not in known:
+        passed.append(atom)
         equation = draft.index.maker.get(atom)
         operands = [] if equation is None else draft.index.operands(equation)
         if equation is None or len(operands) != 1 or operands[0].shape != value.shape:
-            return atom
+            break
         constant = [a for a in equation.inputs if a not in operands]
         if not is_elementwise(equation) or any(draft.index.number(a) is None for a in constant):
-            return atom
+            break
         atom = operands[0]
+    known.update(dict.fromkeys(passed, known.get(atom, atom)))
+    return known[value]

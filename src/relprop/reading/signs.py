@@ -14,7 +14,7 @@ from relprop._core.graph import Atom, Equation
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Negation
 from relprop.reading.draft import Draft
-from relprop.reading.sums import summand
+from relprop.reading.sums import is_any_layer
 
 
 def signed(draft: Draft) -> None:
@@ -42,7 +42,7 @@ def signed(draft: Draft) -> None:
             made[equation] = draft.derived(
                 lambda a, b: a + b, [left, before.inputs[0]], equation, equation.outputs[0]
             )
-        elif summand(draft, right).layer and draft.index.only_reader(right):  # type: ignore[arg-type]
+        elif is_any_layer(draft, right) and draft.index.only_reader(right):  # type: ignore[arg-type]
             made[equation] = draft.derived(
                 lambda a, b: a + (-b), [left, right], equation, equation.outputs[0]
             )

@@ -8,8 +8,8 @@ that is a layer without a bias. Where several are, as in a sum over heads, it st
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +35,11 @@ def settled(draft: Draft) -> None:
         (out,) = equation.outputs
         if out not in draft.index.dependent or out in inside:
             continue
-        root = _part(draft, out, inside, top=True)
-        _assign(root)
-        if root.changes:
-            gone.update(part.equation for part in root.walk() if part.equation is not None)
-            _written(draft, root, made.setdefault(equation, []), same, out)
+        parts = _parts(draft, out, inside)
+        _assign(parts)
+        if parts[0].changes:
+            gone.update(part.equation for part in parts if part.equation is not None)
+            _written(draft, parts, made.setdefault(equation, []), same)
     if made:
         new = ((e,) if e not in gone else made.get(e, ()) for e in draft.equations)
         draft.replace(itertools.chain.from_iterable(new), same)
@@ -51,108 +51,188 @@ class _Part:
 
     Attributes:
         value: what it is.
+        whole: the part that it is a part of, but for the sum itself.
         equation: what makes it of its parts; None for a summand, which is taken as it is.
         parts: what it is the sum or the image of.
         constant: what else is added here.
         factor: the number that its only part is multiplied with.
-        settled: whether the constant has found its layer.
-        moved: whether that is not where it is added.
+        moved: whether the constant belongs to a layer elsewhere.
         layer: of a summand, whether it is a layer, perhaps moved or scaled.
         biased: whether that layer has a bias already.
         gained: constants that belong to it.
+        bottom: the summand that it is the image of, if it is one of one only.
+        changes: whether a constant leaves it or anything in it, or comes there.
     """
 
     value: Value
+    whole: _Part | None = None
     equation: Equation | None = None
     parts: tuple[_Part, ...] = ()
     constant: Atom | None = None
     factor: float | None = None
-    settled: bool = False
     moved: bool = False
     layer: bool = False
     biased: bool = False
     gained: list[_Gain] = dataclasses.field(default_factory=list)
+    bottom: _Part | None = None
+    changes: bool = False
 
-    def walk(self) -> Iterator[_Part]:
-        yield self
-        for part in self.parts:
-            yield from part.walk()
-
-    @property
-    def changes(self) -> bool:
-        return any(part.gained or part.moved for part in self.walk())
-
-    def path_to(self, other: _Part) -> list[_Part]:
-        """The parts from here to one below, both ends among them; nothing if it isn't there."""
-        if self is other:
-            return [self]
-        below = next((path for part in self.parts if (path := part.path_to(other))), None)
-        return [self, *below] if below else []
+    def up_to(self, whole: _Part) -> list[_Part]:
+        """The parts from one that it is in down to itself, both ends among them."""
+        path: list[_Part] = [self]
+        while path[-1] is not whole:
+            above = path[-1].whole
+            assert above is not None
+            path.append(above)
+        return path[::-1]
 
 
-def _part(draft: Draft, value: Value, inside: set[Value], top: bool = False) -> _Part:
-    """The sum behind a value, as far as nothing else reads what is added up."""
-    index = draft.index
-    equation = index.maker.get(value)
-    if equation is not None and len(equation.outputs) == 1 and (top or index.only_reader(value)):
+def _parts(draft: Draft, out: Value, inside: set[Value]) -> list[_Part]:
+    """A sum and all its parts, each before its own, as far as nothing else reads them."""
+    found = [_Part(out)]
+    for part in found:  # Which grows on the way.
+        top = part.whole is None
+        if not (_adds(draft, part.value) if top else _opens(draft, part.value)):
+            part.layer, part.biased = _is_layer(draft, part.value)
+            continue
+        index, equation = draft.index, draft.index.maker[part.value]
         operands = index.operands(equation)
+        part.equation = equation
+        part.parts = tuple(_Part(value, part) for value in operands)
+        inside.add(part.value)
         if isinstance(registry.lookup(equation.primitive), Addition):
-            if all(a.shape == value.shape for a in operands) and len(operands) in (1, 2):
-                inside.add(value)
-                parts = tuple(_part(draft, a, inside) for a in operands)
-                constant = next((a for a in equation.inputs if a not in index.dependent), None)
-                # A touched one is no bias, such as a maximum, its gradient stopped.
-                return _Part(
-                    value, equation, parts, None if constant in index.touched else constant
-                )
-        elif _is_link(draft, equation):
-            part = _part(draft, operands[0], inside)
-            if part.parts:
-                inside.add(value)
-                return _Part(value, equation, (part,), factor=_factor(draft, equation))
-    return summand(draft, value)
+            constant = next((a for a in equation.inputs if a not in index.dependent), None)
+            # A touched one is no bias, such as a maximum, its gradient stopped.
+            part.constant = None if constant in index.touched else constant
+        else:
+            part.factor = _factor(draft, equation)
+        found.extend(part.parts)
+    return found
 
 
-def summand(draft: Draft, value: Value) -> _Part:
-    """A summand, which may be a layer behind moves and scales."""
-    index, atom, biased = draft.index, value, False
-    while True:
-        equation = index.maker.get(atom)
-        operands = [] if equation is None else index.operands(equation)
+def _adds(draft: Draft, value: Value) -> bool:
+    """Whether a value is the sum of one or two others of its shape, and of constants."""
+    equation = draft.index.maker.get(value)
+    if equation is None or not isinstance(registry.lookup(equation.primitive), Addition):
+        return False
+    operands = draft.index.operands(equation)
+    return len(operands) in (1, 2) and all(a.shape == value.shape for a in operands)
+
+
+def _opens(draft: Draft, value: Value) -> bool:
+    """Whether a value is read once, and is a sum or the image of one that is."""
+    known = draft.index.memory.setdefault("sums", {})
+    passed: list[Value] = []
+    while value not in known:
+        equation, reader = draft.index.maker.get(value), draft.index.only_reader(value)
+        alone = reader is not None and reader.inputs.count(value) == 1
+        if equation is None or not alone or not _is_link(draft, equation):
+            known[value] = alone and _adds(draft, value)
+            break
+        passed.append(value)
+        (value,) = draft.index.operands(equation)
+    known.update(dict.fromkeys(passed, known[value]))
+    return known[value]
+
+
+def is_free_layer(draft: Draft, value: Value) -> bool:
+    """Whether a value is a layer without a bias, perhaps behind moves and scales."""
+    return _is_layer(draft, value) == (True, False)
+
+
+def is_any_layer(draft: Draft, value: Value) -> bool:
+    """Whether a value is a layer, perhaps behind moves, scales and a bias."""
+    return _is_layer(draft, value)[0]
+
+
+def _is_layer(draft: Draft, value: Value) -> tuple[bool, bool]:
+    """Whether a value is a layer, perhaps behind moves and scales, and whether it has a bias."""
+    known = draft.index.memory.setdefault("layers", {})
+    passed: list[tuple[Value, bool]] = []
+    while value not in known:
+        equation = draft.index.maker.get(value)
+        operands = [] if equation is None else draft.index.operands(equation)
+        known[value] = (False, False)
         if equation is None or len(operands) != 1 or len(equation.outputs) != 1:
-            return _Part(value)
+            break
         kind = registry.lookup(equation.primitive)
         if isinstance(kind, Contraction):
             others = [a for a in equation.inputs if a not in operands]
-            if all(is_literal(index.maker, a) for a in others):
-                return _Part(value)
-            return _Part(value, layer=True, biased=biased)
-        if isinstance(kind, Addition):
-            biased = True
-        elif not _is_link(draft, equation):
-            return _Part(value)
-        (atom,) = operands
+            learnt = not all(is_literal(draft.index.maker, a) for a in others)
+            known[value] = (learnt, False)
+            break
+        if not (isinstance(kind, Addition) or _is_link(draft, equation)):
+            break
+        passed.append((value, isinstance(kind, Addition)))
+        (value,) = operands
+    layer, biased = known[value]
+    for above, adds in reversed(passed):
+        biased = layer and (biased or adds)
+        known[above] = (layer, biased)
+    return layer, biased
 
 
-def _assign(root: _Part) -> None:
+@dataclasses.dataclass(eq=False)
+class _Inside:
+    """What is in a part.
+
+    Attributes:
+        pending: the parts whose constants have found no layer.
+        layers: how many layers there are, and the only one.
+        free: those without a bias, likewise.
+    """
+
+    pending: list[_Part]
+    layers: tuple[int, _Part | None]
+    free: tuple[int, _Part | None]
+
+
+def _assign(parts: list[_Part]) -> None:
     """Gives constants to layers, from the innermost sums on."""
-    for part in root.parts:
-        _assign(part)
-    pending = [p for p in root.walk() if p.constant is not None and not p.settled]
-    layers = [part for part in root.walk() if part.layer]
-    free = [layer for layer in layers if not (layer.biased or layer.gained)]
-    chosen = free or layers
-    if not pending or len(chosen) != 1:
-        return
-    (layer,) = chosen
-    for part in pending:
-        part.settled = True
-        below = part.path_to(layer)
-        if below and all(len(step.parts) == 1 for step in below[:-1]):
-            layer.biased = True  # It follows its layer and stays where it is.
-        else:
-            part.moved = True
-            layer.gained.append(_Gain(part, root.path_to(part), root.path_to(layer)))
+    known: dict[_Part, _Inside] = {}
+    for part in reversed(parts):
+        single = len(part.parts) == 1
+        part.bottom = part.parts[0].bottom if single else None if part.parts else part
+        own = _inside(part, [known.pop(below) for below in part.parts])
+        known[part] = own
+        count, layer = own.free if own.free[0] else own.layers
+        if not own.pending or count != 1:
+            continue
+        assert layer is not None
+        for pending in own.pending:
+            if pending.bottom is layer:
+                layer.biased = True  # It follows its layer and stays where it is.
+            else:
+                pending.moved = True
+                gain = _Gain(pending, pending.up_to(part), layer.up_to(part))
+                layer.gained.append(gain)
+        own.pending, own.free = [], (0, None)
+    for part in reversed(parts):
+        below = any(inner.changes for inner in part.parts)
+        part.changes = bool(part.gained) or part.moved or below
+
+
+def _inside(part: _Part, below: list[_Inside]) -> _Inside:
+    """What is in a part, of what is in its parts."""
+    if not below:
+        one = (1, part) if part.layer else (0, None)
+        return _Inside([], one, (0, None) if part.biased else one)
+    largest = max(below, key=lambda inner: len(inner.pending))
+    pending = largest.pending  # The others are added to it, so that each is moved a few times.
+    for inner in below:
+        if inner is not largest:
+            pending.extend(inner.pending)
+    if part.constant is not None:
+        pending.append(part)
+    return _Inside(
+        pending, _one([inner.layers for inner in below]), _one([inner.free for inner in below])
+    )
+
+
+def _one(counted: list[tuple[int, _Part | None]]) -> tuple[int, _Part | None]:
+    """How many there are in all, with the only one."""
+    total = sum(count for count, _ in counted)
+    return total, next((only for count, only in counted if count), None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,52 +297,73 @@ def _lowered(above: _Part, below: _Part, constant: Array) -> Array:
 
 
 def _written(
-    draft: Draft, part: _Part, made: list[Equation], same: dict[Value, Atom], out: Value | None
-) -> Value:
-    """Computes a part with all constants where they belong; returns what it is then.
+    draft: Draft, parts: list[_Part], made: list[Equation], same: dict[Value, Atom]
+) -> None:
+    """Computes a sum with all constants where they belong.
 
     Args:
         draft: the reading.
-        part: the part.
+        parts: the sum and its parts, each before its own.
         made: takes the equations.
         same: takes what is to be read as another value.
-        out: what the part is to be called, if that matters.
     """
-    equation = part.equation
-    if not part.changes:
-        return part.value
-    if equation is None:  # A layer.
-        like = part.gained[0].part.equation
-        atoms = [part.value, *(gain.part.constant for gain in part.gained)]
+    # What some parts are to be called: the sum as before, and so what alone is left of it.
+    names: dict[_Part, Value | None] = {parts[0]: parts[0].value}
+    for part in parts:
+        if _leaves_its_part(part):
+            names[part.parts[0]] = names.get(part)
+    values: dict[_Part, Value] = {}
+    for part in reversed(parts):
+        values[part] = part.value
+        if not part.changes:
+            continue
+        out = names.get(part)
+        if part.equation is None:
+            made.extend(_biased(draft, part, out))
+        elif _leaves_its_part(part):
+            values[part] = values[part.parts[0]]
+            continue
+        elif part.moved:
+            # What is left of this sum is its only part, or the negative of it.
+            value, sign = values[part.parts[0]], _sign(part, part.parts[0].value)
+            if sign > 0 and (out is None or out not in draft.visible):
+                if out is not None:
+                    same[out] = value
+                values[part] = value
+                continue
+            scale = functools.partial(_scaled, sign)
+            made.extend(draft.derived(scale, [value], part.equation, out))
+        else:
+            inputs = list(part.equation.inputs)
+            for below in part.parts:
+                inputs[part.equation.inputs.index(below.value)] = values[below]
+            made.append(draft.again(part.equation, inputs, out))
+        values[part] = made[-1].outputs[0]
 
-        def biased(value: Array, *constants: Array) -> Array:
-            arrays = (jnp.asarray(constant, value.dtype) for constant in constants)
-            bias = sum(gain(c) for gain, c in zip(part.gained, arrays, strict=True))
-            return value + jnp.broadcast_to(bias, value.shape)
 
-        assert like is not None
-        made.extend(draft.derived(biased, atoms, like, out))
-        return made[-1].outputs[0]
-    if part.moved:
-        # What is left of this sum is its only part, or the negative of it.
-        (below,) = part.parts
-        negative = _sign(part, below.value) < 0
-        if not negative and below.changes:
-            return _written(draft, below, made, same, out)
-        value = _written(draft, below, made, same, None)
-        if not negative and (out is None or out not in draft.visible):
-            if out is not None:
-                same[out] = value
-            return value
-        sign = -1 if negative else 1
-        made.extend(draft.derived(lambda x: x * jnp.asarray(sign, x.dtype), [value], equation, out))
-        return made[-1].outputs[0]
-    inputs = list(equation.inputs)
-    for below in part.parts:
-        position = equation.inputs.index(below.value)
-        inputs[position] = _written(draft, below, made, same, None)
-    made.append(draft.again(equation, inputs, out))
-    return made[-1].outputs[0]
+def _leaves_its_part(part: _Part) -> bool:
+    """Whether all that is left of a sum is its only part, which is computed anew."""
+    if not part.moved or not part.parts[0].changes:
+        return False
+    return _sign(part, part.parts[0].value) > 0
+
+
+def _scaled(sign: int, x: Array) -> Array:
+    return x * jnp.asarray(sign, x.dtype)
+
+
+def _biased(draft: Draft, layer: _Part, out: Value | None) -> list[Equation]:
+    """A layer with the constants that it has gained."""
+    like = layer.gained[0].part.equation
+    atoms = [layer.value, *(gain.part.constant for gain in layer.gained)]
+
+    def biased(value: Array, *constants: Array) -> Array:
+        arrays = (jnp.asarray(constant, value.dtype) for constant in constants)
+        bias = sum(gain(c) for gain, c in zip(layer.gained, arrays, strict=True))
+        return value + jnp.broadcast_to(bias, value.shape)
+
+    assert like is not None
+    return draft.derived(biased, atoms, like, out)
 
 
 def _is_link(draft: Draft, equation: Equation) -> bool:

@@ -253,7 +253,7 @@ def _factored(term: Term) -> tuple[Product, Term, float]:
     common = frozenset(lowest.items())
     inverse = frozenset((base, -p) for base, p in common)
     inner = {joined(product, inverse): c for product, c in term.items()}
-    leading = inner[min(inner, key=_order)]
+    leading = inner[min(inner, key=hash)]  # Any, but the same one for equal terms.
     return common, {product: rounded(c / leading) for product, c in inner.items()}, leading
 
 
@@ -262,15 +262,24 @@ def as_one(term: Term) -> Term:
     return term if len(term) <= 1 else power(power(term, -1), -1)
 
 
-def _order(thing: Any) -> str:
-    """A name of a product or base, the same for equal ones."""
-    if isinstance(thing, Value):
-        return str(id(thing))
-    if isinstance(thing, frozenset):
-        return "{" + ",".join(sorted(map(_order, thing))) + "}"
-    if isinstance(thing, tuple):
-        return "(" + ",".join(map(_order, thing)) + ")"
-    return repr(thing)
+def size_of(term: Term, known: dict[Product, int]) -> int:
+    """How many values and numbers a term mentions when it is written out.
+
+    Args:
+        term: the term.
+        known: the sizes of products so far.
+    """
+
+    def size(thing: Any) -> int:
+        if isinstance(thing, frozenset):
+            if thing not in known:
+                known[thing] = 1 + sum(map(size, thing))
+            return known[thing]
+        if isinstance(thing, tuple) and not isinstance(thing, Symbol):
+            return sum(map(size, thing))
+        return 1
+
+    return sum(map(size, term))
 
 
 def mentions(thing: Any, wanted: Iterable[Symbol]) -> bool:

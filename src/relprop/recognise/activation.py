@@ -66,13 +66,18 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
     }
     chains: dict[Atom, _Chain] = {}
     shifted: dict[Atom, Value] = {}
+    # Comparisons with a value that is then chosen or not, as in `where(x > 0, x, 0)`.
+    inside = {
+        (operation.inputs[0], equation)
+        for operation in joined.values()
+        if operation.last not in taken
+        for equation in operation.equations
+        if compares(equation)
+    }
 
     def goes_on(value: Value, use: Equation) -> bool:
-        return (
-            value not in flow.visible
-            and use not in taken
-            and (use in joined or _is_unary(flow, use))
-        )
+        known = use in joined or (value, use) in inside or _is_unary(flow, use)
+        return value not in flow.visible and use not in taken and known
 
     for equation in flow.equations:
         if equation in taken or not (equation in joined or _is_unary(flow, equation)):

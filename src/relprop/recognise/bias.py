@@ -168,22 +168,43 @@ def _moves(equation: Equation) -> bool:
 
 def _back_to_layer(flow: Dataflow, end: Equation) -> list[Equation] | None:
     """The equations from a layer to one that belongs to it, both among them."""
+    if not _comes_from_layer(flow, end):
+        return None
     chain, shared = [end], False
     while True:
-        (value,) = flow.operands(chain[0])
+        (value,) = flow.operands(chain[-1])
         equation = flow.producer(value)
-        shared = shared or not flow.is_only_for(value, chain[0])
-        if equation is None:
-            return None
+        shared = shared or not flow.is_only_for(value, chain[-1])
+        assert equation is not None
         if is_layer(flow, equation):
-            only = _is_bias(flow, end) and all(map(_moves, chain[:-1]))
+            only = _is_bias(flow, end) and all(map(_moves, chain[1:]))
             # The scaled result is the layer only where nobody takes it unscaled.
-            return [equation, *chain] if only or not shared else None
-        if _is_affine(flow, equation):
-            if shared:
-                return None
-        elif not (_moves(equation) and len(equation.inputs) == 1 and flow.operands(equation)):
+            return [equation, *reversed(chain)] if only or not shared else None
+        if shared and _is_affine(flow, equation):
             return None
-        if len(equation.outputs) != 1:
-            return None
-        chain.insert(0, equation)
+        chain.append(equation)
+
+
+def _comes_from_layer(flow: Dataflow, equation: Equation) -> bool:
+    """Whether moves, scales and constants alone are between an equation and a layer before it."""
+    known = flow.memory.setdefault("from layers", {})
+    passed: list[Equation] = []
+    while equation not in known:
+        passed.append(equation)
+        (value,) = flow.operands(equation)
+        before = flow.producer(value)
+        known[equation] = before is not None and is_layer(flow, before)
+        if before is None or known[equation] or not _goes_on(flow, before):
+            break
+        del known[equation]
+        equation = before
+    known.update(dict.fromkeys(passed, known[equation]))
+    return known[equation]
+
+
+def _goes_on(flow: Dataflow, equation: Equation) -> bool:
+    """Whether it moves, scales or adds a constant, so that a layer before it is looked for."""
+    if len(equation.outputs) != 1:
+        return False
+    moves = _moves(equation) and len(equation.inputs) == 1 and bool(flow.operands(equation))
+    return moves or _is_affine(flow, equation)

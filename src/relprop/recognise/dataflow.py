@@ -38,8 +38,6 @@ class Dataflow(Index):
         self.graph = graph
         self.visible = visible
         self.dependent = dependent
-        #: What recognisers have found out about the whole graph.
-        self.memory: dict[str, Any] = {}
         self._found: dict[Callable[..., Any], tuple[Operation, ...]] = {}
 
     def found(self, find: Callable[[Dataflow], Iterable[Operation]]) -> tuple[Operation, ...]:
@@ -118,7 +116,7 @@ class Dataflow(Index):
         """
         makers = [self.producer(value) for value in (start, *more)]
         begin = min(0 if maker is None else self.position[maker] + 1 for maker in makers)
-        window = self.equations[begin : self.position[equation] + 1]
+        window = self._leading_to(equation, begin)
         reading: set[Atom] = {start, *more}
         for candidate in window:
             if any(atom in reading for atom in candidate.inputs):
@@ -140,6 +138,16 @@ class Dataflow(Index):
             if isinstance(atom, Value) and atom not in reading
         }
         return Operation(kind, tuple(inside), (start, *more, *outside), equation.outputs)
+
+    def _leading_to(self, equation: Equation, begin: int) -> list[Equation]:
+        """What an equation is computed by, from a place in the order of evaluation on, in order."""
+        found, queue = {equation}, [equation]
+        while queue:
+            for maker in map(self.producer, queue.pop().inputs):
+                if maker is not None and maker not in found and self.position[maker] >= begin:
+                    found.add(maker)
+                    queue.append(maker)
+        return sorted(found, key=self.position.__getitem__)
 
 
 def is_device_sum(equation: Equation) -> bool:

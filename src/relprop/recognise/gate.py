@@ -8,7 +8,7 @@ state of a recurrence is; a mere scale of its result is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -34,6 +34,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
     """Each product of two values of which one is a gate, or the more gate-like one."""
     ends = {operation.last: operation for operation in flow.found(joins)}
     functions = {operation.last: operation for operation in flow.found(activations)}
+    both = ends | functions
     taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
@@ -41,7 +42,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         # A product inside an activation, such as x * sigmoid(x), is no gate.
         if not isinstance(kind, Multiplication) or equation in ends or equation in taken:
             continue
-        scores = [_gatedness(flow, ends | functions, operand) for operand in operands]
+        scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
             if max(scores) == _SIGMOID or _of_one_source(flow, gate, signal):
@@ -53,37 +54,50 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
 
 
-def _gatedness(flow: Dataflow, ends: dict[Equation, Operation], atom: Atom) -> int:
+def _gatedness(flow: Dataflow, ends: Mapping[Equation, Operation], atom: Atom) -> int:
     """2 for a sigmoid, 1 for another activation, 0 for everything else."""
-    while True:
-        equation = flow.producer(atom)
-        operands = [] if equation is None else flow.operands(equation)
-        if equation is None or not operands:
-            return 0
-        operation = ends.get(equation)
-        if operation is None and len(operands) == 1 and is_elementwise(equation):
-            operation = operation_of(equation)
-        if operation is not None and _is_sigmoid(flow, operation):
-            return _SIGMOID
-        if equation in ends:
-            if not _only_limits(ends[equation]):
-                return _ACTIVATION
-            (atom,) = operands if len(operands) == 1 else ends[equation].inputs[:1]
-            continue
-        if len(operands) != 1:
-            return 0
-        # Moves, factors and offsets: `1 - z` is a gate if z is.
-        kind = registry.lookup(equation.primitive)
-        affine = isinstance(kind, Addition | Multiplication | Negation)
-        affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
-        limit = equation.name in ("min", "clamp") or (
-            equation.name == "max" and not is_relu(equation)
-        )
-        squared = equation.name == "square" or equation.params.get("y") in (2, 3)
-        if not (affine or is_move(equation) or limit or squared):
-            nonlinear = is_elementwise(equation) and equation.name not in _NONE
-            return _ACTIVATION if nonlinear else 0
-        atom = operands[0]
+    known: dict[Atom, int] = flow.memory.setdefault("gatedness", {})
+    passed: list[Atom] = []
+    while atom not in known:
+        passed.append(atom)
+        found = _gatedness_or_before(flow, ends, atom)
+        if isinstance(found, int):
+            known[atom] = found
+        else:
+            atom = found
+    known.update(dict.fromkeys(passed, known[atom]))
+    return known[atom]
+
+
+def _gatedness_or_before(
+    flow: Dataflow, ends: Mapping[Equation, Operation], atom: Atom
+) -> int | Atom:
+    """As `_gatedness`; or of a value that is another one, limited, scaled or moved, that one."""
+    equation = flow.producer(atom)
+    operands = [] if equation is None else flow.operands(equation)
+    if equation is None or not operands:
+        return 0
+    operation = ends.get(equation)
+    if operation is None and len(operands) == 1 and is_elementwise(equation):
+        operation = operation_of(equation)
+    if operation is not None and _is_sigmoid(flow, operation):
+        return _SIGMOID
+    if equation in ends:
+        if not _only_limits(ends[equation]):
+            return _ACTIVATION
+        return operands[0] if len(operands) == 1 else ends[equation].inputs[0]
+    if len(operands) != 1:
+        return 0
+    # Moves, factors and offsets: `1 - z` is a gate if z is.
+    kind = registry.lookup(equation.primitive)
+    affine = isinstance(kind, Addition | Multiplication | Negation)
+    affine = affine or (isinstance(kind, Division) and equation.inputs[0] is operands[0])
+    limit = equation.name in ("min", "clamp") or (equation.name == "max" and not is_relu(equation))
+    squared = equation.name == "square" or equation.params.get("y") in (2, 3)
+    if not (affine or is_move(equation) or limit or squared):
+        nonlinear = is_elementwise(equation) and equation.name not in _NONE
+        return _ACTIVATION if nonlinear else 0
+    return operands[0]
 
 
 def _only_limits(operation: Operation) -> bool:
@@ -123,7 +137,7 @@ def _of_one_source(flow: Dataflow, gate: Value, signal: Value) -> bool:
             break
         atom = operands[0]
     source = flow.origin(atom)[0]
-    return source is signal or source in flow.behind(signal)
+    return source is signal or flow.leads(source, signal)
 
 
 def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:

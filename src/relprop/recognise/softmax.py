@@ -224,7 +224,7 @@ def _moved(flow: Dataflow, atom: Atom, start: Atom) -> Atom:
 
 
 def _leads(flow: Dataflow, start: Atom, atom: Atom) -> bool:
-    return atom is start or start in flow.behind(atom)
+    return atom is start or flow.leads(start, atom)
 
 
 def axes_of(flow: Dataflow, value: Value) -> list[int]:

@@ -17,6 +17,9 @@ from relprop.propagators.recognised import ActivationFunction
 from relprop.reading.terms import leaf
 from relprop.recognise.dataflow import Dataflow
 
+# So many constants may be added in one estimator.
+_LONGEST = 8
+
 
 def straight_through(flow: Dataflow) -> Iterator[Operation]:
     """Each equation that completes one."""
@@ -39,21 +42,36 @@ def straight_through(flow: Dataflow) -> Iterator[Operation]:
 def _start(flow: Dataflow, equation: Equation) -> Value | None:
     """The value whose own part in a sum is taken away again, with the derivative stopped."""
     (out,) = equation.outputs
+    before = [*_before_additions(flow, equation)]
+    if not any(stopped for _, stopped in before):
+        return None
     index = flow.algebra.indices(out.shape)
     term = flow.algebra.of(out, index)
     if not term or term == leaf(out, index):
         return None
+    for start, stopped in before:
+        own = flow.algebra.of(start, index) if stopped else {}
+        # What is rounded to few bits, or an integer of another type, is itself to the algebra.
+        if own and (own == term or not any(product in term for product in own)):
+            return start
+    return None
+
+
+def _before_additions(flow: Dataflow, equation: Equation) -> Iterator[tuple[Value, bool]]:
+    """What a sum was before each of its constants was added, the last one first.
+
+    With it, whether one of those since then was computed from the explained inputs.
+    """
+    (out,) = equation.outputs
     stopped = False
     current: Equation | None = equation
-    while current is not None and isinstance(registry.lookup(current.primitive), Addition):
+    for _ in range(_LONGEST):
+        if current is None or not isinstance(registry.lookup(current.primitive), Addition):
+            return
         operands = flow.operands(current)
         if len(operands) != 1 or operands[0].shape != out.shape:
-            return None
+            return
         (start,) = operands
         stopped |= any(a in flow.touched for a in current.inputs if a is not start)
-        own = flow.algebra.of(start, index)
-        # What is rounded to few bits, or an integer of another type, is itself to the algebra.
-        if stopped and own and (own == term or not any(product in term for product in own)):
-            return start
+        yield start, stopped
         current = flow.producer(start)
-    return None

@@ -29,7 +29,8 @@ class AlphaBeta(LinearRule):
     Three products are all it needs, as for `Gamma`: half of :math:`xw \pm |x||w|` is the sum of the
     positive, or of the negative contributions. Such a difference has rounding errors of the size of
     :math:`|x||w|`, and counts as zero where it is no larger than they are. Layers of fewer than 32
-    terms take a product for each sign instead, which is exact.
+    terms take a product for each sign instead, which is exact. Where inputs are known never to be
+    negative, as after a ReLU, positive contributions alone, as for `ZPlus`, are :math:`x w^+`.
 
     Args:
         alpha: weight of what speaks for the output, not negative.
@@ -87,9 +88,10 @@ class AlphaBeta(LinearRule):
         return alpha is not None and beta is not None and bool(np.allclose(alpha - beta, 1))
 
     def contributions(self, site):
-        for share, sign in ((self.alpha, 1), (-self.beta, -1)):
-            if not is_zero(share):
-                yield of_sign(site.linear, sign, share)
+        pairs = ((self.alpha, 1), (-self.beta, -1))
+        wanted = [(share, sign) for share, sign in pairs if not is_zero(share)]
+        for share, sign in wanted:
+            yield of_sign(site.linear, sign, share, alone=len(wanted) == 1)
 
 
 @jtu.register_pytree_with_keys_class

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from relprop._core.relevance import Relevance
 from relprop._core.site import LinearMap, Site, multipliers
 from relprop.rules.base import Arriving, Bias, Leaving, Stabilizer, irreversible
 from relprop.rules.linear_rule import Contributions, LinearRule, Term
 from relprop.rules.parameters import Number, check_number, is_zero, number
-from relprop.rules.parts import negative, positive, whole
+from relprop.rules.parts import Favouring, negative, nonzero, positive, whole
 
 
 @jtu.register_pytree_with_keys_class
@@ -173,7 +174,8 @@ class Gamma(LinearRule):
         ValueError: gamma or epsilon is no finite number from 0.
 
     Needs three products: with :math:`a = |x||w|`, the sums of the positive and negative parts are
-    :math:`(xw \pm a) / 2`.
+    :math:`(xw \pm a) / 2`. Between ReLUs two are enough, those with :math:`w + \gamma w^+`: there
+    inputs are known never to be negative, and nothing arrives at negative outputs.
 
     >>> import jax.numpy as jnp, relprop
     >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 4.0])
@@ -192,6 +194,10 @@ class Gamma(LinearRule):
         check_number("gamma", self.gamma)
 
     def contributions(self, site):
+        if site.rectified and site.linear.never_negative and np.ndim(self.gamma) == 0:
+            # Of positive outputs alone, and the weight has the sign of the contribution.
+            favoured = Favouring(self.gamma)
+            return [Contributions([Term(nonzero, favoured, favoured)], where=~(site.output <= 0))]
         # On the side of the output's sign: xw + gamma (xw)^+- = (1 + gamma/2) xw +- gamma/2 |xw|.
         sign, half = jnp.sign(site.output), number(self.gamma, site.output) / 2
         plain = Term(whole, whole, whole, factor=1 + half)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -30,7 +30,7 @@ from relprop.rules.base import (
 )
 from relprop.rules.magnitudes import Magnitudes
 from relprop.rules.parameters import Number, number
-from relprop.rules.parts import PER_UNIT, Part, nonzero, whole
+from relprop.rules.parts import PER_UNIT, Part, is_by_entry, nonzero, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,6 +194,7 @@ class _Sums:
         self._relevance = relevance
         self._weights: dict[Hashable, Array] = {}
         self._made: dict[Hashable, Array] = {}
+        self._parts: dict[Hashable, Magnitudes] = {}
         self._keeps_bias = getattr(rule, "bias", "absorb") == "absorb"
 
     def of_inputs(self, group: Contributions) -> Array:
@@ -260,8 +261,10 @@ class _Sums:
             return self._site.product
         key, xs = _key(term), self._linear.inputs
         if key not in self._made:
-            if term.w is jnp.abs:
-                made = self._magnitudes.apply(lambda x: self._fitting("input", term.x, x))
+            if is_by_entry(term.w):
+                made = self._part_of_weight(term.w).apply(
+                    lambda x: self._fitting("input", term.x, x)
+                )
             else:
                 parts = [self._fitting("input", term.x, x) for x in xs]
                 made = self._linear.apply(parts, self._weight(term.w))
@@ -269,8 +272,8 @@ class _Sums:
         return self._made[key]
 
     def _transposed(self, w: Part, coefficients: Array) -> tuple[Array, ...]:
-        if w is jnp.abs:
-            return self._magnitudes.transpose(coefficients)
+        if is_by_entry(w):
+            return self._part_of_weight(w).transpose(coefficients)
         return self._linear.transpose(self._weight(w), coefficients)
 
     def _weight(self, w: Part) -> Array:
@@ -281,9 +284,14 @@ class _Sums:
             self._weights[key] = self._fitting("weight", w, self._linear.weight)
         return self._weights[key]
 
+    def _part_of_weight(self, w: Any) -> Magnitudes:
+        if w not in self._parts:
+            self._parts[w] = Magnitudes(self._linear, self._given, w)
+        return self._parts[w]
+
     @functools.cached_property
-    def _magnitudes(self) -> Magnitudes:
-        return Magnitudes(self._linear, self._relevance.total(self._site.output))
+    def _given(self) -> Array:
+        return self._relevance.total(self._site.output)
 
     def _fitting(self, role: str, part: Part, array: Array) -> Array:
         """A part of an array, in its shape and dtype."""

@@ -1,4 +1,4 @@
-"""Products with the absolute values of a weight, without a copy of it where that is large."""
+"""Products with a part of a weight, such as its absolute values, without a copy of a large one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from relprop import _compat
 from relprop._core.cpu import after, is_large
 from relprop._core.linear_map import LinearMap
 
-#: Entries of a part of the absolute values of a large weight.
+#: Entries of a part of a large weight.
 PART = 2**23
 
 
 @dataclasses.dataclass(frozen=True)
 class Magnitudes:
-    """A linear map with the absolute values of its weight, without bias.
+    """A linear map with a part of each entry of its weight, without bias.
 
     They would be a copy of the weight. On CPUs, those of a large one are made and used in parts,
     one after the other.
@@ -28,10 +28,12 @@ class Magnitudes:
     Attributes:
         linear: the map.
         given: relevance of its output; nothing here is made before that has arrived.
+        of: the part, a function of single entries: the absolute values.
     """
 
     linear: LinearMap
     given: Float[Array, "*s"]
+    of: Callable[[Array], Array] = jnp.abs
 
     def apply(self, part: Callable[[Array], Array]) -> Float[Array, "*s"]:
         """The output for a part of each input."""
@@ -54,7 +56,7 @@ class Magnitudes:
         return made
 
     def transpose(self, coefficients: Float[Array, "*s"]) -> tuple[Array, ...]:
-        r""":math:`|w|^\top c`, one array per active operand."""
+        r""":math:`p(w)^\top c` of the part p, one array per active operand."""
         linear, parts = self.linear, self._parts
         if parts is None:
             return linear.transpose(self._weight, coefficients)
@@ -76,7 +78,7 @@ class Magnitudes:
 
     @functools.cached_property
     def _weight(self) -> Array:
-        return jnp.abs(after(self.linear.weight, self.given))
+        return self.of(after(self.linear.weight, self.given))
 
     @functools.cached_property
     def _parts(self) -> _Parts | None:
@@ -84,20 +86,22 @@ class Magnitudes:
         linear = self.linear
         if linear.free is None or linear.gate is not None or not is_large(linear.weight):
             return None
-        return _Parts(linear.weight, *linear.free)
+        return _Parts(linear.weight, self.of, *linear.free)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Parts:
-    """The absolute values of a large weight in parts, equally long but for the last.
+    """A large weight in parts, equally long but for the last.
 
     Attributes:
         whole: the weight.
+        of: what of each entry is wanted.
         own: the axis along which they are parts of it.
         to: the axis of the output that it becomes.
     """
 
     whole: Array
+    of: Callable[[Array], Array]
     own: int
     to: int
 
@@ -126,5 +130,5 @@ class _Parts:
         return self.length * jnp.arange(self.count)
 
     def weight(self, start: Array | int, length: int) -> Array:
-        """The absolute values of a part."""
-        return jnp.abs(lax.dynamic_slice_in_dim(self.whole, start, length, self.own))
+        """What is wanted of the entries of a part."""
+        return self.of(lax.dynamic_slice_in_dim(self.whole, start, length, self.own))

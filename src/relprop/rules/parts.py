@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
-from relprop.rules.parameters import Number
+from relprop.rules.parameters import Number, number
 
 #: A function of an array that gives one of its shape; or what takes the place of each number in it,
 #: whatever it is: one number, or an array that broadcasts.
@@ -45,6 +46,25 @@ def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     [0.0, -2.0]
     """
     return jnp.minimum(x, 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Favouring:
+    """All of x, and its positive part once more, times a number.
+
+    >>> Favouring(0.5)(jnp.array([1.0, -2.0])).tolist()
+    [1.5, -2.0]
+    """
+
+    gamma: Number
+
+    def __call__(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return x + number(self.gamma, x) * positive(x)
+
+
+def is_by_entry(part: Any) -> bool:
+    """Whether a part is one of each entry by itself, so that some can be made without others."""
+    return any(part is own for own in (jnp.abs, positive, negative)) or isinstance(part, Favouring)
 
 
 #: Parts that are in proportion to x, with their size per unit of x. NaN is a part of all.

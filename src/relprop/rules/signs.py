@@ -21,18 +21,22 @@ from relprop.rules.parts import negative, nonzero, positive, whole
 FEW = 32
 
 
-def of_sign(linear: LinearMap, sign: int, share: Number) -> Contributions:
+def of_sign(linear: LinearMap, sign: int, share: Number, alone: bool = False) -> Contributions:
     """The contributions of one sign, which get a share of the relevance.
 
     Args:
         linear: the map.
         sign: 1 or -1.
         share: how much of the relevance.
+        alone: whether nobody asks for those of the other sign.
     """
     terms = number_of_terms(linear)
+    same, opposite = (positive, negative) if sign > 0 else (negative, positive)
+    if linear.never_negative and (alone or terms < FEW):
+        # The weight alone decides: one product, where both signs together need another one.
+        return Contributions([Term(nonzero, same, same)], share, z=whole)
     if terms < FEW:
         # A product for each sign of x: exact where nearly everything cancels.
-        same, opposite = (positive, negative) if sign > 0 else (negative, positive)
         signed = [Term(positive, same, same), Term(negative, opposite)]
         return Contributions(signed, share, z=jnp.add)
     halves = [
