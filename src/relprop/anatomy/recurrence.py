@@ -9,7 +9,7 @@ from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
-from relprop.anatomy.decays import EXPONENT, decays_of
+from relprop.anatomy.decays import EXPONENT, Layer, decays_of, layer_of
 from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
@@ -42,9 +42,9 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
         yield Recurrence(kind="state space", **place(steps[-1]))  # type: ignore[arg-type]
 
 
-def _layers_behind(wiring: Wiring, step: Step) -> set[Value]:
+def _layers_behind(wiring: Wiring, step: Step) -> set[Layer]:
     links = (link for a in wiring.active(step) for link in wiring.back(a, EXPONENT))
-    return {out for link in links for out in link.step.operation.outputs}
+    return {layer_of(wiring, link.step) for link in links}
 
 
 def _by_halves(wiring: Wiring) -> Iterator[tuple[Step, Step, int]]:
