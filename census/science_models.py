@@ -56,7 +56,11 @@ def jraph_model(forward: Callable[..., Any], expected: Mapping[str, int]) -> Mod
         name: jax.random.normal(next(keys), shape) / np.sqrt(shape[0])
         for name, shape in {
             **{f"{part}{i}": (WIDTH, WIDTH) for part in "qw" for i in range(3)},
-            **{f"{part}{i}": (3 * WIDTH + WIDTH * (i == 0), WIDTH) for part in "env" for i in (0, 1)},
+            **{
+                f"{part}{i}": (3 * WIDTH + WIDTH * (i == 0), WIDTH)
+                for part in "env"
+                for i in (0, 1)
+            },
             **{f"look{i}": (2 * WIDTH, 1) for i in range(2)},
         }.items()
     }
@@ -228,8 +232,8 @@ def e3nn_in_torch() -> Model:
 def flows() -> Iterator[Entry]:
     """Densities of flowjax; explained is the logarithm of the density of one point."""
     # The layers are a loop, whose body counts once: a ReLU of the network, the softplus that makes
-    # scales, a logarithm of these in the determinant. The squares of the base.
-    expected = counts(activation=3 + 1)
+    # scales, of which the determinant has the logarithm. The squares of the base.
+    expected = counts(activation=2 + 1)
     yield Entry("coupling", "flowjax", functools.partial(flow, "coupling_flow", expected))
     yield Entry(
         "masked_autoregressive",

@@ -197,9 +197,7 @@ def hybrids() -> Iterator[Entry]:
     )
     # Mamba-2 with a norm of its gated output, then attention.
     one = counts(1, 2 * L + 2, activation=L + 4, gate=L + 1, recurrence=1)
-    yield text(
-        "bamba", "BambaForCausalLM", {**GROUPED, **MAMBA2, "attn_layer_indices": [1]}, one
-    )
+    yield text("bamba", "BambaForCausalLM", {**GROUPED, **MAMBA2, "attn_layer_indices": [1]}, one)
     yield text(
         "granitemoe_hybrid",
         "GraniteMoeHybridForCausalLM",

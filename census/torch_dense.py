@@ -1,5 +1,6 @@
-"""Vision models of Hugging Face's transformers that see or give more than a class: depth, masks, boxes,
-videos, and further hierarchies.
+"""Vision models of Hugging Face's transformers that see videos or give depths, masks and boxes.
+
+With them are further hierarchies.
 """
 
 from __future__ import annotations
@@ -137,8 +138,12 @@ def hierarchies() -> Iterator[Entry]:
     yield vision(
         "cvt",
         "Cvt" + HEAD,
-        {"embed_dim": [16, 24, 32], "depth": [1, 1, 1], "num_heads": [1, 3, 4]},
-        counts(attention=3, norm=3 + 6 + 1, activation=3),
+        {
+            "embed_dim": [16, 24, 32],
+            "depth": [1, 2, 3],
+            "num_heads": [1, 3, 4],
+        },
+        counts(attention=6, norm=3 + 12 + 1, activation=6),
     )
 
 
@@ -278,7 +283,8 @@ def masks() -> Iterator[Entry]:
     # Its tokens are constant before they look at the image. Attention: of the encoder; tokens to
     # image and image to tokens, twice, tokens to tokens in the second layer, tokens to image at the
     # end. Norms: two per layer and two in the neck; three and four per layer of the decoder, one at
-    # its end, one while it grows. ReLUs: per layer, and two for each of three masks.
+    # its end, one while it grows. ReLUs: per layer, and two for each of four masks, of which three
+    # are asked for.
     yield vision(
         "sam",
         "SamModel",
@@ -308,7 +314,7 @@ def masks() -> Iterator[Entry]:
                 "iou_head_hidden_dim": WIDTH,
             },
         },
-        counts(attention=L + 6, norm=2 * L + 2 + 7 + 2, activation=L + 2 + 2 + 6),
+        counts(attention=L + 6, norm=2 * L + 2 + 7 + 2, activation=L + 2 + 2 + 8),
         output="pred_masks",
         target=None,
         constants={"input_points": np.array([[[[10.0, 12.0]]]], np.float32)},

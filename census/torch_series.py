@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from census.entry import Entry, Model, counts
-from census.torch_modules import from_module, randomised
+from census.entry import Entry, counts
 from census.torch_text import SIZES, classifier
-from census.torch_vision import L, WIDTH, vision
+from census.torch_vision import WIDTH, L, vision
 
 WHOLE: Mapping[str, Any] = {"output": "last_hidden_state", "target": None}
 
@@ -117,12 +115,13 @@ def audio() -> Iterator[Entry]:
         "apply_spec_augment": False,
     }
     wave = {"input_values": drawn(1, 160)}
-    # As wav2vec2, and a position bias that two sigmoids of the input gate, in one product.
+    # As wav2vec2, and two halves of a sigmoid that open for each other and for a position bias:
+    # which of them is the gate is asked.
     yield vision(
         "wavlm",
         "WavLMModel",
         wav2vec2,
-        counts(attention=L, norm=2 * L + 3, activation=L + 3 + 2 * L, gate=2 * L),
+        counts(attention=L, norm=2 * L + 3, activation=L + 3 + L),
         explained=wave,
         **WHOLE,
     )
@@ -145,8 +144,8 @@ def audio() -> Iterator[Entry]:
         explained=wave,
         **WHOLE,
     )
-    # Snake activations: five in each of two stages' residual units and one before each stage, and
-    # the last.
+    # Snake activations, in both halves: two in each of three residual units of two stages, one per
+    # stage and a last one. The code that is chosen, with the gradient of its argument; tanh.
     yield vision(
         "dac",
         "DacModel",
@@ -160,7 +159,7 @@ def audio() -> Iterator[Entry]:
             "codebook_dim": 4,
             "hidden_size": 16,
         },
-        counts(activation=2 * (2 * (6 + 1) + 1)),
+        counts(activation=2 * (2 * (6 + 1) + 1) + 2),
         explained={"input_values": drawn(1, 1, 32)},
         output="audio_values",
         target=(0, 3),
@@ -181,8 +180,8 @@ def audio() -> Iterator[Entry]:
             "vocab_size": 64,
             "input_feat_per_channel": 8,
         },
-        # The decoder has one token: no attention of its own depends on the sound.
-        counts(attention=L + 1, norm=2 * L + 1 + 2 + 1, activation=2 + L + 1, gate=2),
+        # The decoder has one token: its own attention and two of its norms are constant.
+        counts(attention=L + 1, norm=2 * L + 1 + 2, activation=2 + L + 1, gate=2),
         explained={"input_features": drawn(1, 16, 8)},
         constants={"decoder_input_ids": np.array([[2]])},
         target=(0, 0, 3),

@@ -40,12 +40,12 @@ def entries() -> Iterator[Entry]:
     # Norms of queries and keys.
     queries = counts(attention=L, norm=4 * L + 1, activation=L, gate=L)
     yield entry("qwen3", "Qwen3", {**SIZES, **VOCABULARY}, queries)
-    # All experts at once.
+    # Experts one by one.
     yield entry(
         "qwen3_moe",
         "Qwen3",
         {**SIZES, **VOCABULARY, "num_experts": 4, "num_experts_per_tok": 2},
-        counts(attention=L, norm=4 * L + 1, activation=L, gate=L, router=L),
+        counts(attention=L, norm=4 * L + 1, activation=4 * L, gate=4 * L, router=L),
     )
     # Norms before and after both halves of a block, and of queries and keys.
     yield entry(

@@ -86,13 +86,15 @@ def activations(wiring: Wiring) -> Iterator[Activation]:
 
 
 def gates(wiring: Wiring) -> Iterator[Gate]:
-    """Each product of a signal with an activation, but those by which a router weighs its experts."""
+    """Each product of a signal with an activation, but those that weigh experts or fill a state."""
     states = of_states(wiring)
     scores = {router.value for router in routers(wiring)}
     for step in wiring.steps:
         if step.structure == "gate" and states.isdisjoint(step.operation.outputs):
             opening = wiring.active(step)[0]
-            layers = (out for link in wiring.back(opening, _SCORED) for out in link.step.operation.outputs)
+            layers = (
+                out for link in wiring.back(opening, _SCORED) for out in link.step.operation.outputs
+            )
             if not scores.isdisjoint(layers):
                 continue
             maker = wiring.maker(wiring.origin(opening, "structural", "scale", "offset"))

@@ -232,7 +232,7 @@ def _is_real(func: Any, args: Any, kwargs: Any) -> bool:
     dtype = kwargs.get("dtype")
     if dtype is None and func is torch.full:
         return isinstance(kwargs.get("fill_value", args[-1] if args else None), float)
-    return dtype is None or dtype.is_floating_point
+    return dtype in (None, float) or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
 
 
 def _changed(func: Any, args: Any) -> torch.Tensor | None:
