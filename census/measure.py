@@ -124,6 +124,8 @@ def measure(entry: Entry) -> Row:
 
 def _cause(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, ModuleNotFoundError):
+        first += ": pip install --no-deps -r census/requirements.txt"
     return f"{type(error).__name__}: {first}"
 
 

@@ -86,7 +86,7 @@ def imported(name: str) -> Any:
     if "tunix" not in sys.modules:
         found = importlib.util.find_spec("tunix")
         if found is None:
-            raise ModuleNotFoundError("tunix is not installed: census/requirements.txt has it")
+            raise ModuleNotFoundError("No module named 'tunix'")
         package = types.ModuleType("tunix")
         package.__path__ = list(found.submodule_search_locations or ())
         sys.modules["tunix"] = package

@@ -433,6 +433,22 @@ def test_experts_that_are_weighed_by_a_sigmoid_have_a_router_and_no_gate(first):
     assert names(mixture) == ["router (4 experts)"]
 
 
+def test_a_limit_below_a_quotient_is_no_activation():
+    """It keeps the sum of the weights that were chosen from being zero."""
+
+    def mixture(x):
+        w, chosen = lax.top_k(softmax(x @ W[0][:, :4]), 2)
+        w = w / jnp.maximum(jnp.sum(w, -1, keepdims=True), 1e-9)
+        made = jnp.einsum("td,tkdf->tkf", x, jnp.stack(W[1:5])[chosen])
+        return x + jnp.sum(w[..., None] * made, 1)
+
+    plan = relprop.inspect(
+        lambda x: jnp.sum(mixture(x)), relprop.presets.attn_lrp(), on_suspicion="ignore"
+    )(X)
+    assert not [block for block in plan.blocks if isinstance(block, Activation)]
+    assert "router (4 experts)" in map(str, plan.blocks)
+
+
 # Heads by their layer.
 
 

@@ -81,8 +81,26 @@ def activations(wiring: Wiring) -> Iterator[Activation]:
         inside = set(step.operation.equations)
         if not any(inside > set(other.operation.equations) for other in found):
             name = function_name(wiring, step)
-            if name != _IDENTITY:
+            if name != _IDENTITY and not _is_guard(wiring, step):
                 yield Activation("activation", **place(step), function=name)  # type: ignore[arg-type]
+
+
+def _is_guard(wiring: Wiring, step: Step) -> bool:
+    """Whether it only keeps what something is divided by from being zero."""
+    if not {e.name for e in step.operation.equations} <= {"max", "clamp"}:
+        return False
+    values = list(step.operation.outputs)
+    while values:
+        value = values.pop()
+        readers = wiring.readers(value)
+        for reader in readers:
+            if reader.structure == "structural":
+                values.extend(reader.operation.outputs)
+            elif reader.structure != "quotient" or wiring.active(reader)[-1] is not value:
+                return False
+        if not readers:
+            return False
+    return True
 
 
 def gates(wiring: Wiring) -> Iterator[Gate]:

@@ -64,7 +64,7 @@ def _all_decays(wiring: Wiring) -> list[Decays]:
         products = (s for s in body.steps if s.structure in ("product", "gate"))
         read = {atom for product in products for atom in product.operation.inputs}
         for outer, inner in zip(step.operation.inputs, body.graph.inputs, strict=True):
-            if inner in read:
+            if inner in read and isinstance(outer, Value):
                 layers = _layers(wiring, wiring.maker(wiring.origin(outer, *_SCALED)))
                 found = _joined(found, Decays(layers, [step])) if layers else found
     return found
