@@ -220,7 +220,7 @@ def of_patches() -> Iterator[Entry]:
 
 def depths() -> Iterator[Entry]:
     """A depth, or a finer image, per pixel."""
-    depth = {"output": "predicted_depth", "target": (0, 3, 4)}
+    depth = {"output": "predicted_depth", "target": None}
     stages = {"neck_hidden_sizes": [8, 8, 16, 16]}
     # GELU per layer and per readout; two ReLUs in the head. The last norm is not on the way.
     yield vision(
