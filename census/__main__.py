@@ -57,7 +57,7 @@ def table(rows: list[Row], title: str = "") -> Table:
         out.add_column(column, justify="right")
     for column in ("maps", "norms", "act.", "gates", "routers", "rec."):
         out.add_column(column, justify="right")
-    for column in ("score", "left", "bias", "stopped", "gap", "CP gap", "finite", "s"):
+    for column in ("score", "left", "bias", "stopped", "gap", "CP gap", "finite", "plan s", "s"):
         out.add_column(column, justify="right")
     for row in rows:
         out.add_row(*_cells(row), style="" if not row.broken() else "red")
@@ -84,6 +84,7 @@ def _cells(row: Row) -> list[str]:
         ),
         f"{row.balances['cp_lrp'].relative_gap:.0e}",
         f"{len(row.finite)}/{len(FOLLOWED) + 1}",
+        f"{row.planning:.1f}",
         f"{row.seconds:.0f}",
     ]  # fmt: skip
 

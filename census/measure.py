@@ -61,6 +61,7 @@ class Row:
         expected: structures that the model has.
         balances: per rule set, where the relevance went.
         finite: rule sets with nothing but numbers in the relevance.
+        planning: seconds for the trace, the plan and the blocks in it.
         seconds: for all of this.
     """
 
@@ -75,6 +76,7 @@ class Row:
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     balances: Mapping[str, Balance] = dataclasses.field(default_factory=dict)
     finite: tuple[str, ...] = ()
+    planning: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -122,19 +124,25 @@ def measure(entry: Entry) -> Row:
 
 def _cause(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, ModuleNotFoundError):
+        first += ": pip install --no-deps -r census/requirements.txt"
     return f"{type(error).__name__}: {first}"
 
 
 def _measured(name: str, model: Model) -> Row:
     rules = FOLLOWED["attn_lrp"]
+    start = time.perf_counter()
     plan = relprop.inspect(model.score, rules, 1, on_missing="gradient")(model.params, model.x)
+    found = structures(plan)
+    planning = time.perf_counter() - start
     row = Row(
         name=name,
         equations=_size(jax.make_jaxpr(model.score)(model.params, model.x)),
         active=sum(row.equations for row in plan),
         missing=tuple(row.primitive for row in plan if row.note == "on_missing"),
-        found=structures(plan),
+        found=found,
         expected=model.expected,
+        planning=planning,
     )
     if row.missing:
         relprop.inspect(model.score, rules, 1)(model.params, model.x)  # The error says where.

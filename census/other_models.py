@@ -203,7 +203,7 @@ def haiku_lstm() -> Model:
 
     # In the first step there is nothing to forget: the state is zero, so that is no gate.
     steps = TOKENS
-    expected = counts(activation=5 * steps, gate=3 * steps - 1, recurrence=1)
+    expected = counts(activation=5 * steps - 1, gate=3 * steps - 1, recurrence=1)
     return haiku_model(forward, features(steps, 1, WIDTH), expected)
 
 

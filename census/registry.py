@@ -9,16 +9,37 @@ from census import (
     flax_models,
     keras_models,
     other_models,
+    science_models,
+    torch_decoders,
+    torch_dense,
+    torch_diffusers,
+    torch_series,
     torch_text,
     torch_timm,
     torch_vision,
+    tunix_models,
 )
 from census.entry import Entry, Tier
+
+FAMILIES = (
+    torch_text,
+    torch_decoders,
+    torch_vision,
+    torch_dense,
+    torch_series,
+    torch_diffusers,
+    torch_timm,
+    keras_models,
+    flax_models,
+    tunix_models,
+    other_models,
+    science_models,
+)
 
 
 def models() -> Iterator[Entry]:
     """Every model once."""
-    for family in (torch_text, torch_vision, torch_timm, keras_models, flax_models, other_models):
+    for family in FAMILIES:
         yield from family.entries()
 
 

@@ -113,4 +113,5 @@ def transformers_model(
 def _tensor(value: Any) -> Any:
     import torch
 
-    return torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+    # A copy, since some models scale their embeddings in place.
+    return torch.tensor(value) if isinstance(value, np.ndarray) else value

@@ -409,8 +409,8 @@ def recurrent() -> Iterator[Entry]:
         },
         counts(norm=2 * L + 1, activation=4 * L, gate=L, recurrence=L),
     )
-    # Two norms per layer, one of the embeddings and a last one; sigmoid gates in both halves and
-    # a squared ReLU in one.
+    # Two norms per layer, one of the embeddings and a last one; sigmoid gates in both halves,
+    # exponentials of the keys in one, and a squared ReLU in the other.
     yield text(
         "rwkv",
         "RwkvForCausalLM",
@@ -422,7 +422,7 @@ def recurrent() -> Iterator[Entry]:
             "vocab_size": 64,
             "context_length": 64,
         },
-        counts(norm=2 * L + 2, activation=3 * L, gate=2 * L, recurrence=L),
+        counts(norm=2 * L + 2, activation=4 * L, gate=2 * L, recurrence=L),
     )
     # Mamba with norms of the time step and of the input and output matrices.
     yield text(

@@ -287,6 +287,82 @@ def test_recurrences_without_a_loop(f, expected):
     assert found == [expected]
 
 
+def selective(x):
+    """Mamba: the time step scales what enters the state, and its exponential what stays."""
+    u, dt = jax.nn.silu(x @ W[0]), jax.nn.softplus(x @ W[1])
+    decay = jnp.exp(-dt * jnp.exp(W[2][:1]))
+
+    def step(state, this):
+        a, b = this
+        state = a * state + b
+        return state, state
+
+    _, y = lax.scan(step, jnp.zeros(D), (decay, dt * (x @ W[3]) * u))
+    return x + jax.nn.silu(x @ W[4]) * y
+
+
+def unrolled_with_two_gates(x):
+    """mLSTM: exponentials of an input's gate and of a decay, under a maximum that is carried."""
+    i, f = x @ W[0], jax.nn.log_sigmoid(x @ W[1])
+    most, state = i[0], (x @ W[2])[0]
+    for t in range(1, T):
+        before, most = most, jnp.maximum(f[t] + most, i[t])
+        state = jnp.exp(f[t] + before - most) * state + jnp.exp(i[t] - most) * (x @ W[2])[t]
+    return jnp.tanh(state @ W[3])
+
+
+def decayed_twice(x):
+    """The same decay within a chunk and across: one exponential to its author."""
+    log = jnp.cumsum(-jax.nn.softplus(x @ W[0]), 0)
+    inside = jnp.exp(log[-1:] - log) * (x @ W[1])
+    return x + jnp.exp(log) * inside.sum(0, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("f", "expected", "exponentials"),
+    [
+        (selective, ["gate (silu)", "state space (6 steps)"], 1),
+        (unrolled_with_two_gates, ["state space"], 1),
+        (decayed_twice, ["state space"], 1),
+    ],
+)
+def test_what_belongs_to_a_state_is_no_gate(f, expected, exponentials):
+    assert names(f) == expected
+    plan = relprop.inspect(lambda x: jnp.sum(f(x)), relprop.presets.attn_lrp())(X)
+    assert [b.details for b in plan.blocks if isinstance(b, Activation)].count(
+        "exp"
+    ) == exponentials
+
+
+def test_the_stages_of_a_solver_are_no_recurrence():
+    """In each stage the field is asked for at another place, but of one beginning."""
+
+    def step(x):
+        def stage(k, weight):
+            return jnp.tanh((x + weight * k) @ W[0]) @ W[1], None
+
+        return x + 0.5 * lax.scan(stage, jnp.zeros_like(x), jnp.array([0.0, 0.5, 0.5, 1.0]))[0]
+
+    def in_turn(x):
+        return lax.fori_loop(0, T, lambda i, h: jnp.tanh(h @ W[0] + x[i] @ W[1]), jnp.zeros(D))
+
+    assert names(step) == ["stacked layers (4 steps)"]
+    assert names(in_turn) == ["RNN (6 steps)"]
+
+
+# Gates by products of every kind.
+
+
+def test_a_gate_by_an_einsum():
+    """Scalars open for vectors; neither has an axis that the other lacks, but one of one entry."""
+
+    def opened(x):
+        vectors = jnp.stack([x @ W[1], x @ W[2], x @ W[3]], -1)
+        return jnp.einsum("tci,tcj->tcij", jax.nn.sigmoid(x @ W[0])[..., None], vectors)
+
+    assert names(opened) == ["gate (sigmoid)"]
+
+
 # Norms, degrees, routers.
 
 
@@ -342,6 +418,35 @@ def test_chosen_experts_are_a_router_and_no_attention():
         return x + jnp.sum(w[..., None] * made, 1)
 
     assert names(mixture) == ["router (4 experts)"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_experts_that_are_weighed_by_a_sigmoid_have_a_router_and_no_gate(first):
+    """Each by itself, of what it gives or of what it gets."""
+
+    def mixture(x):
+        w, chosen = lax.top_k(jax.nn.sigmoid(x @ W[0][:, :4]), 2)
+        given = (w if first else jnp.ones_like(w))[..., None] * x[:, None]
+        made = jnp.einsum("tkd,tkdf->tkf", given, jnp.stack(W[1:5])[chosen])
+        return x + jnp.sum(made if first else w[..., None] * made, 1)
+
+    assert names(mixture) == ["router (4 experts)"]
+
+
+def test_a_limit_below_a_quotient_is_no_activation():
+    """It keeps the sum of the weights that were chosen from being zero."""
+
+    def mixture(x):
+        w, chosen = lax.top_k(softmax(x @ W[0][:, :4]), 2)
+        w = w / jnp.maximum(jnp.sum(w, -1, keepdims=True), 1e-9)
+        made = jnp.einsum("td,tkdf->tkf", x, jnp.stack(W[1:5])[chosen])
+        return x + jnp.sum(w[..., None] * made, 1)
+
+    plan = relprop.inspect(
+        lambda x: jnp.sum(mixture(x)), relprop.presets.attn_lrp(), on_suspicion="ignore"
+    )(X)
+    assert not [block for block in plan.blocks if isinstance(block, Activation)]
+    assert "router (4 experts)" in map(str, plan.blocks)
 
 
 # Heads by their layer.

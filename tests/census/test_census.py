@@ -33,7 +33,7 @@ def test_promises_are_kept(entry):
 def test_names_are_unique_and_enough():
     labels = [entry.label for entry in models()]
     assert len(labels) == len(set(labels))
-    assert len(labels) >= 100
+    assert len(labels) >= 220
 
 
 def wrong(**changes):

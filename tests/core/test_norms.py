@@ -106,3 +106,17 @@ def test_a_residual_is_not_part_of_a_norm():
 def test_a_function_without_norm():
     with pytest.raises(relprop.NothingMatchedError, match="norm"):
         relprop.relevance(lambda x: (x @ W).sum(), RULES)(X)
+
+
+@pytest.mark.parametrize("norm", [rms, l2, folded])
+@pytest.mark.parametrize("before", [jax.nn.silu, jax.nn.sigmoid, jax.nn.relu])
+def test_a_normalised_activation_is_no_gate(norm, before):
+    """Its normaliser counts as a constant: a gate would hand all relevance to that."""
+
+    def f(x):
+        return (norm(before(x @ W)) @ W)[0, 0, 0]
+
+    plan = relprop.inspect(f, relprop.presets.cp_lrp())(X)
+    assert "gate" not in {op.structure for op in plan}
+    found = relprop.relevance(f, relprop.presets.cp_lrp())(X)
+    np.testing.assert_allclose(found.sum(), f(X), rtol=1e-4)

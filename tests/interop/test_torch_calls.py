@@ -155,3 +155,20 @@ def test_attention_to_nothing_does_not_spread(x64):
     assert not np.any(fn(params, x)[:, :, 0])
     found = relprop.relevance(lambda x: fn(params, x).sum(), relprop.presets.attn_lrp())(x)
     assert np.isfinite(found).all() and np.any(found)
+
+
+class Graph(nn.Module):
+    """Messages along the edges that are no loops, as PyTorch Geometric chooses them."""
+
+    def forward(self, x, edges):
+        kept = edges[:, edges[0] != edges[1]]
+        numbers = torch.zeros(x.shape[0], dtype=int) + torch.arange(x.shape[0])
+        return torch.zeros_like(x).index_add(0, kept[1], x[kept[0]]) + x[numbers.flip(0)]
+
+
+def test_whole_numbers_that_are_given_stay_known():
+    """Also where they are looked at in part, and while JAX traces."""
+    fn, params = relprop.interop.from_torch(Graph().eval())
+    x, edges = np.arange(8.0, dtype=np.float32).reshape(4, 2), np.array([[0, 1, 2], [1, 1, 3]])
+    found = jax.jit(lambda x: fn(params, x, edges))(x)
+    np.testing.assert_allclose(found, Graph()(torch.tensor(x), torch.tensor(edges)))

@@ -14,12 +14,17 @@ from relprop import _compat
 from relprop._core.graph import Atom, Literal
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Activation, Gate, place
-from relprop.anatomy.wiring import Wiring
+from relprop.anatomy.decays import of_states, repeated_decays
+from relprop.anatomy.routing import routers
+from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
 _GRID = np.array(
     [-0.5, 1.0, 0.0, -3.0, 2.5, -1.0, 0.25, 7.0, -7.0, 4.0, -2.0, 0.75, -0.1, 3.0, 6.5, -4.5]
 )
 _LARGEST = 2**22  # entries: more than that are not computed only to find a name
+
+#: Between the scores of experts and the products by which they weigh.
+_SCORED = passes(*LINEAR_LINKS, "activation", "sum", "quotient")
 
 _IDENTITY = "identity"  # such as a limit that no finite number reaches
 
@@ -65,22 +70,52 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def activations(wiring: Wiring) -> Iterator[Activation]:
     """Each function of one value, with its name where the values tell it."""
-    found = [step for step in wiring.steps if step.structure == "activation"]
+    repeated = repeated_decays(wiring)
+    found = [
+        step
+        for step in wiring.steps
+        if step.structure == "activation" and repeated.isdisjoint(step.operation.outputs)
+    ]
     ends = {step.operation.last: {*step.operation.equations} for step in found}
     for step in found:
         # `1 - z`, where z is used as well, is no activation of its own to its author.
         inside = ends[step.operation.last]
         if not any(inside > ends[equation] for equation in inside if equation in ends):
             name = function_name(wiring, step)
-            if name != _IDENTITY:
+            if name != _IDENTITY and not _is_guard(wiring, step):
                 yield Activation("activation", **place(step), function=name)  # type: ignore[arg-type]
 
 
+def _is_guard(wiring: Wiring, step: Step) -> bool:
+    """Whether it only keeps what something is divided by from being zero."""
+    if not {e.name for e in step.operation.equations} <= {"max", "clamp"}:
+        return False
+    values = list(step.operation.outputs)
+    while values:
+        value = values.pop()
+        readers = wiring.readers(value)
+        for reader in readers:
+            if reader.structure == "structural":
+                values.extend(reader.operation.outputs)
+            elif reader.structure != "quotient" or wiring.active(reader)[-1] is not value:
+                return False
+        if not readers:
+            return False
+    return True
+
+
 def gates(wiring: Wiring) -> Iterator[Gate]:
-    """Each product of a signal with an activation."""
+    """Each product of a signal with an activation, but those that weigh experts or fill a state."""
+    states = of_states(wiring)
+    scores = {router.value for router in routers(wiring)}
     for step in wiring.steps:
-        if step.structure == "gate":
+        if step.structure == "gate" and states.isdisjoint(step.operation.outputs):
             opening = wiring.active(step)[0]
+            layers = (
+                out for link in wiring.back(opening, _SCORED) for out in link.step.operation.outputs
+            )
+            if not scores.isdisjoint(layers):
+                continue
             maker = wiring.maker(wiring.origin(opening, "structural", "scale", "offset"))
             function = function_name(wiring, maker) if maker else ""
             yield Gate(kind="gate", **place(step), function=function)  # type: ignore[arg-type]

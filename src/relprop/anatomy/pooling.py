@@ -21,7 +21,7 @@ def pooled(wiring: Wiring) -> Iterator[Attention]:
     """Each sum over tokens of a product with one weight per token: additive attention.
 
     The weights are normalised over the tokens, or limited by a sigmoid; those of a softmax are a
-    map like any other.
+    map like any other. Weights that were chosen are those of experts.
     """
     for step in wiring.steps:
         product = wiring.maker(wiring.active(step)[0]) if step.primitive == "reduce_sum" else None
@@ -50,13 +50,20 @@ def pooled(wiring: Wiring) -> Iterator[Attention]:
 def _normaliser(wiring: Wiring, weights: Value) -> str:
     """What makes weights of a layer's results; empty where nothing does."""
     link = next(wiring.back(weights, _AFTER), None)
-    if link is None:
+    if link is None or _is_chosen(wiring, weights):
         return ""
     if link.step.structure == "activation" and link.step.primitive == "logistic":
         return "sigmoid"
     scales = (s for s in link.passed if s.structure == "scale")
     normed = any(a in wiring.touched for s in scales for a in wiring.constants(s))
     return "norm" if normed and link.step.structure == "dense" else ""
+
+
+def _is_chosen(wiring: Wiring, weights: Value) -> bool:
+    """Whether the largest of a layer's results were looked for on the way to some weights."""
+    links = wiring.back(weights, passes("structural", "scale", "offset", "activation"))
+    passed = (step for link in links for step in link.passed)
+    return any(e.name in CHOICES for step in passed for e in step.operation.equations)
 
 
 def memories(wiring: Wiring) -> Iterator[Memory]:

@@ -9,7 +9,7 @@ from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
-from relprop.anatomy.decays import EXPONENT, decays_of
+from relprop.anatomy.decays import EXPONENT, Layer, decays_of, layer_of
 from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
@@ -22,29 +22,28 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
         if step.primitive == "scan" and step.bodies:
             kind = _kind(step)
             if kind == "state space":  # What decays within its chunks belongs to it.
-                for layer in _layers_behind(wiring, step):
-                    decays.pop(layer, None)
+                behind = _layers_behind(wiring, step)
+                decays = [one for one in decays if not one.layers & behind]
             block = Stack if kind == _STACK else Recurrence
             if kind:
                 length = int(step.operation.last.params["length"])
                 yield block(kind=kind, **place(step), steps=length)  # type: ignore[arg-type]
     for total, decay, length in _by_halves(wiring):
-        layers = [layer for layer, steps in decays.items() if decay in steps]
-        kind = "state space" if layers else "linear recurrence"
-        for layer in layers:
-            del decays[layer]
+        others = [one for one in decays if decay not in one.products]
+        kind = "state space" if len(others) < len(decays) else "linear recurrence"
+        decays = others
         yield Recurrence(kind=kind, **place(total), steps=length)  # type: ignore[arg-type]
     for step in wiring.steps:
         if step.primitive == "cumlogsumexp" and not step.off_path:
             length = step.operation.outputs[0].shape[step.operation.last.params["axis"]]
             yield Recurrence(kind="linear recurrence", **place(step), steps=length)  # type: ignore[arg-type]
-    for steps in decays.values():
-        yield Recurrence(kind="state space", **place(steps[-1]))  # type: ignore[arg-type]
+    for one in decays:
+        yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
 
 
-def _layers_behind(wiring: Wiring, step: Step) -> set[Value]:
+def _layers_behind(wiring: Wiring, step: Step) -> set[Layer]:
     links = (link for a in wiring.active(step) for link in wiring.back(a, EXPONENT))
-    return {out for link in links for out in link.step.operation.outputs}
+    return {layer_of(wiring, link.step) for link in links}
 
 
 def _by_halves(wiring: Wiring) -> Iterator[tuple[Step, Step, int]]:
@@ -91,7 +90,7 @@ def _kind(step: Step) -> str:
     reads = sum(step.active[consts + carried :]) + sum(step.active[:consts])
     if not states:
         return ""
-    if not sum(step.active[consts + carried :]) and not sum(step.active[:consts]):
+    if not sum(step.active[consts + carried :]) and not _reads_in_turn(body, consts):
         return _STACK
     names = [e.name for inner in body.walk() for e in inner.operation.equations]
     gates = sum(inner.structure == "gate" for inner in body.walk())
@@ -105,6 +104,16 @@ def _kind(step: Step) -> str:
     if _accumulates(body):
         return "state space"
     return "RNN" if reads else ""
+
+
+def _reads_in_turn(body: Plan, consts: int) -> bool:
+    """Whether a body takes another part of what is there for all of its steps in each of them.
+
+    What it reads whole, as the stages of a solver read where the step begins, is no sequence.
+    """
+    active = {v for v in body.graph.inputs[:consts] if v in body.active}
+    taken = [e.inputs[0] for e in body.graph.equations if e.name in ("dynamic_slice", "gather")]
+    return not active.isdisjoint(taken)
 
 
 def _accumulates(body: Plan) -> bool:

@@ -8,6 +8,7 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Suspicion, place
+from relprop.anatomy.decays import of_states
 from relprop.anatomy.wiring import Wiring
 
 _ROOTS = ("rsqrt", "sqrt")
@@ -29,6 +30,7 @@ REMEDIES = {
 def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
     """Quotients and products that remind of softmax, normalisation or activation."""
     chance = _random_values(wiring)
+    states: set[Value] | None = None
     for step in wiring.steps:
         if step.off_path:
             continue
@@ -50,7 +52,10 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
                     step, "normalisation", "the root of a sum, which does more than divide"
                 )
         elif step.structure == "product" and _are_activations(wiring, step):
-            yield _suspicion(step, "gate", "a product of two activations: which is the gate?")
+            states = of_states(wiring) if states is None else states
+            if states.isdisjoint(step.operation.outputs):
+                reason = "a product of two activations: which is the gate?"
+                yield _suspicion(step, "gate", reason)
         elif _is_random(wiring, step, chance):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
 

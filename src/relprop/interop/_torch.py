@@ -255,4 +255,7 @@ def _listed(names: list[str], most: int = 5) -> str:
 
 
 def _array(leaf: Any) -> Any:
-    return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf
+    if not isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf
+    with jax.ensure_compile_time_eval():  # Its numbers stay known while JAX traces.
+        return jnp.asarray(leaf)

@@ -144,17 +144,28 @@ class Environment(torchax.tensor.Environment):
             return pytree.tree_map(constant, tree)
 
 
+def _whole(dtype: Any) -> bool:
+    """Whether a type, as torch or as Python names it, is one of whole numbers or truth values."""
+    if isinstance(dtype, torch.dtype):
+        return not (dtype.is_floating_point or dtype.is_complex)
+    return dtype in (int, bool)
+
+
 def _is_known(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether whole numbers and truth values, and nothing that is traced, are all that goes in."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    if any(isinstance(leaf, View) for leaf in leaves):
-        return False
+    leaves = map(_source, pytree.tree_leaves((args, kwargs)))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if not tensors:
-        dtype = kwargs.get("dtype")
-        whole = dtype is not None and not (dtype.is_floating_point or dtype.is_complex)
+        whole = _whole(kwargs.get("dtype"))
         return whole or (func is torch.arange and all(isinstance(a, int) for a in args))
     return all(_is_whole(t) for t in tensors)
+
+
+def _source(leaf: Any) -> Any:
+    """What a view is one of; anything else itself."""
+    while isinstance(leaf, View):
+        leaf = leaf.parent
+    return leaf
 
 
 def _is_whole(tensor: Any) -> bool:
@@ -221,7 +232,7 @@ def _is_real(func: Any, args: Any, kwargs: Any) -> bool:
     dtype = kwargs.get("dtype")
     if dtype is None and func is torch.full:
         return isinstance(kwargs.get("fill_value", args[-1] if args else None), float)
-    return dtype is None or dtype.is_floating_point
+    return dtype in (None, float) or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
 
 
 def _changed(func: Any, args: Any) -> torch.Tensor | None:

@@ -272,7 +272,7 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
         # It brings nothing of its own: entries are weighed one by one, as by `(h * mask).sum()`.
         order = (value, other) if side == 0 else (other, value)
         yield from draft.derived(
-            functools.partial(products_of_entries, contracting, batch),
+            functools.partial(products_of_entries, contracting, batch, equation.outputs[0].shape),
             order,
             equation,
             equation.outputs[0],

@@ -48,13 +48,19 @@ def _spelled(draft: Draft, equation: Equation, sums: Set[Atom]) -> Iterator[Equa
         return
     if isinstance(kind, Dense) and len(draft.index.operands(equation)) == 2:
         (contracting, batch) = equation.params["dimension_numbers"]
-        count = len(contracting[0]) + len(batch[0])
-        bare = [len(atom.shape) == count for atom in equation.inputs]
+        shared = [{*contracting[side], *batch[side]} for side in (0, 1)]
+        # Without a sum over what both have, an axis of one entry is none of its own.
+        bare = [
+            all(n == 1 and not contracting[0] for i, n in enumerate(a.shape) if i not in of_both)
+            for a, of_both in zip(equation.inputs, shared, strict=True)
+        ]
         # Attention stays a product with a map, of which something is summed.
         summed = contracting[0] and any(bare) and equation.inputs[bare.index(True)] in sums
         if all(bare) or (any(bare) and not summed):
             yield from draft.derived(
-                functools.partial(products_of_entries, contracting, batch),
+                functools.partial(
+                    products_of_entries, contracting, batch, equation.outputs[0].shape
+                ),
                 equation.inputs,
                 equation,
                 equation.outputs[0],
@@ -162,18 +168,21 @@ def _parts(draft: Draft, atom: Atom, axes: tuple[int, ...]) -> list[Atom]:
     return list(stack.inputs) if along and all(a.shape[axes[0]] == 1 for a in stack.inputs) else []
 
 
-def products_of_entries(contracting, batch, a: Array, b: Array) -> Array:
+def products_of_entries(contracting, batch, shape, a: Array, b: Array) -> Array:
     """The product of two arrays of which one has no axes of its own, summed over some."""
     count, summed = len(batch[0]), len(contracting[0])
     arrays = []
     for side, array in enumerate((a, b)):
         shared = [*batch[side], *contracting[side]]
         free = [axis for axis in range(array.ndim) if axis not in shared]
-        arrays.append(jnp.transpose(array, (*shared, *free)))
+        array = jnp.transpose(array, (*shared, *free))
+        whole = all(n == 1 for n in array.shape[len(shared) :])
+        arrays.append(array.reshape(array.shape[: len(shared)]) if whole else array)
     rank = max(array.ndim for array in arrays)
     a, b = (array.reshape((*array.shape, *(1,) * (rank - array.ndim))) for array in arrays)
     product = a * b
-    return product.sum(tuple(range(count, count + summed))) if summed else product
+    product = product.sum(tuple(range(count, count + summed))) if summed else product
+    return product.reshape(shape) if product.shape != shape else product
 
 
 def _is_everywhere(equation: Equation) -> bool:

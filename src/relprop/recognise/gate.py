@@ -36,11 +36,20 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
     functions = {operation.last: operation for operation in flow.found(activations)}
     both = ends | functions
     taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
+    roots = {op.last for op in flow.found(normalisers)}
+
+    def is_root(atom: Atom) -> bool:
+        start, _ = flow.origin(atom, lambda e: e not in roots and is_elementwise(e))
+        return flow.producer(start) in roots
+
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
         # A product inside an activation, such as x * sigmoid(x), is no gate.
         if not isinstance(kind, Multiplication) or equation in ends or equation in taken:
+            continue
+        # Nor is one by a normaliser: an activation that is normalised opens for nothing.
+        if any(map(is_root, operands)):
             continue
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
