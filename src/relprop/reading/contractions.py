@@ -124,18 +124,22 @@ def _one_layer(draft: Draft, equation: Equation) -> Iterator[Equation]:
     summed = [order[axis] for axis in equation.params["axes"]]
     if not scales or not contracting[0] or any(axis >= len(batch[0]) for axis in summed):
         return
+    shared = len(contracting[0]) + len(batch[0])
+    if len(maker.inputs[1 - side].shape) == shared:
+        return  # It brings nothing of its own: entries are weighed one by one.
     for scale, _, at in scales:
         places = at[len(at) - len(scale.shape) :]
         if any(n > 1 and axis not in own for n, axis in zip(scale.shape, places, strict=True)):
             return
 
     def layer(a: Array, b: Array, *factors: Array) -> Array:
-        total = jnp.ones(maker.outputs[0].shape, b.dtype)
+        dtype = maker.outputs[0].dtype  # Weights may be integers.
+        total = jnp.ones(maker.outputs[0].shape, dtype)
         for factor, (_, divides, at) in zip(factors, scales, strict=True):
-            full = jnp.broadcast_to(jnp.asarray(factor, b.dtype), [total.shape[n] for n in at])
+            full = jnp.broadcast_to(jnp.asarray(factor, dtype), [total.shape[n] for n in at])
             full = full.transpose(np.argsort(at).tolist())
             total = total / full if divides else total * full
-        operands = [a, b]
+        operands = [a.astype(dtype), b.astype(dtype)]
         operands[1 - side] = kind.with_scaled_result(maker, 1 - side, operands[1 - side], total)
         kept = [axis for n, axis in enumerate(order) if n not in equation.params["axes"]]
         return _with_batch_summed(maker, summed, kept, *operands)

@@ -23,11 +23,17 @@ from relprop.reading.scales import (
     is_float,
     is_half,
     is_rounded_soon,
+    is_whole,
     quotient,
     scales_in,
 )
 from relprop.reading.standing import Layer, Standing
 
+#: What does with a sum what it does with the summands.
+_LINEAR = (
+    "add", "sub", "reduce_sum", "cumsum", "reduce_window_sum", "pad", "concatenate", "select_n",
+    "dynamic_slice",
+)  # fmt: skip
 SHIFTS = ("shift_right_arithmetic", "shift_right_logical")
 
 
@@ -60,19 +66,39 @@ class Steps:
         if found is None or found.source.shape != equation.outputs[0].shape:
             return None
         source, scale, divides, offsets = found
+        exact = source
+        if jnp.finfo(source.dtype).bits < 32:  # Integers of more bits have no room in those.
+            exact = self._new(equation, lambda x: x.astype(jnp.float32), source)
 
         def unit(x: Array, factor: Array) -> Array:
             factor = jnp.asarray(factor, x.dtype)
             return jnp.broadcast_to(1 / factor if divides else factor, x.shape)
 
         standing = Standing(
-            source,
-            source,
-            self._constant(equation, unit, source, scale),
+            exact,
+            exact,
+            self._constant(equation, unit, exact, scale),
             varies=varying(self.algebra, scale, len(source.shape)),
+            scale=scale,
+            positive=self._is_positive(scale),
             scales=frozenset({scale} & self.draft.index.touched),
         )
-        return self._corrected(equation, self._with_offsets(equation, standing, offsets))
+        # What is no whole number is a bias that is rounded with what it is added to.
+        biases = [pair for pair in offsets if not is_whole(self.draft, pair[0])]
+        if biases:
+            biased = self._with_offsets(equation, standing, biases)
+            assert biased.offset is not None
+            exact = self._new(equation, operator.add, exact, biased.offset)
+            standing = dataclasses.replace(standing, real=exact, exact=exact)
+        zeros = [pair for pair in offsets if pair not in biases]
+        return self._corrected(equation, self._with_offsets(equation, standing, zeros))
+
+    def _is_positive(self, scale: Atom) -> bool:
+        """Whether a scale is above zero, as all are that are computed from inputs."""
+        if scale in self.draft.index.touched:
+            return True
+        known = self.draft.known(scale)
+        return known is not None and bool((known > 0).all())
 
     def _with_offsets(
         self, equation: Equation, standing: Standing, added: Sequence[tuple[Atom, int]]
@@ -89,7 +115,7 @@ class Steps:
             for array, (_, sign) in zip(constants, added, strict=True):
                 total = total + sign * jnp.asarray(array).astype(real.dtype)
             if has_unit:
-                total = total / before[0]
+                total = _over(total, before[0], standing.positive)
             return jnp.broadcast_to(functools.reduce(operator.add, before[has_unit:], total), shape)
 
         atoms = [standing.real, *(atom for atom, _ in added), *old]
@@ -103,7 +129,7 @@ class Steps:
         def real(x: Array, value: Array, *arrays: Array) -> Array:
             value = value.astype(x.dtype)
             if has_unit:
-                value = value / arrays[0]
+                value = _over(value, arrays[0], standing.positive)
             if has_offset:
                 value = value - arrays[-1]
             return x + lax.stop_gradient(value - x)
@@ -121,13 +147,15 @@ class Steps:
         if equation.name == "clamp" and position != 1:
             return None
         standing = self._biased(equation, standing)
+        if not standing.positive:  # Limits would be the other way round.
+            return self.alike(equation, standings)
         bounds = [a for n, a in enumerate(equation.inputs) if n != position]
         known = [a for a in (standing.unit, standing.offset) if a is not None]
         has_unit, has_offset = standing.unit is not None, standing.offset is not None
 
         def bound(real: Array, array: Array, *arrays: Array) -> Array:
             array = jnp.asarray(array).astype(real.dtype)
-            array = array / arrays[0] if has_unit else array
+            array = _over(array, arrays[0], standing.positive) if has_unit else array
             return jnp.broadcast_to(array - arrays[-1] if has_offset else array, real.shape)
 
         limits = [self._constant(equation, bound, standing.real, a, *known) for a in bounds]
@@ -138,7 +166,9 @@ class Steps:
             return lax.max(x, limits[0]) if equation.name == "max" else lax.min(x, limits[0])
 
         real = self._new(equation, limited, standing.real, *limits)
-        return dataclasses.replace(standing, real=real, exact=real, fresh=False, layer=None)
+        return dataclasses.replace(
+            standing, real=real, exact=real, scale=None, fresh=False, layer=None
+        )
 
     def rounded_again(self, equation: Equation, standing: Standing) -> Standing | None:
         """An integer as another type, or what was scaled to be one again."""
@@ -166,13 +196,14 @@ class Steps:
         def real(x: Array, *arrays: Array) -> Array:
             z = x if offset is None else x + arrays[-1]
             value = rounded(z if unit is None else z * arrays[0]).astype(x.dtype)
-            value = value if unit is None else value / arrays[0]
+            value = value if unit is None else _over(value, arrays[0], standing.positive)
             value = value if offset is None else value - arrays[-1]
             return x + lax.stop_gradient(value - x)
 
         return dataclasses.replace(
             standing,
             real=self._new(equation, real, exact, *arrays),
+            scale=None,
             rescaled=False,
             fresh=False,
             layer=None,
@@ -213,19 +244,16 @@ class Steps:
     ) -> Standing | None:
         """With a constant, which is an offset then; or the sum of two of one unit."""
         (out,) = equation.outputs
-        # A zero point has been rounded as well, and is a constant.
-        whole = [s if s is not None and s.real.shape == out.shape else None for s in standings]
-        if whole.count(None) == 1:
-            at = whole.index(None)
-            standing, constant = whole[1 - at], equation.inputs[at]
-            assert standing is not None
+        if None in standings:
+            at = list(standings).index(None)
+            standing, constant = standings[1 - at], equation.inputs[at]
+            if standing is None or standing.real.shape != out.shape:
+                return None
             if sign < 0 and at == 0:
                 return None
             if is_float(out) and is_half(self.draft, constant):
                 return standing  # To the nearest, by what comes next.
             return self._with_offsets(equation, standing, [(constant, sign if at else 1)])
-        if None in whole:
-            return None
         return self.alike(equation, standings)
 
     def scaled(self, equation: Equation, standings: Sequence[Standing | None]) -> Standing | None:
@@ -256,6 +284,7 @@ class Steps:
         scaled = dataclasses.replace(
             standing,
             unit=self._unit_times(equation, standing, factor, other),
+            positive=standing.positive and self._is_positive(other),
             varies=standing.varies | varying(self.algebra, other, len(out.shape)),
             scales=frozenset(s for s, b in below.items() if not {s, b} & used),
             rescaled=True,
@@ -324,8 +353,10 @@ class Steps:
             unit,
             offset,
             varies,
-            frozenset().union(*(standing.scales for standing in both)),
-            any(standing.rescaled for standing in both),
+            scale=both[0].scale if len(both) == 1 else None,
+            positive=all(standing.positive for standing in both),
+            scales=frozenset().union(*(standing.scales for standing in both)),
+            rescaled=any(standing.rescaled for standing in both),
             computed=True,
             fresh=True,
             layer=product if weight >= 0 else None,
@@ -355,13 +386,20 @@ class Steps:
 
     def _in_units(self, equation: Equation, standing: Standing) -> Standing:
         """With a unit of 1: a constant scale is an operation as any."""
-        assert standing.unit is not None
+        if standing.unit is None:
+            return standing
         real = self._new(equation, operator.mul, standing.real, standing.unit)
         offset = standing.offset
         if offset is not None:
             offset = self._constant(equation, operator.mul, offset, standing.unit)
         return dataclasses.replace(
-            standing, real=real, exact=real, unit=None, offset=offset, varies=frozenset()
+            standing,
+            real=real,
+            exact=real,
+            unit=None,
+            offset=offset,
+            varies=frozenset(),
+            positive=True,
         )
 
     def _as_real(self, equation: Equation, standing: Standing) -> Standing:
@@ -377,36 +415,77 @@ class Steps:
 
         real = self._new(equation, whole, standing.real, *arrays)
         return dataclasses.replace(
-            standing, real=real, exact=real, unit=None, offset=None, varies=frozenset(), layer=None
+            standing,
+            real=real,
+            exact=real,
+            unit=None,
+            offset=None,
+            varies=frozenset(),
+            positive=True,
+            layer=None,
         )
 
     def alike(self, equation: Equation, standings: Sequence[Standing | None]) -> Standing | None:
         """The same with real numbers: activations, pools and sums of integers."""
-        (first, *more) = [s for s in standings if s is not None]
-        if equation.name == "select_n" and all(s.exact is first.exact for s in more):
-            return self._corrected(equation, first)  # Up or down, by the sign.
+        given = [s for s in standings if s is not None]
+        first = given[0]
+        if equation.name == "select_n" and len(given) == len(equation.inputs) - 1:
+            both = all(s.exact is first.exact and not s.computed for s in given)
+            if both and all(s.scale is first.scale and s.offset is None for s in given):
+                return self._corrected(equation, first)  # Up or down, by the sign.
         (out,) = equation.outputs
-        whole = [s and self._as_real(equation, s) for s in standings]
-        given = [s for s in whole if s is not None]
-        dtype = given[0].real.dtype
-        kinds = [
-            s is not None or atom.dtype == out.dtype
-            for s, atom in zip(whole, equation.inputs, strict=True)
+        linear = equation.name in _LINEAR
+        whole = [
+            s and (self._in_units(equation, s) if linear else self._as_real(equation, s))
+            for s in standings
         ]
-        atoms = [a if s is None else s.real for s, a in zip(whole, equation.inputs, strict=True)]
+        dtype = first.real.dtype
+        # What stands beside integers is of their type; a condition and where to cut are not.
+        beside = [
+            equation.name != "dynamic_slice" and a.dtype == out.dtype for a in equation.inputs
+        ]
 
         def same(*arrays: Array) -> Array:
             reals = (
-                jnp.asarray(x).astype(dtype) if on else x
-                for x, on in zip(arrays, kinds, strict=True)
+                jnp.asarray(x).astype(dtype) if s is not None or on else x
+                for x, s, on in zip(arrays, standings, beside, strict=True)
             )
             return equation.evaluate([*reals])[0]
 
-        real = self._new(equation, same, *atoms)
+        def moving(*arrays: Array) -> Array:
+            """Constants beside what moves are parts of the offset."""
+            kept = (
+                jnp.zeros_like(x) if s is None and on and linear else x
+                for x, s, on in zip(arrays, standings, beside, strict=True)
+            )
+            return same(*kept)
+
+        atoms = [a if s is None else s.real for s, a in zip(whole, equation.inputs, strict=True)]
+        real = self._new(equation, moving, *atoms)
+        offset = None
+        others = [s is None and on for s, on in zip(standings, beside, strict=True)]
+        if linear and (any(others) or any(s is not None and s.offset is not None for s in whole)):
+            zero = functools.partial(jnp.zeros_like)
+            fixed = [
+                a
+                if s is None
+                else s.offset or self._constant(equation, lambda x: zero(x) + 0, s.real)
+                for s, a in zip(whole, equation.inputs, strict=True)
+            ]
+            offset = self._constant(equation, same, *fixed)
         return Standing(
             real,
             real,
+            offset=offset,
             scales=frozenset().union(*(s.scales for s in given)),
             rescaled=any(s.rescaled for s in given),
             computed=True,
         )
+
+
+def _over(array: Array, unit: Array, positive: bool) -> Array:
+    """Divided by a unit; where that is zero, nothing is left of what the integer stands for."""
+    if positive:
+        return array / unit
+    there = unit != 0
+    return jnp.where(there, array / jnp.where(there, unit, 1), 0)

@@ -9,7 +9,8 @@ in which relevance passes; units and offsets are constants.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
@@ -49,6 +50,16 @@ def of_integers(draft: Draft) -> set[Value]:
     return {out for made in region.steps.made.values() for new in made[1:] for out in new.outputs}
 
 
+class _Origin(NamedTuple):
+    """What a value was computed from: integers of one scale, so many, or several or other ones."""
+
+    scale: Atom | None
+    size: int
+
+
+_MIXED = _Origin(None, 0)
+
+
 class _Region:
     """The part of a graph in which numbers are integers.
 
@@ -61,21 +72,46 @@ class _Region:
     def __init__(self, draft: Draft):
         self.draft = draft
         self.known: dict[Any, Standing] = {}
+        self.origins: dict[Any, _Origin] = {}
         self.steps = Steps(draft, ideal(draft))
 
     def follow(self) -> None:
         """Goes through the graph once, from what is rounded on."""
         for equation in self.draft.equations:
-            if len(equation.outputs) != 1 or equation.outputs[0] not in self.draft.index.touched:
-                continue
-            if any(atom in self.known for atom in equation.inputs):
-                found = self._after(equation)
-            elif rounds(self.draft, equation):
-                found = self.steps.rounded(equation)
-            else:
-                continue
+            origins = {o for a in equation.inputs if (o := self._origin(a)) is not None}
+            found = None
+            if len(equation.outputs) == 1 and equation.outputs[0] in self.draft.index.touched:
+                if any(atom in self.known for atom in equation.inputs):
+                    found = self._after(equation)
+                elif self._is_first(equation, origins) and rounds(self.draft, equation):
+                    found = self.steps.rounded(equation)
             if found is not None:
                 self.known[equation.outputs[0]] = found
+            elif origins:
+                origin = origins.pop() if len(origins) == 1 else _MIXED
+                self.origins.update(dict.fromkeys(equation.outputs, origin))
+
+    def _is_first(self, equation: Equation, origins: set[_Origin]) -> bool:
+        """Whether nothing was rounded before, but a scale perhaps."""
+        size = math.prod(equation.outputs[0].shape)
+        return all(origin.scale is not None and origin.size < size for origin in origins)
+
+    def _origin(self, atom: Atom) -> _Origin | None:
+        """Which integers a value was computed from, if from any."""
+        standing = self.known.get(atom)
+        if standing is None:
+            return self.origins.get(atom)
+        if standing.computed or standing.scale is None:
+            return _MIXED
+        return _Origin(standing.scale, math.prod(standing.real.shape))
+
+    def _is_constant(self, atom: Atom, beside: Standing) -> bool:
+        """Whether a value is a constant to an integer: no input, and at most its zero point."""
+        origin = self._origin(atom)
+        if origin is None:
+            return atom not in self.draft.index.dependent
+        small = origin.size < math.prod(beside.real.shape)
+        return small and origin.scale is not None and origin.scale is beside.scale
 
     def ends(self) -> list[Value]:
         """Values that have their scales again, where others read them."""
@@ -85,6 +121,7 @@ class _Region:
             value
             for value, standing in self.known.items()
             if standing.is_number
+            and standing.computed
             and is_float(value)
             and (
                 value in leaving
@@ -127,10 +164,12 @@ class _Region:
         found = [standing for standing in standings if standing is not None]
         others = [a for a, s in zip(equation.inputs, standings, strict=True) if s is None]
         scaled = isinstance(kind, Multiplication | Division)
+        shape = equation.outputs[0].shape
         done = all(standing.is_number for standing in found)
         if done and not scaled and not is_rounded_soon(self.draft, equation.outputs[0]):
             return None  # What comes now is done with numbers.
-        if not scaled and any(atom in self.draft.index.dependent for atom in others):
+        largest = max(found, key=lambda standing: math.prod(standing.real.shape))
+        if not scaled and not all(self._is_constant(atom, largest) for atom in others):
             return None
         if isinstance(kind, Contraction):
             return self.steps.product(equation, standings)
@@ -140,7 +179,11 @@ class _Region:
             first = standings[0]
             return None if first is None else self.steps.rounded_again(equation, first)
         if isinstance(kind, Addition):
-            return self.steps.summed(equation, standings, kind.sign)
+            own = [s if s is None or s.real.shape == shape else None for s in standings]
+            zeros = [a for a, s in zip(equation.inputs, own, strict=True) if s is None]
+            if not all(self._is_constant(atom, largest) for atom in zeros):
+                return None
+            return self.steps.summed(equation, own, kind.sign)
         if scaled and len(found) == 1:
             return self.steps.scaled(equation, standings)
         if equation.name == "convert_element_type":

@@ -47,9 +47,13 @@ def _only_rounds(equation: Equation) -> bool:
     if type(registry.lookup(equation.primitive)) is not Call or len(equation.bodies) != 1:
         return False
     (body,) = equation.bodies
-    names = [inner.name for inner in body.equations]
-    limits = (*ROUNDINGS, *LIMITS)
-    return len(body.inputs) == 1 and names != [] and all(name in limits for name in names)
+    names = {inner.name for inner in body.equations}
+    # What only limits is an activation, such as a ReLU.
+    return (
+        len(body.inputs) == 1
+        and names <= {*ROUNDINGS, *LIMITS}
+        and any(is_rounding(inner) for inner in body.equations)
+    )
 
 
 def _first(number: int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -74,6 +75,8 @@ def carried(equation: Equation, position: int, axes: Set[int]) -> dict[int, int]
 
 def along(array: Array, carried: dict[int, int], shape: Sequence[int]) -> Array:
     """The entries of an array along some axes, which are others of a result."""
+    if 0 in array.shape:  # There is no entry, and none is needed.
+        return jnp.ones((1,) * len(shape), array.dtype)
     few = array[tuple(slice(None) if axis in carried else 0 for axis in range(array.ndim))]
     targets = [carried[axis] for axis in sorted(carried)]
     few = few.transpose(np.argsort(targets).tolist())

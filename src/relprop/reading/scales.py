@@ -48,13 +48,28 @@ def quotient(draft: Draft, rounding: Equation) -> Quotient | None:
             if kind.sign < 0 and maker.inputs[0] is not full[0]:
                 return None
             # Random numbers before a floor are a part of it.
-            noise = others[0] not in index.touched and others[0].shape == atom.shape != ()
-            if not noise and not is_half(draft, others[0]):
+            if not is_half(draft, others[0]) and not _is_random(draft, others[0]):
                 offsets.append((others[0], kind.sign))
         elif maker.name not in (*LIMITS, *ROUNDINGS, "stop_gradient", "copy"):
             return None
         atom = full[0]
     return None
+
+
+def _is_random(draft: Draft, atom: Atom) -> bool:
+    """Whether a constant is drawn at random where the function runs."""
+    if atom in draft.index.touched:
+        return False
+    names = (maker.name for maker in draft.index.makers_behind(atom))
+    return any(name.startswith(("random_", "threefry", "rng_")) for name in names)
+
+
+def is_whole(draft: Draft, atom: Atom) -> bool:
+    """Whether a constant may be a zero point: whole numbers, or such of which nothing is known."""
+    known = draft.known(atom)
+    if known is not None:
+        return bool(np.all(known == np.round(known)))
+    return True
 
 
 def is_half(draft: Draft, atom: Atom) -> bool:

@@ -58,6 +58,8 @@ class Standing:
         unit: of the same shape; None where it is 1.
         offset: of the same shape or none; None where it is 0.
         varies: the axes along which the unit may differ.
+        scale: what it was divided by when it was rounded; None once more was done.
+        positive: whether the unit is known to be above zero.
         scales: what depends on the inputs and was divided by; it has to be multiplied with again.
         rescaled: whether it was multiplied with a scale or a constant since.
         computed: whether more was done than to round.
@@ -70,6 +72,8 @@ class Standing:
     unit: Value | None = None
     offset: Value | None = None
     varies: frozenset[int] = frozenset()
+    scale: Atom | None = None
+    positive: bool = True
     scales: frozenset[Atom] = frozenset()
     rescaled: bool = False
     computed: bool = False
@@ -79,7 +83,7 @@ class Standing:
     @property
     def is_number(self) -> bool:
         """Whether it has its scale again."""
-        return self.computed and self.rescaled and not self.scales
+        return self.rescaled and not self.scales
 
 
 class _Factor(NamedTuple):
