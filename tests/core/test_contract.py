@@ -195,7 +195,7 @@ READ = {
     "split": (lambda x: lax.split(x, (1, 2)), ("axis", "sizes")),
     "squeeze": (lambda x: lax.squeeze(x[None], [0]), ("dimensions",)),
     "reshape": (lambda x: x.reshape(1, -1), ("sharding",)),
-    "gather": (lambda x: x[jnp.array([0, 0])], ("dimension_numbers", "slice_sizes")),
+    "gather": (lambda x: x[jnp.array([0, 0])], ("dimension_numbers", "slice_sizes", "fill_value")),
     "fft": (
         lambda x: lax.fft_p.bind(x, fft_type=lax.FftType.RFFT, fft_lengths=(3,)),
         ("fft_lengths",),

@@ -36,12 +36,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
     functions = {operation.last: operation for operation in flow.found(activations)}
     both = ends | functions
     taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
-    roots = {op.last for op in flow.found(normalisers)}
-
-    def is_root(atom: Atom) -> bool:
-        start, _ = flow.origin(atom, lambda e: e not in roots and is_elementwise(e))
-        return flow.producer(start) in roots
-
+    rooted = _of_normalisers(flow)
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
@@ -49,7 +44,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         if not isinstance(kind, Multiplication) or equation in ends or equation in taken:
             continue
         # Nor is one by a normaliser: an activation that is normalised opens for nothing.
-        if any(map(is_root, operands)):
+        if any(operand in rooted for operand in operands):
             continue
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
@@ -61,6 +56,18 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
             (signal,) = [a for a in equation.inputs if a is not gate] or [gate]
             if _is_signal(flow, signal, equation):
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
+
+
+def _of_normalisers(flow: Dataflow) -> set[Atom]:
+    """Normalisers, and functions of one of them, entry by entry."""
+    roots = {operation.last for operation in flow.found(normalisers)}
+    found: set[Atom] = set()
+    for equation in flow.equations:
+        operands = flow.operands(equation)
+        alone = len(operands) == 1 and operands[0] in found
+        if equation in roots or (alone and (is_move(equation) or is_elementwise(equation))):
+            found.update(equation.outputs)
+    return found
 
 
 def _gatedness(flow: Dataflow, ends: Mapping[Equation, Operation], atom: Atom) -> int:
