@@ -422,3 +422,120 @@ def test_what_has_not_its_scale_again_is_cut_and_told(network):
 
     with as_users(), pytest.raises((relprop.SuspicionError, relprop.MissingRuleError)):
         relprop.relevance(score, RULES["attn_lrp"], on_suspicion="error")(jnp.asarray(X))
+
+
+# Small integers: the same function of numbers has the same relevance, but for rounding.
+
+GRID = 1e-3
+POINT = np.array([[1.0, -2.0, 3.0]])
+M = np.array([[1.0, 2.0, 0.0], [2.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])
+MASK = np.array([1.0, 0.0, 1.0])
+
+
+def _on_grid(x):
+    return jnp.round(x / GRID) * GRID
+
+
+def _numbers_of(x):
+    return jnp.round(x / GRID).astype(jnp.int32)
+
+
+def _as_integers(w):
+    return jnp.asarray(np.asarray(w) * 2, jnp.int32)
+
+
+def _again(acc, factors):
+    """Requantised, with a ReLU that is a limit, and multiplied with M."""
+    hidden = jnp.clip(jnp.round(acc * (0.5 * factors)), 0, 9999).astype(jnp.int32)
+    return hidden @ _as_integers(M) * (GRID / 2)
+
+
+TURNED = np.array([1.0, -1.0, 2.0])
+DEAD = np.array([1.0, 0.0, 1.0])
+EXACT = {
+    "a residual of what is quantised": (
+        lambda x: (y := _on_grid(x)) + jax.nn.relu(y @ M),
+        lambda x: x + jax.nn.relu(x @ M),
+    ),
+    "a maximum of two": (
+        lambda x: jnp.maximum(y := _on_grid(x), y @ M + 1),
+        lambda x: jnp.maximum(x, x @ M + 1),
+    ),
+    "a bias behind a layer and a residual": (
+        lambda x: (y := _on_grid(x)) @ M + y + MASK,
+        lambda x: x @ M + x + MASK,
+    ),
+    "a zero point of each entry": (
+        lambda x: (jnp.round(x / GRID + (z := np.array([500.0, 0.0, 7.0]))) - z) * GRID @ M,
+        lambda x: x @ M,
+    ),
+    "a mask on integers": (
+        lambda x: jnp.where(MASK > 0, _numbers_of(x) @ _as_integers(M), 0) * (GRID / 2),
+        lambda x: (x @ M) * MASK,
+    ),
+    "negative scales and limits": (
+        lambda x: _again(_numbers_of(x) @ _as_integers(M), TURNED),
+        lambda x: jax.nn.relu((x @ M) * TURNED) @ M,
+    ),
+    "a channel of scale zero": (
+        lambda x: _again(_numbers_of(x) @ _as_integers(M), DEAD),
+        lambda x: jax.nn.relu((x @ M) * DEAD) @ M,
+    ),
+    "a sum of zero points": (
+        lambda x: ((_numbers_of(x) + 700).sum(0) - 700) @ _as_integers(M) * (GRID / 2),
+        lambda x: x.sum(0) @ M,
+    ),
+    "padded with the zero point": (
+        lambda x: (
+            (jnp.pad(_numbers_of(x) + 9, ((1, 0), (0, 0)), constant_values=9) - 9)
+            @ _as_integers(M) * (GRID / 2)
+        ),
+        lambda x: jnp.pad(x, ((1, 0), (0, 0))) @ M,
+    ),
+    "a bias that is rounded": (
+        lambda x: (
+            jnp.round(x @ M / GRID + MASK / GRID / 3).astype(jnp.int32)
+            @ _as_integers(M) * (GRID / 2)
+        ),
+        lambda x: (x @ M + MASK / 3) @ M,
+    ),
+    "a slice of integers": (
+        lambda x: (
+            lax.dynamic_slice(_numbers_of(x), (0, 1), (1, 2)) @ _as_integers(M)[1:] * (GRID / 2)
+        ),
+        lambda x: x[:, 1:] @ M[1:],
+    ),
+    "a norm, a ReLU and a scale, and nothing rounded": (
+        lambda x: jax.nn.relu((x @ M) * TURNED) * MASK,
+        lambda x: jnp.maximum((x @ M) * TURNED, 0) * MASK,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule", (relprop.rules.Zero(), relprop.rules.Gamma()), ids=("zero", "gamma")
+)
+@pytest.mark.parametrize("case", EXACT)
+def test_the_relevance_of_the_numbers(case, rule):
+    with jax.enable_x64(True), as_users(), quiet():
+        found = [
+            relprop.relevance(lambda x, f=f: jnp.sum(f(x)), rule)(jnp.asarray(POINT))
+            for f in EXACT[case]
+        ]
+    np.testing.assert_allclose(*found, atol=0.02)
+
+
+def test_weights_of_eight_bits_in_groups():
+    """The scale of a group is no integer, though the weight is one."""
+    weights, scale = jnp.asarray(Q.reshape(2, D // 2, D)), SCALE / np.array([[1.0], [2.0]])
+
+    def groups(x):
+        product = jnp.einsum(
+            "tgi,gio->tgo", x.reshape(T, 2, -1), weights, preferred_element_type=x.dtype
+        )
+        return (product * scale).sum(1) + B
+
+    def whole(x):
+        return x @ (np.asarray(weights) * scale[:, None]).reshape(D, D) + B
+
+    np.testing.assert_allclose(relevance(groups, "gamma"), relevance(whole, "gamma"), atol=1e-5)

@@ -465,11 +465,8 @@ class Steps:
         offset = None
         others = [s is None and on for s, on in zip(standings, beside, strict=True)]
         if linear and (any(others) or any(s is not None and s.offset is not None for s in whole)):
-            zero = functools.partial(jnp.zeros_like)
             fixed = [
-                a
-                if s is None
-                else s.offset or self._constant(equation, lambda x: zero(x) + 0, s.real)
+                a if s is None else s.offset or self._constant(equation, jnp.zeros_like, s.real)
                 for s, a in zip(whole, equation.inputs, strict=True)
             ]
             offset = self._constant(equation, same, *fixed)
