@@ -211,10 +211,14 @@ class Steps:
 
     def _biased(self, equation: Equation, standing: Standing) -> Standing:
         """The result of a layer with its bias."""
-        if not standing.fresh or standing.offset is None:
+        return self._shifted(equation, standing) if standing.fresh else standing
+
+    def _shifted(self, equation: Equation, standing: Standing) -> Standing:
+        """With an offset of zero: a constant is added, as by any operation."""
+        if standing.offset is None:
             return standing
         real = self._new(equation, operator.add, standing.real, standing.offset)
-        return dataclasses.replace(standing, real=real, exact=real, offset=None)
+        return dataclasses.replace(standing, real=real, exact=real, offset=None, layer=None)
 
     def moved(self, equation: Equation, standing: Standing, negative: bool) -> Standing | None:
         """What is moved, or made negative: the unit is only moved."""
@@ -400,30 +404,12 @@ class Steps:
             offset=offset,
             varies=frozenset(),
             positive=True,
+            layer=None,
         )
 
     def _as_real(self, equation: Equation, standing: Standing) -> Standing:
-        """The integers themselves, as real numbers: a constant scale is an operation as any."""
-        offset, unit = standing.offset, standing.unit
-        arrays = [a for a in (offset, unit) if a is not None]
-        if not arrays:
-            return standing
-
-        def whole(real: Array, *arrays: Array) -> Array:
-            value = real if offset is None else real + arrays[0]
-            return value if unit is None else value * arrays[-1]
-
-        real = self._new(equation, whole, standing.real, *arrays)
-        return dataclasses.replace(
-            standing,
-            real=real,
-            exact=real,
-            unit=None,
-            offset=None,
-            varies=frozenset(),
-            positive=True,
-            layer=None,
-        )
+        """The integers themselves, as real numbers."""
+        return self._in_units(equation, self._shifted(equation, standing))
 
     def alike(self, equation: Equation, standings: Sequence[Standing | None]) -> Standing | None:
         """The same with real numbers: activations, pools and sums of integers."""
