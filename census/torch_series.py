@@ -9,7 +9,7 @@ import numpy as np
 
 from census.entry import Entry, counts
 from census.torch_text import SIZES, classifier
-from census.torch_vision import WIDTH, L, vision
+from census.torch_vision import WAV2VEC2, WIDTH, L, vision
 
 WHOLE: Mapping[str, Any] = {"output": "last_hidden_state", "target": None}
 
@@ -102,25 +102,13 @@ def proteins() -> Iterator[Entry]:
 
 def audio() -> Iterator[Entry]:
     """Waves."""
-    wav2vec2 = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": L,
-        "num_attention_heads": 4,
-        "conv_dim": [16, 16],
-        "conv_stride": [4, 2],
-        "conv_kernel": [8, 3],
-        "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2,
-        "apply_spec_augment": False,
-    }
     wave = {"input_values": drawn(1, 160)}
     # As wav2vec2, and two halves of a sigmoid that open for each other and for a position bias:
     # which of them is the gate is asked.
     yield vision(
         "wavlm",
         "WavLMModel",
-        wav2vec2,
+        WAV2VEC2,
         counts(attention=L, norm=2 * L + 3, activation=L + 3 + L),
         explained=wave,
         **WHOLE,
@@ -129,7 +117,7 @@ def audio() -> Iterator[Entry]:
     yield vision(
         "data2vec_audio",
         "Data2VecAudioModel",
-        {**wav2vec2, "num_conv_pos_embeddings": 2},
+        {**WAV2VEC2, "num_conv_pos_embeddings": 2},
         counts(attention=L, norm=2 * L + 2 + 2 + 2, activation=L + 2 + 2),
         explained=wave,
         **WHOLE,
@@ -139,7 +127,7 @@ def audio() -> Iterator[Entry]:
     yield vision(
         "wav2vec2_conformer",
         "Wav2Vec2ConformerModel",
-        {**wav2vec2, "conv_depthwise_kernel_size": 3, "position_embeddings_type": "rotary"},
+        {**WAV2VEC2, "conv_depthwise_kernel_size": 3, "position_embeddings_type": "rotary"},
         counts(attention=L, norm=5 * L + 3, activation=4 * L + 2, gate=L),
         explained=wave,
         **WHOLE,

@@ -25,6 +25,19 @@ PATCHES = {
     "image_size": SIZE,
     "patch_size": 8,
 }
+#: Waves, by convolutions and then blocks.
+WAV2VEC2 = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": L,
+    "num_attention_heads": 4,
+    "conv_dim": [16, 16],
+    "conv_stride": [4, 2],
+    "conv_kernel": [8, 3],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "apply_spec_augment": False,
+}
 #: Pre-norm blocks, a last norm, GELU in each block.
 PRE_NORM = counts(attention=L, norm=2 * L + 1, activation=L)
 
@@ -238,24 +251,12 @@ def audio() -> Iterator[Entry]:
         counts(attention=L, norm=2 * L + 1, activation=L + 2),
         explained={"input_features": rng.normal(size=(1, 8, 20)).astype(np.float32)},
     )
-    wav2vec2 = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": L,
-        "num_attention_heads": 4,
-        "conv_dim": [16, 16],
-        "conv_stride": [4, 2],
-        "conv_kernel": [8, 3],
-        "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2,
-        "apply_spec_augment": False,
-    }
     # GELU after two convolutions, the positional one and in each block. Norms: a group norm in the
     # first convolution, that of the projection, that of the encoder, two per block.
     expected = counts(attention=L, norm=2 * L + 3, activation=L + 3)
     wave = {"input_values": rng.normal(size=(1, 160)).astype(np.float32)}
-    yield vision("wav2vec2", "Wav2Vec2Model", wav2vec2, expected, explained=wave, **backbone)
-    yield vision("hubert", "HubertModel", wav2vec2, expected, explained=wave, **backbone)
+    yield vision("wav2vec2", "Wav2Vec2Model", WAV2VEC2, expected, explained=wave, **backbone)
+    yield vision("hubert", "HubertModel", WAV2VEC2, expected, explained=wave, **backbone)
     ast = {**PATCHES, "num_mel_bins": 16, "max_length": 32, "patch_size": 8}
     ast |= {"frequency_stride": 8, "time_stride": 8}
     # The head has a norm.
