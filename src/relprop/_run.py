@@ -20,7 +20,7 @@ from relprop._core.backward import backward, requested
 from relprop._core.compared import amount_of, value_of
 from relprop._core.cpu import never
 from relprop._core.plan import Plan
-from relprop._core.record import Keep, Record
+from relprop._core.record import Keep, Record, Request
 from relprop._core.relevance import Relevance, precise
 from relprop._core.tape import Tape
 from relprop._core.trace import Trace, trace
@@ -117,12 +117,15 @@ class Run:
         self, tape: Tape, seeds: Sequence[Relevance | None], keep: Keep = ""
     ) -> tuple[list[Relevance | None], Record]:
         """Takes relevance of the outputs to the inputs, with masks and seeds on the way."""
+        return backward(self.plan, tape, seeds, self.request(tape, keep))
+
+    def request(self, tape: Tape, keep: Keep = "") -> Request:
+        """What is wanted of the way back."""
         real = [atom for atom in self.trace.graph.outputs if atom.inexact]
         smallest = min(real, key=lambda atom: math.prod(atom.shape), default=None)
         decisive = None if smallest is None else never(value_of(tape.read(smallest)))
         derivative = self.composite.is_derivative
-        request = requested(keep, edits=self.plan.edits, derivative=derivative, never=decisive)
-        return backward(self.plan, tape, seeds, request)
+        return requested(keep, edits=self.plan.edits, derivative=derivative, never=decisive)
 
     def totals(
         self, leaving: Sequence[Relevance | None], tape: Tape, multiply: bool = True
