@@ -36,6 +36,11 @@ def deconvnet() -> Composite:
 
     Other activations and batch norms have their gradient.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.maximum(x, 0) @ jnp.array([2.0, -3.0])
+    >>> relprop.relevance(f, deconvnet())(jnp.array([-1.0, 1.0])).tolist()
+    [2.0, 0.0]
+
     Source: Zeiler and Fergus 2014; ``DeconvNet`` of zennit.
     """
     return _at_relu("deconvnet", Deconvnet(), "zeiler2014")
@@ -48,6 +53,10 @@ def beta_smooth(beta: Number = 10.0) -> Composite:
 
     Args:
         beta: sharpness of the softplus, in units of 1 / x.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> float(relprop.relevance(lambda x: jnp.maximum(x, 0), beta_smooth())(0.0))
+    0.5
 
     Source: Dombrowski et al. 2019; ``BetaSmooth`` of zennit.
     """
@@ -63,6 +72,11 @@ def excitation_backprop(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Compos
     Args:
         epsilon: stabiliser, in units of the outputs.
         bias: whether positive biases take relevance, as in zennit, or not, as in the paper.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0])
+    >>> relprop.relevance(f, excitation_backprop())(jnp.ones(3)).round(4).tolist()
+    [0.25, 0.75, 0.0]
 
     Source: Zhang et al. 2018; ``ExcitationBackprop`` of zennit.
     """

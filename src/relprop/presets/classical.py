@@ -57,6 +57,11 @@ def uniform(rule: Rule) -> Composite:
 
     Args:
         rule: any rule for linear operations.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0])
+    >>> relprop.relevance(f, uniform(relprop.rules.Epsilon(2.0)))(jnp.ones(3)).round(4).tolist()
+    [0.5, 1.5, -1.0]
     """
     return composite_of(rule)
 
@@ -69,6 +74,11 @@ def epsilon_plus(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composite:
     Args:
         epsilon: stabiliser of all of them, in units of the outputs.
         bias: whether the biases of layers take relevance; ``"ignore"`` is ``zero_params="bias"``.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, epsilon_plus())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [4.0, 0.0]
 
     Source: Kohlbrenner et al. 2020 (LRP-CMP); ``EpsilonPlus`` of zennit.
     """
@@ -84,6 +94,11 @@ def epsilon_alpha2_beta1(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Compo
         epsilon: stabiliser, in units of the outputs.
         bias: whether the biases of layers take relevance.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, epsilon_alpha2_beta1())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [8.0, -4.0]
+
     Source: Kohlbrenner et al. 2020 (LRP-CMP); ``EpsilonAlpha2Beta1`` of zennit.
     """
     return _layers("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon, bias), epsilon, bias)
@@ -95,6 +110,11 @@ def epsilon_plus_flat(epsilon: Number = 1e-6, bias: Bias = "absorb") -> Composit
     Args:
         epsilon: stabiliser, in units of the outputs.
         bias: whether the biases of layers take relevance.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, epsilon_plus_flat())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [2.0, 2.0]
 
     Source: Kohlbrenner et al. 2020; ``EpsilonPlusFlat`` of zennit.
     """
@@ -108,6 +128,11 @@ def epsilon_alpha2_beta1_flat(epsilon: Number = 1e-6, bias: Bias = "absorb") -> 
     Args:
         epsilon: stabiliser, in units of the outputs.
         bias: whether the biases of layers take relevance.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, epsilon_alpha2_beta1_flat())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [2.0, 2.0]
 
     Source: Kohlbrenner et al. 2020; ``EpsilonAlpha2Beta1Flat`` of zennit.
     """

@@ -25,6 +25,11 @@ def lrp_z(bias: Bias = "absorb") -> Composite:
     Args:
         bias: whether biases of layers take relevance.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0])
+    >>> relprop.relevance(f, lrp_z())(jnp.ones(3)).round(4).tolist()
+    [1.0, 3.0, -2.0]
+
     Source: Bach et al. 2015, eq. 56; Alber et al. 2019 (iNNvestigate).
     """
     return _one_rule("lrp_z", Zero(bias))
@@ -37,6 +42,11 @@ def lrp_epsilon(epsilon: Number = 1e-7, bias: Bias = "absorb") -> Composite:
         epsilon: stabiliser, in units of the outputs.
         bias: whether biases of layers take relevance.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0])
+    >>> relprop.relevance(f, lrp_epsilon(epsilon=2.0))(jnp.ones(3)).round(4).tolist()
+    [0.5, 1.5, -1.0]
+
     Source: Bach et al. 2015, eq. 58; Alber et al. 2019 (iNNvestigate).
     """
     return _one_rule("lrp_epsilon", Epsilon(epsilon, bias))
@@ -45,6 +55,11 @@ def lrp_epsilon(epsilon: Number = 1e-7, bias: Bias = "absorb") -> Composite:
 def lrp_w_square() -> Composite:
     """The w-square rule on all layers, biases left out: ``lrp.w_square``.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 1.0, 1.0])
+    >>> relprop.relevance(f, lrp_w_square())(jnp.ones(5)).round(4).tolist()
+    [0.25, 2.25, 1.0, 0.25, 0.25]
+
     Source: Montavon et al. 2017, eq. 5; Alber et al. 2019 (iNNvestigate).
     """
     return _one_rule("lrp_w_square", WSquare(0.0, bias="ignore"), "montavon2017")
@@ -52,6 +67,11 @@ def lrp_w_square() -> Composite:
 
 def lrp_flat() -> Composite:
     """The flat rule on all layers: ``lrp.flat``.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 2.0])
+    >>> relprop.relevance(f, lrp_flat())(jnp.ones(4)).round(4).tolist()
+    [1.0, 1.0, 1.0, 1.0]
 
     Source: Lapuschkin et al. 2019; Alber et al. 2019 (iNNvestigate).
     """
@@ -66,6 +86,11 @@ def lrp_alpha_beta(alpha: Number = 2.0, beta: Number = 1.0, bias: Bias = "absorb
         beta: weight of what speaks against it; alpha - beta = 1 conserves relevance.
         bias: whether biases of layers take relevance.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -3.0])
+    >>> relprop.relevance(f, lrp_alpha_beta(alpha=3.0, beta=2.0))(jnp.ones(3)).round(4).tolist()
+    [0.75, 2.25, -2.0]
+
     Source: Bach et al. 2015, eq. 60; Alber et al. 2019 (iNNvestigate).
     """
     return _one_rule("lrp_alpha_beta", AlphaBeta(alpha, beta, 0.0, bias))
@@ -76,6 +101,11 @@ def lrp_alpha2_beta1(bias: Bias = "absorb") -> Composite:
 
     Args:
         bias: whether biases of layers take relevance.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -3.0])
+    >>> relprop.relevance(f, lrp_alpha2_beta1())(jnp.ones(3)).round(4).tolist()
+    [0.5, 1.5, -1.0]
 
     Source: Bach et al. 2015, eq. 60; Alber et al. 2019 (iNNvestigate).
     """
@@ -112,6 +142,11 @@ def sequential_a(epsilon: Number = 0.1) -> Composite:
     Args:
         epsilon: stabiliser of the dense layers, in units of the outputs.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, sequential_a())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [4.0, 0.0]
+
     Source: Alber et al. 2019 (iNNvestigate), ``lrp.sequential_preset_a``; Kohlbrenner et al. 2020.
     """
     return _sequential("sequential_a", ZPlus(0.0), epsilon)
@@ -122,6 +157,11 @@ def sequential_a_flat(epsilon: Number = 0.1) -> Composite:
 
     Args:
         epsilon: stabiliser of the dense layers, in units of the outputs.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, sequential_a_flat())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [2.0, 2.0]
 
     Source: Alber et al. 2019 (iNNvestigate), ``lrp.sequential_preset_a_flat``.
     """
@@ -134,6 +174,11 @@ def sequential_b(epsilon: Number = 0.1) -> Composite:
     Args:
         epsilon: stabiliser of the dense layers, in units of the outputs.
 
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, sequential_b())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [8.0, -4.0]
+
     Source: Alber et al. 2019 (iNNvestigate), ``lrp.sequential_preset_b``; Kohlbrenner et al. 2020.
     """
     return _sequential("sequential_b", AlphaBeta(2.0, 1.0, 0.0), epsilon)
@@ -144,6 +189,11 @@ def sequential_b_flat(epsilon: Number = 0.1) -> Composite:
 
     Args:
         epsilon: stabiliser of the dense layers, in units of the outputs.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: jnp.convolve(x, jnp.array([-2.0, 2.0]), "valid")[0]  # 2 x_0 - 2 x_1
+    >>> relprop.relevance(f, sequential_b_flat())(jnp.array([3.0, 1.0])).round(4).tolist()
+    [2.0, 2.0]
 
     Source: Alber et al. 2019 (iNNvestigate), ``lrp.sequential_preset_b_flat``.
     """
@@ -164,6 +214,11 @@ def deep_taylor(low: Any = None, high: Any = None, epsilon: Number = 1e-9) -> Co
 
     Raises:
         ValueError: only one of the bounds is given.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([1.0, 3.0, -2.0, 1.0, 1.0])
+    >>> relprop.relevance(f, deep_taylor())(jnp.ones(5)).round(4).tolist()
+    [0.25, 2.25, 1.0, 0.25, 0.25]
 
     Source: Montavon et al. 2017, eq. 5 to 7; ``deep_taylor`` and ``deep_taylor.bounded`` of
     iNNvestigate.

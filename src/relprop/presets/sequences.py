@@ -29,6 +29,12 @@ def lstm(
             ``"half"``, or each in proportion to its value or ``"absolute"`` value.
         epsilon: stabiliser of linear layers, in units of the outputs.
 
+    >>> import jax, relprop
+    >>> f = lambda gate, signal: jax.nn.sigmoid(gate) * signal
+    >>> explain = relprop.relevance(f, lstm(), argnums=(0, 1))
+    >>> [float(r) for r in explain(0.0, 4.0)]
+    [0.0, 2.0]
+
     Source: Arras et al. 2017, section 3; Arras et al. 2019, section 11.2.2 for the variants.
     """
     if gates not in _GATES:
@@ -49,6 +55,12 @@ def mamba_lrp(selection: str = "*x_proj*", rule: Rule = Zero()) -> Composite:  #
         selection: glob on the parameter path or the scope of the layers that compute step sizes,
             B and C: ``x_proj`` in the models of the authors, of transformers and of bonsai.
         rule: rule of all other linear layers.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x, params: (x @ params["x_proj"])[0] * x[1]
+    >>> params = {"x_proj": jnp.array([[1.0], [0.5]])}
+    >>> relprop.relevance(f, mamba_lrp())(jnp.array([2.0, 4.0]), params).tolist()
+    [0.0, 16.0]
 
     Source: Jafari et al. 2024, MambaLRP, section 4.
     """

@@ -42,6 +42,12 @@ def cp_lrp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen v
     Args:
         rule: rule of all linear layers.
 
+    >>> import jax, jax.numpy as jnp, relprop
+    >>> f = lambda scores, values: jax.nn.softmax(scores) @ values
+    >>> explain = relprop.relevance(f, cp_lrp(), argnums=(0, 1))
+    >>> [r.tolist() for r in explain(jnp.zeros(2), jnp.array([2.0, 4.0]))]
+    [[0.0, 0.0], [1.0, 2.0]]
+
     Source: Ali et al. 2022, eq. 7 and 8; gates as in Arras et al. 2017.
     """
     composite = Composite(name="cp_lrp", references=("ali2022", "arras2017"), canonizers=())
@@ -68,6 +74,12 @@ def relp(rule: Rule = Zero()) -> Composite:  # noqa: B008 - rules are frozen val
 
     Args:
         rule: rule of all linear layers.
+
+    >>> import jax, relprop
+    >>> f = lambda gate, signal: jax.nn.sigmoid(gate) * signal
+    >>> explain = relprop.relevance(f, relp(), argnums=(0, 1))
+    >>> [float(r) for r in explain(0.0, 4.0)]
+    [1.0, 1.0]
 
     Source: Jafari et al. 2025, RelP, section 3.
     """
@@ -113,6 +125,11 @@ def gamma_vit(
         dense: gamma of dense layers.
         attention: ``"attn_lrp"``, attention maps are differentiated; ``"cp_lrp"``, they are
             constants.
+
+    >>> import jax.numpy as jnp, relprop
+    >>> f = lambda x: x @ jnp.array([3.0, -2.0])
+    >>> relprop.relevance(f, gamma_vit(dense=1.0))(jnp.ones(2)).round(4).tolist()
+    [1.5, -0.5]
 
     Source: Achtibat et al. 2024, AttnLRP, section 4 and appendix (vision transformers).
     """
