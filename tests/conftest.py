@@ -79,7 +79,7 @@ def pytest_runtest_protocol(item, nextitem):
     finally:
         jax.config.update("jax_numpy_dtype_promotion", "strict")
     # Small programs are of use to the next module, too, until there are too many.
-    if resident() > after_forgetting + GROWTH:
+    if resident() > max(MEMORY, after_forgetting + GROWTH):
         forget()
     return done
 
@@ -99,7 +99,8 @@ def leaks_are_errors():
         yield
 
 
-GROWTH = 400e6  # bytes
+# Bytes that a worker may hold, and what it may grow by where more is in use that can't be forgotten.
+MEMORY, GROWTH = 1.4e9, 400e6
 after_forgetting = 0.0
 
 
