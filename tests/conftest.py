@@ -99,7 +99,7 @@ def leaks_are_errors():
         yield
 
 
-# Bytes that a worker may hold, and what it may grow by where more is in use that can't be forgotten.
+# Bytes that a worker may hold, and may grow by where it cannot forget what it holds.
 MEMORY, GROWTH = 1.4e9, 400e6
 after_forgetting = 0.0
 
