@@ -68,6 +68,13 @@ def weighing(wiring: Wiring) -> set[Value]:
             if gate_of(wiring, product, weights) is not None:
                 softmax = next(wiring.back(weights, _SCALED))
                 found.update(softmax.step.operation.outputs)
+    layers = {router.value for router in routers(wiring)}
+    for step in wiring.steps if layers else ():
+        names = {e.name for e in step.operation.equations}
+        if step.structure == "softmax" and not names.isdisjoint(CHOICES):
+            links = wiring.back(wiring.active(step)[0], _SCORES)
+            if any(not layers.isdisjoint(link.step.operation.outputs) for link in links):
+                found.update(step.operation.outputs)
     return found
 
 

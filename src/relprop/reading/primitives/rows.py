@@ -59,13 +59,13 @@ def rows(maker: Callable[[Atom], Equation | None], equation: Equation) -> Value 
         whole = equation.params["slice_sizes"] == (1, *operand.shape[1:])
         first = numbers.start_index_map == (0,) and numbers.collapsed_slice_dims == (0,)
         rest = tuple(range(1, len(operand.shape)))
-        return _base(maker, indices) if whole and first and numbers.offset_dims == rest else None
+        return base_of(maker, indices) if whole and first and numbers.offset_dims == rest else None
     first = numbers.scatter_dims_to_operand_dims == (0,) and numbers.inserted_window_dims == (0,)
     rest = tuple(range(1, len(operand.shape)))
-    return _base(maker, indices) if first and numbers.update_window_dims == rest else None
+    return base_of(maker, indices) if first and numbers.update_window_dims == rest else None
 
 
-def _base(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
+def base_of(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
     """Integers before they were moved about, or counted from the end where negative."""
     while True:
         equation = maker(atom)
