@@ -11,6 +11,7 @@ from relprop._core.plan import Plan, Step
 from relprop.anatomy.blocks import Attention, place
 from relprop.anatomy.decays import decayed
 from relprop.anatomy.maps import mixed_scores, multiplies, sums_over_tokens, use_of
+from relprop.anatomy.neighbours import among_neighbours
 from relprop.anatomy.pooling import pooled
 from relprop.anatomy.routing import CHOICES, gate_of
 from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, in_all_bodies, passes
@@ -76,6 +77,7 @@ def layers_of_attention(wiring: Wiring) -> Iterator[Attention]:
             seen.add(layers)
         yield block
     yield from pooled(wiring)
+    yield from among_neighbours(wiring)
 
 
 def all_attention(plan: Plan) -> Iterator[Attention]:

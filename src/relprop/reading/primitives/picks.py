@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from relprop._core.graph import Equation
+from relprop._core.graph import Equation, Value
 from relprop.reading.algebra import Algebra
-from relprop.reading.primitives.rows import base_of, gather
+from relprop.reading.primitives.rows import base_of, columns_of, counted, gather
 from relprop.reading.terms import Index, Term
 
 
@@ -34,15 +34,21 @@ def gathered(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
 def _along_axis(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     numbers: Any = equation.params["dimension_numbers"]
     operand, indices = equation.inputs
-    if len(numbers.start_index_map) != 1 or any(n != 1 for n in equation.params["slice_sizes"]):
+    if numbers.offset_dims:
         return None
-    (axis,) = numbers.start_index_map
-    shared = dict(
-        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-    )
-    ids = base_of(algebra.maker, indices)
-    if numbers.offset_dims or ids is None or {axis, *shared} != {*range(len(operand.shape))}:
+    inner: dict[int, Any] = {}
+    columns = columns_of(algebra.maker, equation)
+    if columns is not None:
+        for axis, column in columns.items():
+            along = counted(algebra.maker, column)
+            inner[axis] = ("picked", column[0], index) if along is None else index[along]
+    elif len(numbers.start_index_map) == 1 and set(equation.params["slice_sizes"]) == {1}:
+        pairs = (numbers.operand_batching_dims, numbers.start_indices_batching_dims)
+        inner = {axis: index[own] for axis, own in zip(*pairs, strict=True)}
+        inner[numbers.start_index_map[0]] = ("picked", base_of(algebra.maker, indices), index)
+    picked = [entry[1] for entry in inner.values() if isinstance(entry, tuple) and "picked" in entry]
+    if inner.keys() != {*range(len(operand.shape))} or len(picked) != 1:
         return None
-    inner = [index[shared[a]] if a in shared else 0 for a in range(len(operand.shape))]
-    inner[axis] = ("picked", ids, index)
-    return algebra.of(operand, tuple(inner))
+    if not isinstance(picked[0], Value):
+        return None
+    return algebra.of(operand, tuple(inner[axis] for axis in range(len(operand.shape))))
