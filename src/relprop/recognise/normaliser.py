@@ -3,13 +3,15 @@
 LayerNorm, RMSNorm, GroupNorm and L2-normalisation are spelled in many ways. Whatever the spelling,
 once the root counts as a constant, what is left of the normalisation is linear. A root is a
 normaliser only if that can be proven: all that is done with it is to divide by it, and all that is
-divided is linear in what the root was summed over. A distance by which something else is divided is
-no normaliser, nor is a norm that is a score or a feature.
+divided is linear in what the root was summed over; or to multiply what was computed from the quotient
+by it again. A distance by which something else is divided is no normaliser, nor is a norm that is a
+score or a feature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from relprop import _compat
 from relprop._core import registry
@@ -183,8 +185,27 @@ def bases_of(flow: Dataflow, root: Equation) -> set[Value]:
     return found
 
 
+class _Meeting(NamedTuple):
+    """Where a root meets another value that depends on the inputs.
+
+    Attributes:
+        use: the product or quotient.
+        other: the other value.
+        divides: whether the root is below.
+        plain: whether nothing but a factor or a guard against zero has changed the root before.
+    """
+
+    use: Equation
+    other: Value
+    divides: bool
+    plain: bool
+
+
 def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> bool:
     """Whether all that is done with a root is to divide by it what it is the root of.
+
+    What was computed from that quotient may be multiplied by the root again, as a forecast is that
+    was made of a normalised series: in the units of the series, the root is a constant throughout.
 
     Args:
         flow: the graph.
@@ -192,31 +213,50 @@ def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> 
         inverse: whether it is one over the root.
         bases: what the root was summed over.
     """
-    if value in flow.graph.explained_outputs:
+    meetings = _meetings(flow, value, inverse, True)
+    if not meetings:
         return False
-    uses = flow.consumers(value)
-    for use in uses:
+    divided = [meeting for meeting in meetings if meeting.divides]
+    again = [meeting for meeting in meetings if not meeting.divides]
+    if not divided or not all(is_linear_in(flow, m.other, bases) for m in divided):
+        return False
+    quotients = {out for meeting in divided for out in meeting.use.outputs}
+    return all(m.plain and (m.other in quotients or flow.leads(quotients, m.other)) for m in again)
+
+
+def _meetings(
+    flow: Dataflow, value: Value, inverse: bool, plain: bool
+) -> list[_Meeting] | None:
+    """All products and quotients of a root and other values; None if it is used otherwise."""
+    if value in flow.graph.explained_outputs:
+        return None
+    found: list[_Meeting] = []
+    for use in flow.consumers(value):
         if not any(out in flow.dependent for out in use.outputs):
             continue
         operands = flow.operands(use)
         if len(operands) == 2 and operands[0] is not operands[1]:
-            scales = use.name == "mul" and inverse
-            if not (scales or (use.name == "div" and (use.inputs[1] is value) is not inverse)):
-                return False
+            below = use.name == "div" and use.inputs[1] is value
+            if not (use.name == "mul" or below):
+                return None
             (other,) = [a for a in operands if a is not value]
-            if not is_linear_in(flow, other, bases):
-                return False
+            found.append(_Meeting(use, other, below is not inverse, plain))
             continue
         goes_on = is_move(use) or is_elementwise(use) or use.name == "stop_gradient"
         if len(operands) != 1 or not goes_on:
-            return False
+            return None
         flips = (use.name == "div" and use.inputs[1] is value) or use.params.get("y") == -1
         flips = flips or (use.name == "pow" and flow.number(use.inputs[1]) == -1)
-        if not _divides(flow, use.outputs[0], inverse is not flips, bases):
-            return False
-    return bool(uses)
+        scaled = flips or is_move(use) or use.name in _GUARDS
+        more = _meetings(flow, use.outputs[0], inverse is not flips, plain and scaled)
+        if not more:
+            return None
+        found.extend(more)
+    return found
 
 
+#: What leaves a root what it is, but for its unit and where it would be zero.
+_GUARDS = ("mul", "div", "add", "max", "clamp", "select_n", "stop_gradient")
 _LINEAR = (Addition, Negation, Linear, DeviceSum)
 _ONE_SIDED = (Multiplication, Contraction)
 
