@@ -15,6 +15,7 @@ from relprop._core.graph import Atom, Literal
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Activation, Gate, place
 from relprop.anatomy.decays import of_states, repeated_decays
+from relprop.anatomy.opening import openings
 from relprop.anatomy.routing import routers
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
@@ -108,6 +109,8 @@ def gates(wiring: Wiring) -> Iterator[Gate]:
     """Each product of a signal with an activation, but those that weigh experts or fill a state."""
     states = of_states(wiring)
     scores = {router.value for router in routers(wiring)}
+    for opening in openings(wiring):
+        yield Gate(kind="gate", **place(opening.product), function="softmax")  # type: ignore[arg-type]
     for step in wiring.steps:
         if step.structure == "gate" and states.isdisjoint(step.operation.outputs):
             opening = wiring.active(step)[0]

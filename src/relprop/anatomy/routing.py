@@ -128,7 +128,7 @@ def gate_of(wiring: Wiring, product: Step, weights: Value) -> Step | None:
         for link in wiring.back(wiring.active(softmax.step)[0], passes("scale", "offset")):
             layer = link.step.operation.outputs[0]
             among = summed_axes(softmax.step) == [len(layer.shape) - 1]
-            gate = among and _has_features(wiring, link.step)
+            gate = among and has_features(wiring, link.step)
             return link.step if gate and _are_experts(wiring, others[0], count) else None
     return None
 
@@ -163,7 +163,7 @@ def _kept_by_weight(wiring: Wiring, layer: Step) -> list[int]:
     ]
 
 
-def _has_features(wiring: Wiring, layer: Step) -> bool:
+def has_features(wiring: Wiring, layer: Step) -> bool:
     """Whether the last axis of a layer's result is one of its weight."""
     equation = layer.operation.equations[0]
     if layer.structure != "dense" or equation.name != "dot_general":
