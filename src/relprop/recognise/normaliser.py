@@ -4,18 +4,19 @@ LayerNorm, RMSNorm, GroupNorm and L2-normalisation are spelled in many ways. Wha
 once the root counts as a constant, what is left of the normalisation is linear. A root is a
 normaliser only if that can be proven: all that is done with it is to divide by it, and all that is
 divided is linear in what the root was summed over; or to multiply what was computed from the quotient
-by it again. A distance by which something else is divided is no normaliser, nor is a norm that is a
+by it again. So is the share that a root has of the mean of such roots, where it scales what these are
+roots of, as in global response normalisation. A distance by which something else is divided is no normaliser, nor is a norm that is a
 score or a feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from relprop import _compat
 from relprop._core import registry
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Normaliser
@@ -28,17 +29,68 @@ _POWERS = ("square", "integer_pow", "pow", "abs", "mul", "real", "imag", "conj",
 
 
 def normalisers(flow: Dataflow) -> Iterator[Operation]:
-    """Each root of a reduction of what is then divided by it."""
+    """Each root of a reduction of what is then divided by it, and each share of such a root."""
+    others: dict[Atom, Equation] = {}
     for equation in flow.equations:
         if not flow.operands(equation):
             continue
         exponent = root_exponent(flow, equation)
-        if exponent is None:
-            continue
-        bases = bases_of(flow, equation)
-        inverse = _is_inverse(flow, equation, exponent)
-        if bases and _divides(flow, equation.outputs[0], inverse, bases):
+        if exponent is not None:
+            bases = bases_of(flow, equation)
+            inverse = _is_inverse(flow, equation, exponent)
+            if bases and _divides(flow, equation.outputs[0], inverse, bases):
+                yield Operation(Normaliser(), (equation,), equation.inputs, equation.outputs)
+                continue
+            if bases and not inverse:
+                others[equation.outputs[0]] = equation
+        root = _shared(flow, equation, others) if others else None
+        if root is not None and _scales(flow, equation.outputs[0], bases_of(flow, root)):
             yield Operation(Normaliser(), (equation,), equation.inputs, equation.outputs)
+
+
+def _shared(flow: Dataflow, equation: Equation, roots: Mapping[Atom, Equation]) -> Equation | None:
+    """The root that is divided by the mean or sum of such roots, as in response normalisation."""
+    if equation.name not in ("mul", "div") or len(flow.operands(equation)) != 2:
+        return None
+    sides = (equation.inputs, equation.inputs[::-1])
+    for above, below in sides if equation.name == "mul" else sides[:1]:
+        root, _ = flow.origin(above)
+        total = flow.producer(flow.origin(below)[0])
+        if root not in roots or total is None:
+            continue
+        if equation.name == "mul":
+            if total.name == "div" and flow.number(total.inputs[0]) is not None:
+                below = total.inputs[1]
+            elif total.params.get("y") == -1:
+                below = total.inputs[0]
+            else:
+                continue
+        among = _summed(flow, _unguarded(flow, below))
+        if among and all(flow.origin(value)[0] is root for value in among):
+            return roots[root]
+    return None
+
+
+def _unguarded(flow: Dataflow, atom: Atom) -> Atom:
+    """A value before it was moved, multiplied by numbers and kept from being zero, if it was summed.
+
+    Anything else is no sum, whatever it is a function of.
+    """
+    while (equation := flow.producer(atom)) is not None and not reduces(flow, equation):
+        operands = flow.operands(equation)
+        below = equation.name == "div" and equation.inputs[-1] in flow.dependent
+        if len(operands) != 1 or below or not (is_move(equation) or equation.name in _GUARDS):
+            break
+        (atom,) = operands
+    return atom if equation is not None and reduces(flow, equation) else Literal(0.0)
+
+
+def _scales(flow: Dataflow, value: Value, bases: set[Value]) -> bool:
+    """Whether all that is done with a share is to multiply by it what its root is one of."""
+    meetings = _meetings(flow, value, True, True)
+    return bool(meetings) and all(
+        m.divides and m.plain and is_linear_in(flow, m.other, bases) for m in meetings or ()
+    )
 
 
 def root_exponent(flow: Dataflow, equation: Equation) -> float | None:
