@@ -10,13 +10,14 @@ from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
 from relprop.anatomy.decays import EXPONENT, Layer, decays_of, layer_of
+from relprop.anatomy.unrolled import unrolled
 from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
 
 
 def recurrences(wiring: Wiring) -> Iterator[Block]:
-    """Each scan with a state, and each state that decays step by step without a scan."""
+    """Each scan with a state, each cell that is unrolled, and each state that decays without one."""
     decays = decays_of(wiring)
     for step in wiring.steps:
         if step.primitive == "scan" and step.bodies:
@@ -37,6 +38,7 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
         if step.primitive == "cumlogsumexp" and not step.off_path:
             length = step.operation.outputs[0].shape[step.operation.last.params["axis"]]
             yield Recurrence(kind="linear recurrence", **place(step), steps=length)  # type: ignore[arg-type]
+    yield from unrolled(wiring)
     for one in decays:
         yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
 
