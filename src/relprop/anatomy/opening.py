@@ -19,7 +19,7 @@ class Opening(NamedTuple):
 
     Attributes:
         softmax: over the features that a layer makes of a value.
-        product: of its entries with those of that value, or of what was computed from it.
+        product: of its entries with those of that value.
     """
 
     softmax: Value
@@ -48,5 +48,5 @@ def openings(wiring: Wiring) -> Iterator[Opening]:
                 continue
             if has_features(wiring, layer.step):
                 (source,) = wiring.active(layer.step)
-                if wiring.is_behind(wiring.origin(source, "structural"), signal):
+                if wiring.origin(source, "structural") is wiring.origin(signal, "structural"):
                     yield Opening(value, product)

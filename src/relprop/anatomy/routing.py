@@ -8,7 +8,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Router, place
 from relprop.anatomy.maps import summed_axes
-from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
+from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
 
 CHOICES = ("top_k", "approx_top_k", "sort", "argmax")
 _PICKS = ("gather", "dynamic_slice", "sort")
@@ -38,7 +38,9 @@ def routers(wiring: Wiring) -> Iterator[Router]:
         scores = wiring.nearest(equation.inputs[0])
         for link in wiring.back(scores, _SCORES):
             layer = link.step.operation.outputs[0]
-            chosen = link.step.structure == "dense" and _among_features(equation, layer)
+            chosen = link.step.structure == "dense" and (
+                _among_features(equation, layer) or _shares_out(link)
+            )
             if chosen and layer not in seen and _weighs_others(wiring, equation, layer):
                 seen.add(layer)
                 yield Router(
@@ -175,6 +177,16 @@ def has_features(wiring: Wiring, layer: Step) -> bool:
         if len(atom.shape) > len(contracting[side]) + len(batch[side]):
             return atom not in active
     return False
+
+
+def _shares_out(link: Link) -> bool:
+    """Whether scores were normalised over the features of a token, for features to choose tokens.
+
+    Experts that choose their tokens do so by what share they have in each.
+    """
+    last = len(link.step.operation.outputs[0].shape) - 1
+    softmaxes = (step for step in link.passed if step.structure == "softmax")
+    return last > 0 and any(summed_axes(step) == [last] for step in softmaxes)
 
 
 def _among_features(choice: Equation, layer: Value) -> bool:
