@@ -323,7 +323,9 @@ def entry_by_entry(x, rows):
     return jnp.zeros((T, *x.shape[1:])).at[tuple(places)].add(x)
 
 
-@pytest.mark.parametrize("scatter", [lambda x, rows: jax.ops.segment_sum(x, rows, T), entry_by_entry])
+@pytest.mark.parametrize(
+    "scatter", [lambda x, rows: jax.ops.segment_sum(x, rows, T), entry_by_entry]
+)
 def test_attention_among_neighbours(scatter):
     (block,) = blocks(by_edges(scatter), X, kind=Attention)
     assert block.kind == "attention among neighbours"
@@ -703,7 +705,7 @@ def test_what_is_a_gate(f, count):
 
 
 def test_wider_contexts_are_gates_as_well():
-    """Focal modulation: of each context, an activation of the one before, so much as a gate lets."""
+    """Focal modulation: contexts that are activations of one another, each times a factor."""
 
     def f(x):
         context, opening, total = x @ W[0], x @ W[1], 0

@@ -1,4 +1,4 @@
-"""Attention among the neighbours of a graph: a softmax over the edges of a node weighs their sum."""
+"""Attention among the neighbours of a node: a softmax over its edges weighs what they bring."""
 
 from __future__ import annotations
 

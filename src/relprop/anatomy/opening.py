@@ -27,10 +27,10 @@ class Opening(NamedTuple):
 
 
 def openings(wiring: Wiring) -> Iterator[Opening]:
-    """Each product, entry by entry, of a value and a softmax over features that a layer makes of it.
+    """Each product, entry by entry, of a value and a softmax over what a layer makes of it.
 
-    No tokens are weighed by it against each other, and nothing is summed: it is no attention, though
-    some of its authors call it so.
+    It weighs no tokens against each other, and nothing is summed: it is no attention, though some
+    of its authors call it so.
     """
     for product in wiring.steps:
         operands = wiring.active(product)

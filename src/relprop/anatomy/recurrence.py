@@ -17,7 +17,7 @@ _STACK = "stacked layers"
 
 
 def recurrences(wiring: Wiring) -> Iterator[Block]:
-    """Each scan with a state, each cell that is unrolled, and each state that decays without one."""
+    """Each scan with a state, each unrolled cell, and each state that decays without a scan."""
     decays = decays_of(wiring)
     for step in wiring.steps:
         if step.primitive == "scan" and step.bodies:

@@ -66,10 +66,8 @@ def _reads_in_turn(wiring: Wiring, chain: _Chain) -> bool:
     )
 
 
-def _picked(
-    wiring: Wiring, first: int, before: Step, after: Step
-) -> set[tuple[Value, Value]]:
-    """What has been taken for use in a turn of what was there before the first: from where, and what.
+def _picked(wiring: Wiring, first: int, before: Step, after: Step) -> set[tuple[Value, Value]]:
+    """What was taken for a turn of what was there before the first one: from where, and what.
 
     What a turn reads may have been computed before the layer was applied, but not long before.
     """

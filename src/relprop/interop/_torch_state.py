@@ -24,7 +24,7 @@ def forgetful(module: torch.nn.Module) -> Iterator[None]:
     parameters, too, and what was computed while JAX traced is of no use afterwards. Attributes, and
     what is in dictionaries, lists and sets that are attributes, are as they were.
 
-    What `functools.lru_cache` keeps for the functions of its code is dropped, before and afterwards.
+    What `functools.lru_cache` keeps for functions of its code is dropped, before and afterwards.
     """
     kept = list(_caches(module))
     for cache in kept:

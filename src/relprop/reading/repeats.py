@@ -85,7 +85,7 @@ def _is_nothing(draft: Draft, atom: Atom) -> bool:
 
 
 def _never_limited(draft: Draft, equation: Equation) -> Atom | None:
-    """What is limited by a number that stands for infinity, as a running maximum begins with one."""
+    """What is limited by a number that stands for infinity, as running maxima begin with one."""
     sign = -1.0 if equation.name == "max" else 1.0
     for limit, other in (equation.inputs, equation.inputs[::-1]):
         if _is_infinite(draft, limit, sign):
@@ -96,8 +96,8 @@ def _never_limited(draft: Draft, equation: Equation) -> Atom | None:
 def _is_infinite(draft: Draft, atom: Atom, sign: float) -> bool:
     """Whether the code says that a value is infinity, or a number that stands for it.
 
-    That is the last number of its type, or one a hundredth of it away where that is far from what
-    anybody computes with: -1e38, but no number in half precision. Whatever is added changes nothing.
+    That is the last number of its type, or a hundredth of it where that is far from what anybody
+    computes with: -1e38, but no number in half precision. Whatever is added changes nothing.
     """
     if not jnp.issubdtype(atom.dtype, jnp.floating):
         return False

@@ -73,7 +73,9 @@ def _rows(draft: Draft, equation: Equation) -> np.ndarray | None:
         axes, within = numbers.scatter_dims_to_operand_dims, numbers.update_window_dims
         edges, collapsed = equation.inputs[2].shape, numbers.inserted_window_dims
     rank = len(operand.shape)
-    fits = rank == len(edges) and edges[1:] == operand.shape[1:] and not numbers.operand_batching_dims
+    fits = (
+        rank == len(edges) and edges[1:] == operand.shape[1:] and not numbers.operand_batching_dims
+    )
     by_row = axes == collapsed == (0,) and within == (*range(1, rank),)
     by_entry = sorted(axes) == list(range(rank)) and collapsed == (*range(rank),) and not within
     if not fits or not (by_row or by_entry) or len(edges) < 1 or len(edges) == 1 and not by_row:

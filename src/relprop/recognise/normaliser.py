@@ -3,10 +3,10 @@
 LayerNorm, RMSNorm, GroupNorm and L2-normalisation are spelled in many ways. Whatever the spelling,
 once the root counts as a constant, what is left of the normalisation is linear. A root is a
 normaliser only if that can be proven: all that is done with it is to divide by it, and all that is
-divided is linear in what the root was summed over; or to multiply what was computed from the quotient
-by it again. So is the share that a root has of the mean of such roots, where it scales what these are
-roots of, as in global response normalisation. A distance by which something else is divided is no normaliser, nor is a norm that is a
-score or a feature.
+divided is linear in what the root was summed over. What was computed from the quotient may be
+multiplied by the root again. The share that a root has of the mean of such roots is a normaliser,
+too, where it scales what they are roots of, as in global response normalisation. A distance by
+which something else is divided is no normaliser, nor is a norm that is a score or a feature.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def _shared(flow: Dataflow, equation: Equation, roots: Mapping[Atom, Equation]) 
 
 
 def _unguarded(flow: Dataflow, atom: Atom) -> Atom:
-    """A value before it was moved, multiplied by numbers and kept from being zero, if it was summed.
+    """A sum before it was moved, multiplied by numbers and kept from being zero.
 
-    Anything else is no sum, whatever it is a function of.
+    Anything else is none, whatever it is a function of.
     """
     while (equation := flow.producer(atom)) is not None and not reduces(flow, equation):
         operands = flow.operands(equation)
@@ -276,9 +276,7 @@ def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> 
     return all(m.plain and (m.other in quotients or flow.leads(quotients, m.other)) for m in again)
 
 
-def _meetings(
-    flow: Dataflow, value: Value, inverse: bool, plain: bool
-) -> list[_Meeting] | None:
+def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[_Meeting] | None:
     """All products and quotients of a root and other values; None if it is used otherwise."""
     if value in flow.graph.explained_outputs:
         return None

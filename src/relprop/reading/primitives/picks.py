@@ -10,7 +10,7 @@ from typing import Any
 
 from relprop._core.graph import Equation, Value
 from relprop.reading.algebra import Algebra
-from relprop.reading.primitives.rows import base_of, columns_of, counted, gather
+from relprop.reading.primitives.rows import Column, columns_of, counted, gather, unrepeated
 from relprop.reading.terms import Index, Term
 
 
@@ -37,18 +37,28 @@ def _along_axis(algebra: Algebra, equation: Equation, index: Index) -> Term | No
     if numbers.offset_dims:
         return None
     inner: dict[int, Any] = {}
+    picked: list[Column] = []
     columns = columns_of(algebra.maker, equation)
     if columns is not None:
         for axis, column in columns.items():
             along = counted(algebra.maker, column)
-            inner[axis] = ("picked", column[0], index) if along is None else index[along]
+            if along is None:
+                picked.append(column)
+            inner[axis] = _place(column, index) if along is None else index[along]
     elif len(numbers.start_index_map) == 1 and set(equation.params["slice_sizes"]) == {1}:
         pairs = (numbers.operand_batching_dims, numbers.start_indices_batching_dims)
         inner = {axis: index[own] for axis, own in zip(*pairs, strict=True)}
-        inner[numbers.start_index_map[0]] = ("picked", base_of(algebra.maker, indices), index)
-    picked = [entry[1] for entry in inner.values() if isinstance(entry, tuple) and "picked" in entry]
+        picked = [unrepeated(algebra.maker, indices)]
+        inner[numbers.start_index_map[0]] = _place(picked[0], index)
     if inner.keys() != {*range(len(operand.shape))} or len(picked) != 1:
         return None
-    if not isinstance(picked[0], Value):
+    if not isinstance(picked[0][0], Value):
         return None
     return algebra.of(operand, tuple(inner[axis] for axis in range(len(operand.shape))))
+
+
+def _place(column: Column, index: Index) -> Any:
+    """The place that an entry is picked from, by the entry of the integers that says so."""
+    atom, axes = column
+    own = (0 if n == 1 else index[a] for a, n in zip(axes, atom.shape, strict=True))
+    return ("picked", atom, tuple(own))

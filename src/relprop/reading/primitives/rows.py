@@ -103,10 +103,11 @@ def columns_of(
     )
     if not joined_last or len(parts) != len(axes):
         return None
-    return dict(zip(axes, (_unrepeated(maker, part) for part in parts), strict=True))
+    return dict(zip(axes, (unrepeated(maker, part) for part in parts), strict=True))
 
 
-def _unrepeated(maker: Callable[[Atom], Equation | None], atom: Atom) -> Column:
+def unrepeated(maker: Callable[[Atom], Equation | None], atom: Atom) -> Column:
+    """Integers before they were repeated or counted from the end, and which axes theirs are."""
     axes = list(range(len(atom.shape)))
     while (equation := maker(atom)) is not None:
         if equation.name == "broadcast_in_dim" and len(equation.inputs) == 1:
@@ -130,8 +131,9 @@ def counted(maker: Callable[[Atom], Equation | None], column: Column) -> int | N
     """The axis along which places are 0, 1, 2 and so on; None where they are not."""
     atom, axes = column
     equation = maker(atom)
-    counts = equation is not None and equation.name == "iota"
-    return axes[equation.params["dimension"]] if counts else None
+    if equation is None or equation.name != "iota":
+        return None
+    return axes[equation.params["dimension"]]
 
 
 def base_of(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
