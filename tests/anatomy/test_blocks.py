@@ -626,7 +626,7 @@ def lstm_cell(carry, x):
 
 def gru_cell(carry, x):
     (h,) = carry
-    r, z = jax.nn.sigmoid(x @ W[0] + h @ W[1]), jax.nn.sigmoid(x @ W[2] + h @ W[3])
+    r, z = jax.nn.sigmoid(x @ W[0] + h @ W[1].T), jax.nn.sigmoid(x @ W[2] + h @ W[3])
     return ((1 - z) * jnp.tanh(x @ W[4] + (r * h) @ W[5]) + z * h,)
 
 

@@ -9,11 +9,12 @@ from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
-from relprop.anatomy.decays import EXPONENT, Layer, decays_of, layer_of
+from relprop.anatomy.decays import EXPONENT, Layer, decays_of, exponent_of, layer_of
 from relprop.anatomy.unrolled import unrolled
 from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
+_SUMS = ("cumsum", "reduce_sum", "scan")
 
 
 def recurrences(wiring: Wiring) -> Iterator[Block]:
@@ -40,7 +41,19 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
             yield Recurrence(kind="linear recurrence", **place(step), steps=length)  # type: ignore[arg-type]
     yield from unrolled(wiring)
     for one in decays:
-        yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
+        if len(one.products) > 1 or _adds_up(wiring, one.products[0]):
+            yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
+
+
+def _adds_up(wiring: Wiring, product: Step) -> bool:
+    """Whether the exponents of a decay are sums along time; otherwise it decays nothing by steps."""
+    decays = (wiring.maker(wiring.origin(a, "structural", "scale")) for a in wiring.active(product))
+    links = (link for decay in decays for link in exponent_of(wiring, decay))
+    return any(
+        step.structure == "linear" or any(e.name in _SUMS for e in step.operation.equations)
+        for link in links
+        for step in link.passed
+    )
 
 
 def _layers_behind(wiring: Wiring, step: Step) -> set[Layer]:

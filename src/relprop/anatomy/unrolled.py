@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from relprop._core.graph import Atom, Value
 from relprop._core.plan import Step
@@ -10,6 +10,7 @@ from relprop.anatomy.blocks import Recurrence, place
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring
 
 _PICKS = ("slice", "dynamic_slice", "gather", "split", "unstack")
+_MOVES = ("transpose", "reshape", "slice", "squeeze", "broadcast_in_dim", "convert_element_type")
 #: What may have been done to a part of a sequence before the turn in which it is read.
 _BEFORE = (*LINEAR_LINKS, "dense")
 #: So often at least: what is done twice may be a coincidence.
@@ -32,13 +33,13 @@ def unrolled(wiring: Wiring) -> Iterator[Recurrence]:
 
 def _chains(wiring: Wiring) -> Iterator[_Chain]:
     """Layers of the same weight, of which each reads what comes of the one before."""
-    of_weight: dict[Atom, _Chain] = {}
+    of_weight: dict[Hashable, _Chain] = {}
     for step in wiring.steps:
         active = wiring.active(step)
         if step.structure == "dense" and len(active) == 1:
             weights = [a for a in step.operation.equations[0].inputs if a not in active]
             for weight in weights[:1]:
-                of_weight.setdefault(weight, []).append(step)
+                of_weight.setdefault(_weight(wiring, weight), []).append(step)
     for steps in of_weight.values():
         chain: _Chain = []
         for step in steps if len(steps) >= _TURNS else ():
@@ -47,6 +48,15 @@ def _chains(wiring: Wiring) -> Iterator[_Chain]:
             chain.append(step)
         if len(chain) >= _TURNS:
             yield chain
+
+
+def _weight(wiring: Wiring, atom: Atom) -> Hashable:
+    """A weight as it is before it is moved about, and how: each turn may do that anew."""
+    moves: list[str] = []
+    while (equation := wiring.equation(atom)) is not None and equation.name in _MOVES:
+        moves.append(f"{equation.name} {equation.params}")
+        atom = equation.inputs[0]
+    return atom, *moves
 
 
 def _leads(wiring: Wiring, before: Step, after: Step) -> bool:
@@ -86,7 +96,6 @@ def _picked(wiring: Wiring, first: int, before: Step, after: Step) -> set[tuple[
             maker = wiring.maker(source)
             if maker is None or wiring.order(maker) < first:
                 found.add((source, value))
-                continue
         if wiring.order(step) > begin or step.structure in _BEFORE:
             queue.extend(wiring.active(step))
     return found
