@@ -46,7 +46,7 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
 
 
 def _adds_up(wiring: Wiring, product: Step) -> bool:
-    """Whether the exponents of a decay are sums along time; otherwise it decays nothing by steps."""
+    """Whether exponents of a decay are sums along time; otherwise nothing decays by steps."""
     decays = (wiring.maker(wiring.origin(a, "structural", "scale")) for a in wiring.active(product))
     links = (link for decay in decays for link in exponent_of(wiring, decay))
     return any(
