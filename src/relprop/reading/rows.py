@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -33,7 +32,7 @@ def by_number(draft: Draft) -> None:
         key = rows.tobytes()
         if key not in known:
             known[key] = Value(rows.shape, rows.dtype)
-            draft.constants[known[key]] = jnp.asarray(rows)
+            draft.constants[known[key]] = rows
         operand, _, *updates = equation.inputs
         made[equation] = draft.derived(
             _METHODS[equation.name], [operand, known[key], *updates], equation, equation.outputs[0]

@@ -79,7 +79,7 @@ def _unguarded(flow: Dataflow, atom: Atom) -> Atom:
     while (equation := flow.producer(atom)) is not None and not reduces(flow, equation):
         operands = flow.operands(equation)
         below = equation.name == "div" and equation.inputs[-1] in flow.dependent
-        if len(operands) != 1 or below or not (is_move(equation) or equation.name in _GUARDS):
+        if len(operands) != 1 or below or not (is_move(equation) or _only_scales(flow, equation)):
             break
         (atom,) = operands
     return atom if equation is not None and reduces(flow, equation) else Literal(0.0)
@@ -297,7 +297,7 @@ def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[
             return None
         flips = (use.name == "div" and use.inputs[1] is value) or use.params.get("y") == -1
         flips = flips or (use.name == "pow" and flow.number(use.inputs[1]) == -1)
-        scaled = flips or is_move(use) or use.name in _GUARDS
+        scaled = flips or is_move(use) or _only_scales(flow, use)
         more = _meetings(flow, use.outputs[0], inverse is not flips, plain and scaled)
         if not more:
             return None
@@ -305,8 +305,14 @@ def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[
     return found
 
 
-#: What leaves a root what it is, but for its unit and where it would be zero.
-_GUARDS = ("mul", "div", "add", "max", "clamp", "select_n", "stop_gradient")
+def _only_scales(flow: Dataflow, equation: Equation) -> bool:
+    """Whether a value stays what it is, but for its unit and where it would be about zero."""
+    if equation.name in ("add", "max", "clamp", "select_n"):
+        others = [a for a in equation.inputs if a not in flow.dependent and a.inexact]
+        return all(map(flow.is_number, others))
+    return equation.name in ("mul", "div", "stop_gradient")
+
+
 _LINEAR = (Addition, Negation, Linear, DeviceSum)
 _ONE_SIDED = (Multiplication, Contraction)
 
