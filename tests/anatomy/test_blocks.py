@@ -717,6 +717,26 @@ def test_wider_contexts_are_gates_as_well():
     assert len(blocks(f, X, kind=Gate)) == 3
 
 
+@pytest.mark.parametrize("chosen_first", [True, False])
+def test_weights_of_chosen_experts_are_those_of_a_router(chosen_first):
+    def weights(scores):
+        if chosen_first:
+            largest, places = lax.top_k(scores, 2)
+            return jax.nn.softmax(largest), places
+        largest, places = lax.top_k(jax.nn.softmax(scores), 2)
+        return largest / largest.sum(-1, keepdims=True), places
+
+    def f(x):
+        largest, places = weights(x @ W[0][:, :3])
+        experts = jnp.tanh(jnp.einsum("btd,kde->btke", x, jnp.stack(W[1:4])))
+        picked = jnp.take_along_axis(experts, places[..., None], 2)
+        return (picked * largest[..., None]).sum()
+
+    found = blocks(f, X)
+    assert [block.experts for block in found if isinstance(block, Router)] == [3]
+    assert not [b for b in found if isinstance(b, (Suspicion, Gate, Attention))]
+
+
 def test_a_softmax_over_features_is_a_gate():
     def gated(x, y):
         return (y * jax.nn.softmax(x @ W[0], -1)).sum()

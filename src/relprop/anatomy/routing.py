@@ -72,10 +72,11 @@ def weighing(wiring: Wiring) -> set[Value]:
                 found.update(softmax.step.operation.outputs)
     layers = {router.value for router in routers(wiring)}
     for step in wiring.steps if layers else ():
-        names = {e.name for e in step.operation.equations}
-        if step.structure == "softmax" and not names.isdisjoint(CHOICES):
-            links = wiring.back(wiring.active(step)[0], _SCORES)
-            if any(not layers.isdisjoint(link.step.operation.outputs) for link in links):
+        links = wiring.back(wiring.active(step)[0], _SCORES) if step.structure == "softmax" else ()
+        for link in links:
+            names = {e.name for s in (step, *link.passed) for e in s.operation.equations}
+            chosen = not names.isdisjoint(CHOICES)
+            if chosen and not layers.isdisjoint(link.step.operation.outputs):
                 found.update(step.operation.outputs)
     return found
 
