@@ -25,7 +25,7 @@ help:
 	@echo "make dist-check   wheel and sdist, built and installed in a clean environment"
 	@echo "make bench        time, FLOPs and memory (ARGS='...' are passed on)"
 	@echo "make evidence     all methods on all planted tasks; writes docs/explanation/evidence.md"
-	@echo "make census       260 models of many libraries (ARGS='--only GLOB')"
+	@echo "make census       276 models of many libraries (ARGS='--only GLOB')"
 	@echo "make constraints  pin what $(VENV) holds in constraints.txt"
 	@echo "make clean        remove outputs and caches (clean-venv: the environments)"
 

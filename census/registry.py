@@ -9,6 +9,7 @@ from census import (
     flax_models,
     keras_models,
     other_models,
+    own_models,
     science_models,
     torch_decoders,
     torch_dense,
@@ -33,6 +34,7 @@ FAMILIES = (
     flax_models,
     tunix_models,
     other_models,
+    own_models,
     science_models,
 )
 

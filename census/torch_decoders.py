@@ -135,14 +135,10 @@ def experts() -> Iterator[Entry]:
         "topk_group": 1,
         "pad_token_id": 0,
     }
-    one = {"activation": L + 2, "gate": L + 1, "router": 1}
-    yield text(
-        "glm4_moe",
-        "Glm4MoeForCausalLM",
-        {**glm, "use_qk_norm": True},
-        counts(attention=L, norm=4 * L + 1, **one),
-    )
-    yield text("dots1", "Dots1ForCausalLM", glm, counts(attention=L, norm=4 * L + 1, **one))
+    # Scores by sigmoids, which GLM divides by their sum, as the exponentials of a softmax are.
+    one = counts(attention=L, norm=4 * L + 1, activation=L + 1, gate=L + 1, router=1)
+    yield text("glm4_moe", "Glm4MoeForCausalLM", {**glm, "use_qk_norm": True}, one)
+    yield text("dots1", "Dots1ForCausalLM", glm, {**one, "activation": L + 2})
     # A softmax router with a correction; a shared expert; the first layer is dense.
     yield text(
         "ernie4_5_moe",

@@ -273,11 +273,12 @@ def experts() -> Iterator[Entry]:
         "qk_nope_head_dim": 8,
         "v_head_dim": 8,
     }
+    # The sigmoids of its scores are divided by their sum, as the exponentials of a softmax are.
     yield text(
         "deepseek_v3",
         "DeepseekV3ForCausalLM",
         deepseek,
-        counts(attention=L, norm=4 * L + 1, activation=L + 2, gate=L + 1, router=1),
+        counts(attention=L, norm=4 * L + 1, activation=L + 1, gate=L + 1, router=1),
     )
     # A shared expert with a sigmoid gate of its own.
     yield text(

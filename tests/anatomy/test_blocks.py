@@ -303,6 +303,36 @@ def test_linear_attention(order):
     assert block.normaliser == "linear"
 
 
+def by_edges(scatter):
+    """Two heads of attention among the neighbours of a node."""
+    sender, receiver = np.array([0, 1, 2, 3, 4, 0]), np.array([1, 2, 3, 4, 0, 2])
+
+    def f(x):
+        h = (x[0] @ W[0]).reshape(T, 2, 4)
+        e = jax.nn.leaky_relu((h * W[1][None, :1, :4]).sum(-1)[sender] + h.sum(-1)[receiver])
+        e = jnp.exp(e - jax.ops.segment_max(e, receiver, T)[receiver])
+        weights = e / scatter(e, receiver)[receiver]
+        return scatter(weights[..., None] * h[sender], receiver).sum()
+
+    return f
+
+
+def entry_by_entry(x, rows):
+    places = [lax.broadcasted_iota(jnp.int32, x.shape, axis) for axis in range(x.ndim)]
+    places[0] = jnp.asarray(rows)[places[0]]
+    return jnp.zeros((T, *x.shape[1:])).at[tuple(places)].add(x)
+
+
+@pytest.mark.parametrize(
+    "scatter", [lambda x, rows: jax.ops.segment_sum(x, rows, T), entry_by_entry]
+)
+def test_attention_among_neighbours(scatter):
+    (block,) = blocks(by_edges(scatter), X, kind=Attention)
+    assert block.kind == "attention among neighbours"
+    assert (block.shape, block.heads) == ((6, 2), 2)
+    assert not blocks(by_edges(scatter), X, kind=Suspicion)
+
+
 def test_what_only_resembles_attention():
     def pooled(x):
         return (jax.nn.softmax(x @ W[0], -1) @ W[1]).sum()  # a layer after a softmax
@@ -575,6 +605,60 @@ def test_a_loop_over_layers_is_no_recurrence():
     assert not blocks(stacked, X, kind=Recurrence)
 
 
+def unrolled(cell, states=1):
+    """The same without a loop: as Haiku unrolls it where it is told so."""
+
+    def f(x):
+        carry = (jnp.zeros((B, D)),) * states
+        for t in range(T):
+            carry = cell(carry, x[:, t])
+        return carry[0].sum()
+
+    return f
+
+
+def lstm_cell(carry, x):
+    h, c = carry
+    i, f, g, o = jnp.split(jnp.concatenate([x, h], -1) @ jnp.tile(W[0], (2, 4)), 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def gru_cell(carry, x):
+    (h,) = carry
+    r, z = jax.nn.sigmoid(x @ W[0] + h @ W[1].T), jax.nn.sigmoid(x @ W[2] + h @ W[3])
+    return ((1 - z) * jnp.tanh(x @ W[4] + (r * h) @ W[5]) + z * h,)
+
+
+def rnn_cells(carry, x):
+    g, h = carry
+    h = jnp.tanh(x @ W[0] + h @ W[1])
+    return jnp.tanh(h @ W[2] + g @ W[3]), h
+
+
+@pytest.mark.parametrize(
+    ("f", "kinds"),
+    [
+        (unrolled(lstm_cell, 2), ["LSTM"]),
+        (unrolled(gru_cell), ["GRU"]),
+        (unrolled(rnn_cells, 2), ["RNN", "RNN"]),
+    ],
+)
+def test_recurrences_without_a_loop(f, kinds):
+    assert [block.kind for block in blocks(f, X, kind=Recurrence)] == kinds
+
+
+def test_layers_that_share_weights_are_no_recurrence():
+    def f(x):
+        for _ in range(4):
+            q, k, v = jnp.split(x @ jnp.concatenate(W[:3], 1), 3, -1)
+            x = x + jax.nn.softmax(q @ k.mT) @ v @ W[3]
+            x = x + jnp.tanh(x @ W[4]) @ W[5]
+        return x.sum()
+
+    assert not blocks(f, X, kind=Recurrence)
+
+
 def test_a_selective_state_space_without_a_scan():
     def f(x):
         delta = jax.nn.softplus(x @ W[0])
@@ -620,6 +704,50 @@ def test_what_is_a_gate(f, count):
     assert len(blocks(lambda x: f(x @ W[0], x @ W[1]).sum(), X, kind=Gate)) == count
 
 
+def test_wider_contexts_are_gates_as_well():
+    """Focal modulation: contexts that are activations of one another, each times a factor."""
+
+    def f(x):
+        context, opening, total = x @ W[0], x @ W[1], 0
+        for level in range(3):
+            context = jax.nn.gelu(context @ W[2 + level])
+            total = total + context * opening[..., level : level + 1]
+        return total.sum()
+
+    assert len(blocks(f, X, kind=Gate)) == 3
+
+
+@pytest.mark.parametrize("chosen_first", [True, False])
+def test_weights_of_chosen_experts_are_those_of_a_router(chosen_first):
+    def weights(scores):
+        if chosen_first:
+            largest, places = lax.top_k(scores, 2)
+            return jax.nn.softmax(largest), places
+        largest, places = lax.top_k(jax.nn.softmax(scores), 2)
+        return largest / largest.sum(-1, keepdims=True), places
+
+    def f(x):
+        largest, places = weights(x @ W[0][:, :3])
+        experts = jnp.tanh(jnp.einsum("btd,kde->btke", x, jnp.stack(W[1:4])))
+        picked = jnp.take_along_axis(experts, places[..., None], 2)
+        return (picked * largest[..., None]).sum()
+
+    found = blocks(f, X)
+    assert [block.experts for block in found if isinstance(block, Router)] == [3]
+    assert not [b for b in found if isinstance(b, (Suspicion, Gate, Attention))]
+
+
+def test_a_softmax_over_features_is_a_gate():
+    def gated(x, y):
+        return (y * jax.nn.softmax(x @ W[0], -1)).sum()
+
+    (gate,) = blocks(lambda x: gated(x, x), X, kind=Gate)
+    assert gate.function == "softmax"
+    assert not blocks(lambda x: gated(x, x), X, kind=Suspicion)
+    # Over tokens, it is something that has no name.
+    assert blocks(lambda x: (x * jax.nn.softmax(x @ W[0], 1)).sum(), X, kind=Suspicion)
+
+
 def test_the_complement_of_a_gate_is_no_activation_of_its_own():
     def f(x):
         z = jax.nn.sigmoid(x @ W[0])
@@ -634,6 +762,14 @@ def test_a_limit_that_nothing_reaches_is_no_activation():
         return jnp.maximum(x @ W[0], jnp.finfo(jnp.float32).min).sum()
 
     assert not blocks(f, X, kind=Activation)
+
+    def begun(x):
+        """A running maximum, as RWKV begins it."""
+        start = jnp.zeros((B, T, D)) - 1e38
+        return jnp.maximum(jnp.maximum(start - jnp.exp(W[1][None, :1]), x @ W[0]), -1e38).sum()
+
+    assert not blocks(begun, X, kind=Activation)
+    assert blocks(lambda x: jnp.maximum(x @ W[0], -1.0).sum(), X, kind=Activation)
 
 
 # What is not recognised is told.
@@ -667,6 +803,34 @@ def test_dropout_in_training_mode_is_suspicious():
 
     (block,) = blocks(f, X, jax.random.key(0), kind=Suspicion)
     assert block.kind == "dropout?"
+
+
+def test_a_root_that_scales_back_is_a_norm():
+    def series(x, back):
+        scale = jnp.sqrt(x.var(1, keepdims=True) + 1e-5)
+        mean = x.mean(1, keepdims=True)
+        return (back(jnp.tanh((x - mean) / scale @ W[0]) @ W[1], scale) + mean).sum()
+
+    scaled = [lambda y, s: y * s, lambda y, s: y * (s + 1e-6), lambda y, s: y / (1 / s)]
+    for back in scaled:
+        f = lambda x, back=back: series(x, back)  # noqa: E731
+        assert [len(blocks(f, X, kind=kind)) for kind in (Norm, Suspicion)] == [1, 0]
+    # Something else that is made of the root says how large it was.
+    f = lambda x: series(x, lambda y, s: y * jnp.exp(s))  # noqa: E731
+    assert not blocks(f, X, kind=Norm)
+    assert blocks(f, X, kind=Suspicion)
+
+
+def test_a_response_norm_is_a_norm():
+    def f(x, divisor):
+        h = jnp.tanh(x @ W[0])
+        length = jnp.sqrt((h * h).sum(1, keepdims=True))
+        return (h * (length / divisor(length)) @ W[1]).sum()
+
+    mean = lambda n: n.mean(-1, keepdims=True)  # noqa: E731
+    assert len(blocks(lambda x: f(x, mean), X, kind=Norm)) == 1
+    assert not blocks(lambda x: f(x, mean), X, kind=Suspicion)
+    assert not blocks(lambda x: f(x, lambda n: jnp.exp(mean(n))), X, kind=Norm)
 
 
 def test_what_is_recognised_raises_no_suspicion():

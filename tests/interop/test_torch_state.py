@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,3 +195,43 @@ def test_training_mode_is_refused_where_it_may(fresh):
     module.append(fresh())
     with pytest.raises(relprop.InputError, match="in training mode"):
         from_torch(module)
+
+
+@functools.lru_cache(maxsize=4)
+def places(count):
+    """A table as DINOv3 keeps it: of the first call, for all of them."""
+    return torch.arange(count, dtype=torch.float32) / count
+
+
+def behind_a_wrapper(function):
+    cached = functools.lru_cache(maxsize=4)(function)
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        return cached(*args)
+
+    return wrapper
+
+
+@behind_a_wrapper
+def halves(count):
+    return places(count) / 2
+
+
+class Tables(nn.Module):
+    """Reads what functions of its file have cached."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) + places(x.shape[-1]) + halves(x.shape[-1])
+
+
+def test_caches_of_functions_keep_nothing_that_was_traced():
+    fn, params = from_torch(Tables().eval())
+    plain = fn(params, X)
+    for _ in range(2):
+        np.testing.assert_allclose(jax.jit(lambda p, x: fn(p, x))(params, X), plain, rtol=1e-6)
+    assert type(places(4)) is type(halves(4)) is torch.Tensor

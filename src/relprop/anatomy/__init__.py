@@ -29,6 +29,7 @@ from relprop.anatomy.blocks import (
     Suspicion,
 )
 from relprop.anatomy.normalisation import norms
+from relprop.anatomy.opening import openings
 from relprop.anatomy.pooling import memories, unexplained
 from relprop.anatomy.position import rotations
 from relprop.anatomy.recurrence import recurrences
@@ -99,7 +100,8 @@ def blocks(plan: Plan) -> Iterator[Block]:
         for block in find(wiring):
             explained.add(block.value)
             yield block
-    yield from unexplained(wiring, explained | weighing(wiring))
+    weights = {opening.softmax for opening in openings(wiring)}
+    yield from unexplained(wiring, explained | weights | weighing(wiring))
     for step in plan.steps:
         for body in step.bodies:
             yield from blocks(body)

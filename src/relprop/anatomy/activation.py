@@ -15,7 +15,8 @@ from relprop._core.graph import Atom, Literal
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Activation, Gate, place
 from relprop.anatomy.decays import of_states, repeated_decays
-from relprop.anatomy.routing import routers
+from relprop.anatomy.opening import openings
+from relprop.anatomy.routing import routers, weighing
 from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
 
 _GRID = np.array(
@@ -107,13 +108,14 @@ def _is_guard(wiring: Wiring, step: Step) -> bool:
 def gates(wiring: Wiring) -> Iterator[Gate]:
     """Each product of a signal with an activation, but those that weigh experts or fill a state."""
     states = of_states(wiring)
-    scores = {router.value for router in routers(wiring)}
+    scores = {router.value for router in routers(wiring)} | weighing(wiring)
+    for opening in openings(wiring):
+        yield Gate(kind="gate", **place(opening.product), function="softmax")  # type: ignore[arg-type]
     for step in wiring.steps:
         if step.structure == "gate" and states.isdisjoint(step.operation.outputs):
             opening = wiring.active(step)[0]
-            layers = (
-                out for link in wiring.back(opening, _SCORED) for out in link.step.operation.outputs
-            )
+            links = (link for a in wiring.active(step) for link in wiring.back(a, _SCORED))
+            layers = (out for link in links for out in link.step.operation.outputs)
             if not scores.isdisjoint(layers):
                 continue
             maker = wiring.maker(wiring.origin(opening, "structural", "scale", "offset"))

@@ -11,6 +11,7 @@ from relprop._core.plan import Plan, Step
 from relprop.anatomy.blocks import Attention, place
 from relprop.anatomy.decays import decayed
 from relprop.anatomy.maps import mixed_scores, multiplies, sums_over_tokens, use_of
+from relprop.anatomy.neighbours import among_neighbours
 from relprop.anatomy.pooling import pooled
 from relprop.anatomy.routing import CHOICES, gate_of
 from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, in_all_bodies, passes
@@ -41,7 +42,7 @@ def attentions(wiring: Wiring) -> Iterator[Attention]:
                 continue
             scores = _scores(wiring, link.step)
             others = [a for a in wiring.active(step) if a is not operand]
-            if not _is_map(wiring, link.step, scores, bool(others)) or _chooses(link):
+            if not _is_map(wiring, link.step, scores, bool(others)) or _chooses(link, scores):
                 continue
             if scores is None and gate_of(wiring, step, operand):
                 continue
@@ -76,6 +77,7 @@ def layers_of_attention(wiring: Wiring) -> Iterator[Attention]:
             seen.add(layers)
         yield block
     yield from pooled(wiring)
+    yield from among_neighbours(wiring)
 
 
 def all_attention(plan: Plan) -> Iterator[Attention]:
@@ -106,9 +108,14 @@ def _scores(wiring: Wiring, normaliser: Step) -> Link | None:
 _is_linear = multiplies  # Linear attention: a product of queries and keys as it is.
 
 
-def _chooses(link: Link) -> bool:
-    """Whether some entries of a softmax were chosen: weights of experts, and no map."""
-    names = (e.name for step in link.passed for e in step.operation.equations)
+def _chooses(link: Link, scores: Link | None) -> bool:
+    """Whether some entries of a softmax were chosen: weights of experts, and no map.
+
+    Those of a layer's results may have been chosen inside of the softmax, which is one of these
+    alone; products of queries and keys that are chosen so are those of sparse attention.
+    """
+    steps = [*link.passed, *([] if scores else [link.step])]
+    names = (e.name for step in steps for e in step.operation.equations)
     return any(name in CHOICES for name in names)
 
 

@@ -100,7 +100,7 @@ def of_states(wiring: Wiring) -> set[Value]:
         found.update(product.operation.outputs)
         for operand in wiring.active(product):
             decay = wiring.maker(wiring.origin(operand, *_SCALED))
-            passed = (step for link in _exponent(wiring, decay) for step in link.passed)
+            passed = (step for link in exponent_of(wiring, decay) for step in link.passed)
             steps = (step for step in passed if step.structure == "activation")
             # With what it is a function of: `-dt` is one with dt in it.
             parts = (e for step in steps for e in step.operation.equations)
@@ -121,10 +121,10 @@ def layer_of(wiring: Wiring, step: Step) -> Layer:
 
 
 def _layers(wiring: Wiring, decay: Step | None) -> set[Layer]:
-    return {layer_of(wiring, link.step) for link in _exponent(wiring, decay)}
+    return {layer_of(wiring, link.step) for link in exponent_of(wiring, decay)}
 
 
-def _exponent(wiring: Wiring, decay: Step | None) -> list[Link]:
+def exponent_of(wiring: Wiring, decay: Step | None) -> list[Link]:
     """Of an exponential, the layers that its exponent is from."""
     if decay is None or decay.structure != "activation" or decay.primitive != "exp":
         return []

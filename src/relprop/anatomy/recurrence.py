@@ -9,14 +9,16 @@ from relprop._core.graph import Value
 from relprop._core.plan import Plan, Step
 from relprop.anatomy.attention import attentions
 from relprop.anatomy.blocks import Block, Recurrence, Stack, place
-from relprop.anatomy.decays import EXPONENT, Layer, decays_of, layer_of
+from relprop.anatomy.decays import EXPONENT, Layer, decays_of, exponent_of, layer_of
+from relprop.anatomy.unrolled import unrolled
 from relprop.anatomy.wiring import Wiring
 
 _STACK = "stacked layers"
+_SUMS = ("cumsum", "reduce_sum", "scan")
 
 
 def recurrences(wiring: Wiring) -> Iterator[Block]:
-    """Each scan with a state, and each state that decays step by step without a scan."""
+    """Each scan with a state, each unrolled cell, and each state that decays without a scan."""
     decays = decays_of(wiring)
     for step in wiring.steps:
         if step.primitive == "scan" and step.bodies:
@@ -37,8 +39,21 @@ def recurrences(wiring: Wiring) -> Iterator[Block]:
         if step.primitive == "cumlogsumexp" and not step.off_path:
             length = step.operation.outputs[0].shape[step.operation.last.params["axis"]]
             yield Recurrence(kind="linear recurrence", **place(step), steps=length)  # type: ignore[arg-type]
+    yield from unrolled(wiring)
     for one in decays:
-        yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
+        if len(one.products) > 1 or _adds_up(wiring, one.products[0]):
+            yield Recurrence(kind="state space", **place(one.products[-1]))  # type: ignore[arg-type]
+
+
+def _adds_up(wiring: Wiring, product: Step) -> bool:
+    """Whether exponents of a decay are sums along time; otherwise nothing decays by steps."""
+    decays = (wiring.maker(wiring.origin(a, "structural", "scale")) for a in wiring.active(product))
+    links = (link for decay in decays for link in exponent_of(wiring, decay))
+    return any(
+        step.structure == "linear" or any(e.name in _SUMS for e in step.operation.equations)
+        for link in links
+        for step in link.passed
+    )
 
 
 def _layers_behind(wiring: Wiring, step: Step) -> set[Layer]:

@@ -8,7 +8,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Router, place
 from relprop.anatomy.maps import summed_axes
-from relprop.anatomy.wiring import LINEAR_LINKS, Wiring, passes
+from relprop.anatomy.wiring import LINEAR_LINKS, Link, Wiring, passes
 
 CHOICES = ("top_k", "approx_top_k", "sort", "argmax")
 _PICKS = ("gather", "dynamic_slice", "sort")
@@ -38,7 +38,9 @@ def routers(wiring: Wiring) -> Iterator[Router]:
         scores = wiring.nearest(equation.inputs[0])
         for link in wiring.back(scores, _SCORES):
             layer = link.step.operation.outputs[0]
-            chosen = link.step.structure == "dense" and _among_features(equation, layer)
+            chosen = link.step.structure == "dense" and (
+                _among_features(equation, layer) or _shares_out(link)
+            )
             if chosen and layer not in seen and _weighs_others(wiring, equation, layer):
                 seen.add(layer)
                 yield Router(
@@ -68,6 +70,14 @@ def weighing(wiring: Wiring) -> set[Value]:
             if gate_of(wiring, product, weights) is not None:
                 softmax = next(wiring.back(weights, _SCALED))
                 found.update(softmax.step.operation.outputs)
+    layers = {router.value for router in routers(wiring)}
+    for step in wiring.steps if layers else ():
+        links = wiring.back(wiring.active(step)[0], _SCORES) if step.structure == "softmax" else ()
+        for link in links:
+            names = {e.name for s in (step, *link.passed) for e in s.operation.equations}
+            chosen = not names.isdisjoint(CHOICES)
+            if chosen and not layers.isdisjoint(link.step.operation.outputs):
+                found.update(step.operation.outputs)
     return found
 
 
@@ -121,7 +131,7 @@ def gate_of(wiring: Wiring, product: Step, weights: Value) -> Step | None:
         for link in wiring.back(wiring.active(softmax.step)[0], passes("scale", "offset")):
             layer = link.step.operation.outputs[0]
             among = summed_axes(softmax.step) == [len(layer.shape) - 1]
-            gate = among and _has_features(wiring, link.step)
+            gate = among and has_features(wiring, link.step)
             return link.step if gate and _are_experts(wiring, others[0], count) else None
     return None
 
@@ -156,7 +166,7 @@ def _kept_by_weight(wiring: Wiring, layer: Step) -> list[int]:
     ]
 
 
-def _has_features(wiring: Wiring, layer: Step) -> bool:
+def has_features(wiring: Wiring, layer: Step) -> bool:
     """Whether the last axis of a layer's result is one of its weight."""
     equation = layer.operation.equations[0]
     if layer.structure != "dense" or equation.name != "dot_general":
@@ -168,6 +178,16 @@ def _has_features(wiring: Wiring, layer: Step) -> bool:
         if len(atom.shape) > len(contracting[side]) + len(batch[side]):
             return atom not in active
     return False
+
+
+def _shares_out(link: Link) -> bool:
+    """Whether scores were normalised over the features of a token, for features to choose tokens.
+
+    Experts that choose their tokens do so by what share they have in each.
+    """
+    last = len(link.step.operation.outputs[0].shape) - 1
+    softmaxes = (step for step in link.passed if step.structure == "softmax")
+    return last > 0 and any(summed_axes(step) == [last] for step in softmaxes)
 
 
 def _among_features(choice: Equation, layer: Value) -> bool:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
+
+
+_CACHE = type(functools.lru_cache(len))
 
 
 @contextlib.contextmanager
@@ -17,7 +23,12 @@ def forgetful(module: torch.nn.Module) -> Iterator[None]:
     Modules that keep what they have computed (`self.cache["bias"] = ...`) would return it for other
     parameters, too, and what was computed while JAX traced is of no use afterwards. Attributes, and
     what is in dictionaries, lists and sets that are attributes, are as they were.
+
+    What `functools.lru_cache` keeps for functions of its code is dropped, before and afterwards.
     """
+    kept = list(_caches(module))
+    for cache in kept:
+        cache.cache_clear()
     before = [(m, dict(vars(m)), _contents(m)) for m in module.modules()]
     try:
         yield
@@ -30,6 +41,29 @@ def forgetful(module: torch.nn.Module) -> Iterator[None]:
             for container, held in contents:
                 if not _same(container, held):
                     _refill(container, held)
+        for cache in kept:
+            cache.cache_clear()
+
+
+def _caches(module: torch.nn.Module) -> Iterator[Any]:
+    """What `functools.lru_cache` has made where the classes of a module are from.
+
+    Decorators of one's own may have it inside.
+    """
+    classes = {cls for m in module.modules() for cls in type(m).__mro__}
+    files = {cls.__module__ for cls in classes if not cls.__module__.startswith("torch.")}
+    for namespace in (*classes, *(sys.modules[name] for name in files if name in sys.modules)):
+        for value in list(vars(namespace).values()):
+            function = isinstance(value, types.FunctionType)
+            inside = (value.__closure__ or ()) if function else ()
+            yield from (c for c in (value, *map(_content, inside)) if isinstance(c, _CACHE))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # Not there yet.
+        return None
 
 
 def _contents(module: torch.nn.Module) -> list[tuple[Any, Any]]:

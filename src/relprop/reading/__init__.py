@@ -44,6 +44,7 @@ from relprop.reading.quantised import quantised
 from relprop.reading.quotients import normalised_first
 from relprop.reading.reductions import reduced
 from relprop.reading.repeats import simplified
+from relprop.reading.rows import by_number
 from relprop.reading.signs import signed
 from relprop.reading.similarities import divided_first
 from relprop.reading.sums import settled
@@ -53,6 +54,7 @@ PASSES = (
     expanded,
     summed_at_once,
     taken_in_order,
+    by_number,
     simplified,
     reduced,
     quantised,

@@ -113,7 +113,7 @@ class Algebra:
         handler = self._handlers.get(equation.name)
         if equation.name == "split":
             handler = functools.partial(_part, number=equation.outputs.index(atom))
-        elif len(equation.outputs) != 1:
+        elif atom is not equation.outputs[0] or not (len(equation.outputs) == 1 or handler):
             return leaf(atom, index)
         self.visits += 1
         if self.visits > self._last_visit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from relprop._core import registry
@@ -114,16 +114,20 @@ class Index:
         """All that a value is computed from."""
         return {atom for maker in self.makers_behind(value) for atom in maker.inputs}
 
-    def leads(self, value: Atom, atom: Atom) -> bool:
-        """Whether something is computed from a value; only what comes after it is looked at."""
-        maker = self.maker.get(value)
-        begin = -1 if maker is None else self.position[maker]
+    def leads(self, value: Atom | Set[Atom], atom: Atom) -> bool:
+        """Whether something is computed from a value, or from one of several.
+
+        Only what comes after the first of them is looked at.
+        """
+        values = value if isinstance(value, Set) else {value}
+        makers = [self.maker.get(value) for value in values]
+        begin = min((-1 if maker is None else self.position[maker] for maker in makers), default=-1)
         queue, seen = [atom], set()
         while queue:
             equation = self.maker.get(queue.pop())
             if equation is None or equation in seen or self.position[equation] <= begin:
                 continue
-            if value in equation.inputs:
+            if not values.isdisjoint(equation.inputs):
                 return True
             seen.add(equation)
             queue.extend(equation.inputs)

@@ -49,7 +49,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
-            if max(scores) == _SIGMOID or _of_one_source(flow, gate, signal):
+            if max(scores) == _SIGMOID or _of_one_source(flow, both, gate, signal):
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
         elif len(operands) == 1 and scores == [_SIGMOID]:
             (gate,) = operands
@@ -140,20 +140,32 @@ def _is_sigmoid(flow: Dataflow, operation: Operation) -> bool:
     return bool(largest > 0 and level and monotone and one_sided and from_zero)
 
 
-def _of_one_source(flow: Dataflow, gate: Value, signal: Value) -> bool:
-    """Whether the signal is computed from the argument of the layer that the gate is one of."""
+def _of_one_source(
+    flow: Dataflow, ends: Mapping[Equation, Operation], gate: Value, signal: Value
+) -> bool:
+    """Whether the signal is computed from the argument of the layer that the gate is one of.
+
+    The gate may be an activation of a layer of another activation, and so on, as the wider
+    contexts of focal modulation are: then from the argument of any of these layers.
+    """
     atom: Atom = gate
+    sources: set[Atom] = set()
     for _ in range(64):
         equation = flow.producer(atom)
         operands = [] if equation is None else flow.operands(equation)
         if equation is None or not operands:
             break
-        if isinstance(registry.lookup(equation.primitive), Contraction) and len(operands) == 1:
-            atom = operands[0]
-            break
+        one = len(operands) == 1
+        if sources and equation in ends:
+            atom = ends[equation].inputs[0]
+            continue
         atom = operands[0]
-    source = flow.origin(atom)[0]
-    return source is signal or flow.leads(source, signal)
+        if isinstance(registry.lookup(equation.primitive), Contraction) and one:
+            sources.add(flow.origin(atom)[0])
+        elif sources and not (one and (is_move(equation) or is_elementwise(equation))):
+            break
+    sources = sources or {flow.origin(atom)[0]}
+    return signal in sources or flow.leads(sources, signal)
 
 
 def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:

@@ -3,17 +3,20 @@
 LayerNorm, RMSNorm, GroupNorm and L2-normalisation are spelled in many ways. Whatever the spelling,
 once the root counts as a constant, what is left of the normalisation is linear. A root is a
 normaliser only if that can be proven: all that is done with it is to divide by it, and all that is
-divided is linear in what the root was summed over. A distance by which something else is divided is
-no normaliser, nor is a norm that is a score or a feature.
+divided is linear in what the root was summed over. What was computed from the quotient may be
+multiplied by the root again. The share that a root has of the mean of such roots is a normaliser,
+too, where it scales what they are roots of, as in global response normalisation. A distance by
+which something else is divided is no normaliser, nor is a norm that is a score or a feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from relprop import _compat
 from relprop._core import registry
-from relprop._core.graph import Atom, Equation, Value
+from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Operation
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import Normaliser
@@ -26,17 +29,68 @@ _POWERS = ("square", "integer_pow", "pow", "abs", "mul", "real", "imag", "conj",
 
 
 def normalisers(flow: Dataflow) -> Iterator[Operation]:
-    """Each root of a reduction of what is then divided by it."""
+    """Each root of a reduction of what is then divided by it, and each share of such a root."""
+    others: dict[Atom, Equation] = {}
     for equation in flow.equations:
         if not flow.operands(equation):
             continue
         exponent = root_exponent(flow, equation)
-        if exponent is None:
-            continue
-        bases = bases_of(flow, equation)
-        inverse = _is_inverse(flow, equation, exponent)
-        if bases and _divides(flow, equation.outputs[0], inverse, bases):
+        if exponent is not None:
+            bases = bases_of(flow, equation)
+            inverse = _is_inverse(flow, equation, exponent)
+            if bases and _divides(flow, equation.outputs[0], inverse, bases):
+                yield Operation(Normaliser(), (equation,), equation.inputs, equation.outputs)
+                continue
+            if bases and not inverse:
+                others[equation.outputs[0]] = equation
+        root = _shared(flow, equation, others) if others else None
+        if root is not None and _scales(flow, equation.outputs[0], bases_of(flow, root)):
             yield Operation(Normaliser(), (equation,), equation.inputs, equation.outputs)
+
+
+def _shared(flow: Dataflow, equation: Equation, roots: Mapping[Atom, Equation]) -> Equation | None:
+    """The root that is divided by the mean or sum of such roots, as in response normalisation."""
+    if equation.name not in ("mul", "div") or len(flow.operands(equation)) != 2:
+        return None
+    sides = (equation.inputs, equation.inputs[::-1])
+    for above, below in sides if equation.name == "mul" else sides[:1]:
+        root, _ = flow.origin(above)
+        total = flow.producer(flow.origin(below)[0])
+        if root not in roots or total is None:
+            continue
+        if equation.name == "mul":
+            if total.name == "div" and flow.number(total.inputs[0]) is not None:
+                below = total.inputs[1]
+            elif total.params.get("y") == -1:
+                below = total.inputs[0]
+            else:
+                continue
+        among = _summed(flow, _unguarded(flow, below))
+        if among and all(flow.origin(value)[0] is root for value in among):
+            return roots[root]
+    return None
+
+
+def _unguarded(flow: Dataflow, atom: Atom) -> Atom:
+    """A sum before it was moved, multiplied by numbers and kept from being zero.
+
+    Anything else is none, whatever it is a function of.
+    """
+    while (equation := flow.producer(atom)) is not None and not reduces(flow, equation):
+        operands = flow.operands(equation)
+        below = equation.name == "div" and equation.inputs[-1] in flow.dependent
+        if len(operands) != 1 or below or not (is_move(equation) or _only_scales(flow, equation)):
+            break
+        (atom,) = operands
+    return atom if equation is not None and reduces(flow, equation) else Literal(0.0)
+
+
+def _scales(flow: Dataflow, value: Value, bases: set[Value]) -> bool:
+    """Whether all that is done with a share is to multiply by it what its root is one of."""
+    meetings = _meetings(flow, value, True, True)
+    return bool(meetings) and all(
+        m.divides and m.plain and is_linear_in(flow, m.other, bases) for m in meetings or ()
+    )
 
 
 def root_exponent(flow: Dataflow, equation: Equation) -> float | None:
@@ -183,8 +237,27 @@ def bases_of(flow: Dataflow, root: Equation) -> set[Value]:
     return found
 
 
+class _Meeting(NamedTuple):
+    """Where a root meets another value that depends on the inputs.
+
+    Attributes:
+        use: the product or quotient.
+        other: the other value.
+        divides: whether the root is below.
+        plain: whether nothing but a factor or a guard against zero has changed the root before.
+    """
+
+    use: Equation
+    other: Value
+    divides: bool
+    plain: bool
+
+
 def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> bool:
     """Whether all that is done with a root is to divide by it what it is the root of.
+
+    What was computed from that quotient may be multiplied by the root again, as a forecast is that
+    was made of a normalised series: in the units of the series, the root is a constant throughout.
 
     Args:
         flow: the graph.
@@ -192,29 +265,52 @@ def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> 
         inverse: whether it is one over the root.
         bases: what the root was summed over.
     """
-    if value in flow.graph.explained_outputs:
+    meetings = _meetings(flow, value, inverse, True)
+    if not meetings:
         return False
-    uses = flow.consumers(value)
-    for use in uses:
+    divided = [meeting for meeting in meetings if meeting.divides]
+    again = [meeting for meeting in meetings if not meeting.divides]
+    if not divided or not all(is_linear_in(flow, m.other, bases) for m in divided):
+        return False
+    quotients = {out for meeting in divided for out in meeting.use.outputs}
+    return all(m.plain and (m.other in quotients or flow.leads(quotients, m.other)) for m in again)
+
+
+def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[_Meeting] | None:
+    """All products and quotients of a root and other values; None if it is used otherwise."""
+    if value in flow.graph.explained_outputs:
+        return None
+    found: list[_Meeting] = []
+    for use in flow.consumers(value):
         if not any(out in flow.dependent for out in use.outputs):
             continue
         operands = flow.operands(use)
         if len(operands) == 2 and operands[0] is not operands[1]:
-            scales = use.name == "mul" and inverse
-            if not (scales or (use.name == "div" and (use.inputs[1] is value) is not inverse)):
-                return False
+            below = use.name == "div" and use.inputs[1] is value
+            if not (use.name == "mul" or below):
+                return None
             (other,) = [a for a in operands if a is not value]
-            if not is_linear_in(flow, other, bases):
-                return False
+            found.append(_Meeting(use, other, below is not inverse, plain))
             continue
         goes_on = is_move(use) or is_elementwise(use) or use.name == "stop_gradient"
         if len(operands) != 1 or not goes_on:
-            return False
+            return None
         flips = (use.name == "div" and use.inputs[1] is value) or use.params.get("y") == -1
         flips = flips or (use.name == "pow" and flow.number(use.inputs[1]) == -1)
-        if not _divides(flow, use.outputs[0], inverse is not flips, bases):
-            return False
-    return bool(uses)
+        scaled = flips or is_move(use) or _only_scales(flow, use)
+        more = _meetings(flow, use.outputs[0], inverse is not flips, plain and scaled)
+        if not more:
+            return None
+        found.extend(more)
+    return found
+
+
+def _only_scales(flow: Dataflow, equation: Equation) -> bool:
+    """Whether a value stays what it is, but for its unit and where it would be about zero."""
+    if equation.name in ("add", "max", "clamp", "select_n"):
+        others = [a for a in equation.inputs if a not in flow.dependent and a.inexact]
+        return all(map(flow.is_number, others))
+    return equation.name in ("mul", "div", "stop_gradient")
 
 
 _LINEAR = (Addition, Negation, Linear, DeviceSum)

@@ -113,9 +113,10 @@ def _picked(above: Product) -> list[Any]:
         thing = queue.pop()
         if isinstance(thing, Symbol) or not isinstance(thing, tuple | frozenset):
             continue
-        if isinstance(thing, tuple) and len(thing) == 3 and thing[0] == "value":
-            places: Any = thing[2]
-            found.update((place, None) for place in places if not isinstance(place, Symbol))
+        if isinstance(thing, tuple) and len(thing) == 3 and thing[0] in ("value", "picked"):
+            places: Any = [place for place in thing[2] if not isinstance(place, Symbol)]
+            found.update((place, None) for place in places)
+            queue.extend(place for place in places if isinstance(place, tuple))
         else:
             queue.extend(thing)
     return list(found)

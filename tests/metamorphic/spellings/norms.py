@@ -300,6 +300,61 @@ def norm_over_tokens(w, b, v):
     return before(lambda x: x @ w + b, after(lambda z: z @ v, spellings))
 
 
+@piece(w=normal(D, D), u=normal(D, D))
+def normalised_and_back(w, u):
+    """A series is divided by its deviation, and what was made of it multiplied by that again."""
+    eps = 1e-5
+
+    def between(parts):
+        def f(x):
+            mean, scale, normalised = parts(x)
+            return (jnp.tanh(normalised @ w) @ u) * scale + mean
+
+        return f
+
+    def divided(x):
+        scale = jnp.sqrt(x.var(0) + eps)
+        return x.mean(0), scale, (x - x.mean(0)) / scale
+
+    def inverted(x):
+        inverse = lax.rsqrt(x.var(0) + eps)
+        return x.mean(0), 1 / inverse, (x - x.mean(0)) * inverse
+
+    def stopped(x):
+        scale = lax.stop_gradient(jnp.sqrt(x.var(0) + eps))
+        return x.mean(0), scale, (x - x.mean(0)) / scale
+
+    def guarded(x):
+        scale = jnp.sqrt(((x - x.mean(0)) ** 2).mean(0) + eps)
+        scale = jnp.where(scale < 1e-9, 1.0, scale)
+        return x.mean(0), scale, (x - x.mean(0)) / scale
+
+    spellings = {
+        "divided": divided,
+        "reciprocal": inverted,
+        "stopped": stopped,
+        "guarded": guarded,
+    }
+    return each(between, spellings)
+
+
+@piece(w=normal(D, D), g=positive(D), v=normal(D, D))
+def response_norm(w, g, v):
+    """Lengths of channels, divided by the mean of all."""
+
+    def length(z):
+        return jnp.sqrt((z * z).sum(0, keepdims=True))
+
+    spellings = {
+        "n/mean(n)": lambda z: z * (length(z) / (_mean(length(z)) + 1e-6)),
+        "norm": lambda z: z * (lambda n: n / (n.mean() + 1e-6))(jnp.linalg.norm(z, axis=0)),
+        "n*(1/mean(n))": lambda z: z * (length(z) * (1 / (_mean(length(z)) + 1e-6))),
+        "reciprocal": lambda z: (length(z) * (_mean(length(z)) + 1e-6) ** -1) * z,
+        "sum": lambda z: z * (length(z) / (length(z).sum() / D + 1e-6)),
+    }
+    return before(lambda x: jnp.tanh(x) @ w, after(lambda z: (z * g + z) @ v, spellings))
+
+
 @piece(chains=False, w=normal(D, D), u=normal(D, D))
 def cosine_similarity(w, u):
     """Of each token with each: two norms, before or after the product."""

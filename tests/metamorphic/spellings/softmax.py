@@ -181,6 +181,48 @@ def masked_softmax(w, v):
     return each(lambda f: lambda x: x + f(x @ w) @ v, spellings)
 
 
+@piece(w=normal(D, D), v=normal(D, D))
+def softmax_of_the_largest(w, v):
+    """The weights of chosen experts: of a softmax the three largest entries, renormalised."""
+
+    def placed(weights, places):
+        return (weights[..., None] * jax.nn.one_hot(places, D)).sum(-2)
+
+    def chosen(z):
+        p, places = lax.top_k(jax.nn.softmax(z), 3)
+        return placed(_over_sum(p), places)
+
+    def turned(z):
+        p, places = lax.top_k(jax.nn.softmax(z), 3)
+        return placed(_over_sum(jnp.sort(p, -1, descending=True)), places)
+
+    def looked_up(z):
+        places = lax.top_k(z, 3)[1]
+        p = jnp.take_along_axis(jax.nn.softmax(z), places, -1)
+        return placed(p / (_sum(p) + 1e-20), places)
+
+    def scores(z):
+        largest, places = lax.top_k(z, 3)
+        return placed(jax.nn.softmax(largest), places)
+
+    def hidden(z):
+        return jax.nn.softmax(jnp.where(z >= lax.top_k(z, 3)[0][:, 2:], z, -jnp.inf))
+
+    def zeroed(z):
+        p = jax.nn.softmax(z)
+        return _over_sum(jnp.where(p >= lax.top_k(p, 3)[0][:, 2:], p, 0))
+
+    spellings = {
+        "softmax of the largest": scores,
+        "the others at -inf": hidden,
+        "largest of a softmax": chosen,
+        "the same, sorted": turned,
+        "looked up": looked_up,
+        "the others zeroed": zeroed,
+    }
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings)
+
+
 @piece(w=normal(D, D))
 def log_softmax(w):
     def by_hand(z):
@@ -222,6 +264,15 @@ def segment_softmax(w, v):
 
         return f
 
+    def by_entry(x):
+        """As PyTorch Geometric does it, with two heads of the same weights."""
+        z = jnp.stack([x @ w, x @ w], 1)
+        at = (jnp.repeat(node[:, None], 2, 1), lax.broadcasted_iota(jnp.int32, z.shape, 1))
+        e = jnp.exp(z - jnp.full((2, 2), -jnp.inf).at[at].max(z)[node])
+        p = e / (jnp.zeros((2, 2)).at[at].add(e)[node] + 1e-16)
+        places = (jnp.repeat(node[:, None], D, 1), lax.broadcasted_iota(jnp.int32, (T, D), 1))
+        return jnp.zeros((2, D)).at[places].add(p[:, :1] * (x @ v))
+
     def two(x):
         z, y = x @ w, x @ v
         return jnp.stack([jax.nn.softmax(z[:2]) @ y[:2], jax.nn.softmax(z[2:]) @ y[2:]])
@@ -237,6 +288,7 @@ def segment_softmax(w, v):
         "segment_sum": gathered(lambda e, s: e / s),
         "segment_sum + 1e-16": gathered(lambda e, s: e / (s + 1e-16)),
         "reciprocal": gathered(lambda e, s: e * (1 / s)),
+        "entry by entry": by_entry,
     }
 
 

@@ -30,8 +30,9 @@ from relprop.reading.primitives.moves import (
     tile,
     transpose,
 )
+from relprop.reading.primitives.picks import gathered, largest
 from relprop.reading.primitives.reductions import contract, cumulated, reduce
-from relprop.reading.primitives.rows import gather, scatter
+from relprop.reading.primitives.rows import scatter
 from relprop.reading.terms import (
     ONE,
     exponential,
@@ -78,7 +79,9 @@ HANDLERS: dict[str, Handler] = {
     "cumsum": cumulated,
     "max": maximum,
     "select_n": select,
-    "gather": gather,
+    "gather": gathered,
+    "top_k": largest,
+    "sort": largest,
     "scatter-add": scatter,
     **dict.fromkeys(
         (

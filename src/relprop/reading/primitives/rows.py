@@ -51,21 +51,92 @@ def scatter(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
 
 def rows(maker: Callable[[Atom], Equation | None], equation: Equation) -> Value | None:
     """The numbers of the rows that are gathered or added to, if whole rows are."""
-    numbers: Any = equation.params.get("dimension_numbers")
-    operand, indices = equation.inputs[0], equation.inputs[1]
-    if len(indices.shape) != 2 or indices.shape[1] != 1 or not operand.shape:
+    operand, indices = equation.inputs[:2]
+    if not operand.shape:
         return None
+    if len(indices.shape) == 2 and indices.shape[1] == 1:
+        return base_of(maker, indices) if _takes_rows(equation) else None
+    # Entry by entry, as PyTorch's `scatter` does with indices that were repeated.
+    columns = columns_of(maker, equation)
+    if columns is None or len(columns) != len(operand.shape):
+        return None
+    (ids, axes), *others = (columns[axis] for axis in range(len(columns)))
+    whole = all(counted(maker, column) == axis for axis, column in enumerate(others, 1))
+    varying = [axis for axis, n in zip(axes, ids.shape, strict=True) if n != 1]
+    return ids if whole and varying == [0] and isinstance(ids, Value) else None
+
+
+def _takes_rows(equation: Equation) -> bool:
+    numbers: Any = equation.params.get("dimension_numbers")
+    shape = equation.inputs[0].shape
+    rest = tuple(range(1, len(shape)))
     if equation.name == "gather":
-        whole = equation.params["slice_sizes"] == (1, *operand.shape[1:])
+        whole = equation.params["slice_sizes"] == (1, *shape[1:])
         first = numbers.start_index_map == (0,) and numbers.collapsed_slice_dims == (0,)
-        rest = tuple(range(1, len(operand.shape)))
-        return _base(maker, indices) if whole and first and numbers.offset_dims == rest else None
+        return whole and first and numbers.offset_dims == rest
     first = numbers.scatter_dims_to_operand_dims == (0,) and numbers.inserted_window_dims == (0,)
-    rest = tuple(range(1, len(operand.shape)))
-    return _base(maker, indices) if first and numbers.update_window_dims == rest else None
+    return first and numbers.update_window_dims == rest
 
 
-def _base(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
+#: Indices along one axis: the integers before they were repeated, and which axes theirs are.
+Column = tuple[Atom, list[int]]
+
+
+def columns_of(
+    maker: Callable[[Atom], Equation | None], equation: Equation
+) -> dict[int, Column] | None:
+    """The places along each axis of what is gathered from or added to, entry by entry."""
+    numbers: Any = equation.params["dimension_numbers"]
+    operand, indices = equation.inputs[:2]
+    if equation.name == "gather":
+        entries = not numbers.offset_dims and all(n == 1 for n in equation.params["slice_sizes"])
+        axes = numbers.start_index_map
+    else:
+        entries = not numbers.update_window_dims
+        axes = numbers.scatter_dims_to_operand_dims
+    if not entries or numbers.operand_batching_dims or len(axes) != len(operand.shape):
+        return None
+    side = maker(indices) if len(axes) > 1 else None
+    parts = [indices] if side is None else [*side.inputs]
+    joined_last = side is None or (
+        side.name == "concatenate" and side.params["dimension"] == len(indices.shape) - 1
+    )
+    if not joined_last or len(parts) != len(axes):
+        return None
+    return dict(zip(axes, (unrepeated(maker, part) for part in parts), strict=True))
+
+
+def unrepeated(maker: Callable[[Atom], Equation | None], atom: Atom) -> Column:
+    """Integers before they were repeated or counted from the end, and which axes theirs are."""
+    axes = list(range(len(atom.shape)))
+    while (equation := maker(atom)) is not None:
+        if equation.name == "broadcast_in_dim" and len(equation.inputs) == 1:
+            axes = [axes[to] for to in equation.params["broadcast_dimensions"]]
+        elif equation.name in ("reshape", "squeeze", "expand_dims"):
+            before, after = equation.inputs[0].shape, atom.shape
+            if [n for n in before if n != 1] != [n for n in after if n != 1]:
+                break
+            kept = iter([axis for axis, n in zip(axes, after, strict=True) if n != 1])
+            axes = [-1 if n == 1 else next(kept) for n in before]
+        elif not (
+            equation.name == "convert_element_type"
+            or (equation.name == "select_n" and len(equation.inputs) == 3)
+        ):
+            break
+        atom = equation.inputs[1 if equation.name == "select_n" else 0]
+    return atom, axes
+
+
+def counted(maker: Callable[[Atom], Equation | None], column: Column) -> int | None:
+    """The axis along which places are 0, 1, 2 and so on; None where they are not."""
+    atom, axes = column
+    equation = maker(atom)
+    if equation is None or equation.name != "iota":
+        return None
+    return axes[equation.params["dimension"]]
+
+
+def base_of(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | None:
     """Integers before they were moved about, or counted from the end where negative."""
     while True:
         equation = maker(atom)
