@@ -19,11 +19,11 @@ from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.scaled_axes import along, carried, moved_axes, varying
 from relprop.reading.scales import (
-    inverted,
     is_float,
     is_half,
     is_rounded_soon,
     is_whole,
+    known_by,
     quotient,
     scales_in,
 )
@@ -254,11 +254,20 @@ class Steps:
             if standing is None or standing.real.shape != out.shape:
                 return None
             if sign < 0 and at == 0:
-                return None
+                standing, sign = self._negative(equation, standing), 1
             if is_float(out) and is_half(self.draft, constant):
                 return standing  # To the nearest, by what comes next.
             return self._with_offsets(equation, standing, [(constant, sign if at else 1)])
         return self.alike(equation, standings)
+
+    def _negative(self, equation: Equation, standing: Standing) -> Standing:
+        """What the negative of an integer stands for."""
+        real, offset = self._new(equation, operator.neg, standing.real), standing.offset
+        if offset is not None:
+            offset = self._constant(equation, operator.neg, offset)
+        return dataclasses.replace(
+            standing, real=real, exact=real, offset=offset, scale=None, computed=True, layer=None
+        )
 
     def scaled(self, equation: Equation, standings: Sequence[Standing | None]) -> Standing | None:
         """What is multiplied with a scale, or divided by one."""
@@ -269,8 +278,8 @@ class Steps:
         divides = isinstance(registry.lookup(equation.primitive), Division)
         if (divides and at == 0) or standing.real.shape != out.shape:
             return None
-        below = {s: inverted(self.draft, s) for s in standing.scales}
-        known = {*below, *(b for b in below.values() if b is not None)}
+        below = {s: known_by(self.draft, s) for s in standing.scales}
+        known = set().union(*below.values())
         used = scales_in(self.draft, other, known)
         if used is None:
             return None
@@ -290,10 +299,31 @@ class Steps:
             unit=self._unit_times(equation, standing, factor, other),
             positive=standing.positive and self._is_positive(other),
             varies=standing.varies | varying(self.algebra, other, len(out.shape)),
-            scales=frozenset(s for s, b in below.items() if not {s, b} & used),
+            scales=frozenset(s for s, alike in below.items() if not alike & used),
             rescaled=True,
         )
         return scaled if is_float(out) else self._whole(equation, scaled, jnp.trunc)
+
+    def switched(self, equation: Equation, standing: Standing, switch: Atom) -> Standing:
+        """What is left of an integer where a switch is on."""
+        standing = self._biased(equation, standing)
+
+        def real(x: Array, on: Array) -> Array:
+            return jnp.where(on != 0, x, 0)
+
+        value, offset = self._new(equation, real, standing.real, switch), standing.offset
+        if offset is not None:
+            offset = self._constant(equation, real, offset, switch)
+        return dataclasses.replace(
+            standing,
+            real=value,
+            exact=value,
+            offset=offset,
+            scale=None,
+            computed=True,
+            fresh=False,
+            layer=None,
+        )
 
     def _unit_times(
         self, equation: Equation, standing: Standing, factor: Callable[..., Any], *others: Atom
@@ -416,7 +446,12 @@ class Steps:
         given = [s for s in standings if s is not None]
         first = given[0]
         if equation.name == "select_n" and len(given) == len(equation.inputs) - 1:
-            both = all(s.exact is first.exact and not s.computed for s in given)
+            alike = all(s.exact is first.exact for s in given)
+            both = alike and not any(s.computed for s in given)
+            if alike and not both and all(s.unit is first.unit for s in given):
+                plain = next((s for s in given if s.offset is None), None)
+                if plain is not None:  # As `//` of integers is written: one less, by the sign.
+                    return self._whole(equation, plain, jnp.floor)
             if both and all(s.scale is first.scale and s.offset is None for s in given):
                 return self._corrected(equation, first)  # Up or down, by the sign.
         (out,) = equation.outputs

@@ -25,13 +25,13 @@ from relprop.propagators.linear import (
 from relprop.reading.draft import Draft, rewired
 from relprop.reading.integer_steps import SHIFTS, Steps
 from relprop.reading.rounding import LIMITS, ideal, is_rounding, rounds
-from relprop.reading.scales import is_float, is_rounded_soon, is_zero
+from relprop.reading.scales import is_float, is_rounded_soon, is_switch, is_zero
 from relprop.reading.standing import Standing, number_of
 
 #: What is done with integers as with the numbers that they stand for.
 _ALIKE = (
     "max min clamp concatenate pad select_n reduce_max reduce_min reduce_sum reduce_window_max "
-    "reduce_window_sum cumsum dynamic_slice"
+    "reduce_window_sum cumsum dynamic_slice abs"
 ).split()
 
 
@@ -101,6 +101,8 @@ class _Region:
         standing = self.known.get(atom)
         if standing is None:
             return self.origins.get(atom)
+        if standing.computed and standing.is_number:
+            return None  # It has its scales again: the next layer begins anew.
         if standing.computed or standing.scale is None:
             return _MIXED
         return _Origin(standing.scale, math.prod(standing.real.shape))
@@ -169,6 +171,8 @@ class _Region:
         if done and not scaled and not is_rounded_soon(self.draft, equation.outputs[0]):
             return None  # What comes now is done with numbers.
         largest = max(found, key=lambda standing: math.prod(standing.real.shape))
+        if equation.name == "select_n":  # What only chooses may be computed from integers.
+            others = [atom for atom in others if atom is not equation.inputs[0]]
         if not scaled and not all(self._is_constant(atom, largest) for atom in others):
             return None
         if isinstance(kind, Contraction):
@@ -184,6 +188,10 @@ class _Region:
             if not all(self._is_constant(atom, largest) for atom in zeros):
                 return None
             return self.steps.summed(equation, own, kind.sign)
+        if scaled and len(found) == 1 and isinstance(kind, Multiplication):
+            (other,) = others
+            if is_switch(self.draft, other) and other.shape == shape == found[0].real.shape:
+                return self.steps.switched(equation, found[0], other)
         if scaled and len(found) == 1:
             return self.steps.scaled(equation, standings)
         if equation.name == "convert_element_type":
