@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -21,6 +22,9 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
+
+#: Orders of more numbers are not looked at.
+_MOST = 1 << 14
 
 
 def settled(draft: Draft) -> None:
@@ -56,6 +60,7 @@ class _Part:
         parts: what it is the sum or the image of.
         constant: what else is added here.
         factor: the number that its only part is multiplied with.
+        order: where each number was in its only part, which has them in another order.
         moved: whether the constant belongs to a layer elsewhere.
         layer: of a summand, whether it is a layer, perhaps moved or scaled.
         biased: whether that layer has a bias already.
@@ -70,6 +75,7 @@ class _Part:
     parts: tuple[_Part, ...] = ()
     constant: Atom | None = None
     factor: float | None = None
+    order: np.ndarray | None = None
     moved: bool = False
     layer: bool = False
     biased: bool = False
@@ -106,6 +112,7 @@ def _parts(draft: Draft, out: Value, inside: set[Value]) -> list[_Part]:
             part.constant = None if constant in index.touched else constant
         else:
             part.factor = _factor(draft, equation)
+            part.order = _order(draft, equation)
         found.extend(part.parts)
     return found
 
@@ -131,8 +138,12 @@ def _opens(draft: Draft, value: Value) -> bool:
             break
         passed.append(value)
         (value,) = draft.index.operands(equation)
-    known.update(dict.fromkeys(passed, known[value]))
-    return known[value]
+    ordered = False
+    for above in reversed(passed):
+        # A bias behind another order goes before it, where it is the layer's.
+        ordered = ordered or _order(draft, draft.index.maker[above]) is not None
+        known[above] = known[value] or (ordered and is_any_layer(draft, above))
+    return known[passed[0]] if passed else known[value]
 
 
 def is_free_layer(draft: Draft, value: Value) -> bool:
@@ -193,6 +204,8 @@ def _assign(parts: list[_Part]) -> None:
     for part in reversed(parts):
         single = len(part.parts) == 1
         part.bottom = part.parts[0].bottom if single else None if part.parts else part
+        if part.order is not None:
+            part.bottom = None
         own = _inside(part, [known.pop(below) for below in part.parts])
         known[part] = own
         count, layer = own.free if own.free[0] else own.layers
@@ -280,6 +293,8 @@ def _raised(above: _Part, below: _Part, constant: Array) -> Array:
     if isinstance(registry.lookup(above.equation.primitive), Addition):
         return _signed(above, below.value, constant)
     full = jnp.broadcast_to(constant.astype(below.value.dtype), below.value.shape)
+    if above.order is not None:
+        return full.ravel()[above.order].reshape(above.value.shape)
     return above.equation.evaluate([full])[0]
 
 
@@ -291,6 +306,10 @@ def _lowered(above: _Part, below: _Part, constant: Array) -> Array:
     if isinstance(registry.lookup(above.equation.primitive), Addition):
         return _signed(above, below.value, constant)
     full = jnp.broadcast_to(constant, above.value.shape)
+    if above.order is not None:
+        return full.ravel()[np.argsort(above.order)].reshape(below.value.shape)
+    if above.equation.name == "rev":
+        return jnp.flip(full, above.equation.params["dimensions"]).astype(below.value.dtype)
     if above.equation.name == "transpose":
         full = jnp.transpose(full, np.argsort(above.equation.params["permutation"]).tolist())
     return full.reshape(below.value.shape).astype(below.value.dtype)
@@ -370,7 +389,7 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
     """Whether it is a change of sign, a scale by one known number, or gives numbers other axes."""
     if len(draft.index.operands(equation)) != 1 or len(equation.outputs) != 1:
         return False
-    if _factor(draft, equation) is not None:
+    if _factor(draft, equation) is not None or _order(draft, equation) is not None:
         return True
     if len(equation.inputs) != 1 or not is_move(equation):
         return False
@@ -388,7 +407,33 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
         "name",
         "checkpoint_name",
         "reduce_precision",
+        "rev",
     )
+
+
+def _order(draft: Draft, equation: Equation) -> np.ndarray | None:
+    """Where each number was before, if all that is done is to take each once, in another order."""
+    if equation.name != "gather" or len(draft.index.operands(equation)) != 1:
+        return None
+    memory = draft.index.memory.setdefault("orders", {})
+    if equation not in memory:
+        memory[equation] = _found_order(draft, equation)
+    return memory[equation]
+
+
+def _found_order(draft: Draft, equation: Equation) -> np.ndarray | None:
+    operand, indices = equation.inputs
+    size = int(np.prod(operand.shape))
+    if operand not in draft.index.dependent or size != np.prod(equation.outputs[0].shape):
+        return None
+    known = draft.known(indices) if size <= _MOST else None
+    if known is None:
+        return None
+    with jax.ensure_compile_time_eval():
+        numbers = jnp.arange(size, dtype=jnp.float32).reshape(operand.shape)
+        order = np.asarray(equation.evaluate([numbers, known])[0]).ravel()
+    order = np.nan_to_num(order, nan=-1).astype(int)
+    return order if np.array_equal(np.sort(order), np.arange(size)) else None
 
 
 def _factor(draft: Draft, equation: Equation) -> float | None:
