@@ -89,7 +89,11 @@ def _outside_of_moves(draft: Draft) -> dict[Equation, list[Equation]]:
 
 def _moved_axes(move: Equation) -> list[int] | None:
     """Per axis of a moved value where it was before, -1 for a new one; None if that is no answer."""
-    if len(move.inputs) != 1 or len(move.outputs) != 1 or move.inputs[0].dtype != move.outputs[0].dtype:
+    if (
+        len(move.inputs) != 1
+        or len(move.outputs) != 1
+        or move.inputs[0].dtype != move.outputs[0].dtype
+    ):
         return None
     before, after = move.inputs[0].shape, move.outputs[0].shape
     if move.name == "transpose":

@@ -59,7 +59,9 @@ def _only_rounds(equation: Equation) -> bool:
 
 def _adds_half(equation: Equation) -> bool:
     """Whether it adds what makes a floor one to the nearest."""
-    return any(isinstance(a, Literal) and np.all(np.asarray(a.array) == 0.5) for a in equation.inputs)
+    return any(
+        isinstance(a, Literal) and np.all(np.asarray(a.array) == 0.5) for a in equation.inputs
+    )
 
 
 def _first(number: int):
