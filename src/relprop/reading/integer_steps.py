@@ -24,6 +24,7 @@ from relprop.reading.scales import (
     is_rounded_soon,
     is_whole,
     known_by,
+    over,
     quotient,
     scales_in,
 )
@@ -115,7 +116,7 @@ class Steps:
             for array, (_, sign) in zip(constants, added, strict=True):
                 total = total + sign * jnp.asarray(array).astype(real.dtype)
             if has_unit:
-                total = _over(total, before[0], standing.positive)
+                total = over(total, before[0], standing.positive)
             return jnp.broadcast_to(functools.reduce(operator.add, before[has_unit:], total), shape)
 
         atoms = [standing.real, *(atom for atom, _ in added), *old]
@@ -129,7 +130,7 @@ class Steps:
         def real(x: Array, value: Array, *arrays: Array) -> Array:
             value = value.astype(x.dtype)
             if has_unit:
-                value = _over(value, arrays[0], standing.positive)
+                value = over(value, arrays[0], standing.positive)
             if has_offset:
                 value = value - arrays[-1]
             return x + lax.stop_gradient(value - x)
@@ -155,7 +156,7 @@ class Steps:
 
         def bound(real: Array, array: Array, *arrays: Array) -> Array:
             array = jnp.asarray(array).astype(real.dtype)
-            array = _over(array, arrays[0], standing.positive) if has_unit else array
+            array = over(array, arrays[0], standing.positive) if has_unit else array
             return jnp.broadcast_to(array - arrays[-1] if has_offset else array, real.shape)
 
         limits = [self._constant(equation, bound, standing.real, a, *known) for a in bounds]
@@ -196,7 +197,7 @@ class Steps:
         def real(x: Array, *arrays: Array) -> Array:
             z = x if offset is None else x + arrays[-1]
             value = rounded(z if unit is None else z * arrays[0]).astype(x.dtype)
-            value = value if unit is None else _over(value, arrays[0], standing.positive)
+            value = value if unit is None else over(value, arrays[0], standing.positive)
             value = value if offset is None else value - arrays[-1]
             return x + lax.stop_gradient(value - x)
 
@@ -314,16 +315,8 @@ class Steps:
         value, offset = self._new(equation, real, standing.real, switch), standing.offset
         if offset is not None:
             offset = self._constant(equation, real, offset, switch)
-        return dataclasses.replace(
-            standing,
-            real=value,
-            exact=value,
-            offset=offset,
-            scale=None,
-            computed=True,
-            fresh=False,
-            layer=None,
-        )
+        left = {"real": value, "exact": value, "offset": offset, "scale": None}
+        return dataclasses.replace(standing, **left, computed=True, fresh=False, layer=None)
 
     def _unit_times(
         self, equation: Equation, standing: Standing, factor: Callable[..., Any], *others: Atom
@@ -499,11 +492,3 @@ class Steps:
             rescaled=any(s.rescaled for s in given),
             computed=True,
         )
-
-
-def _over(array: Array, unit: Array, positive: bool) -> Array:
-    """Divided by a unit; where that is zero, nothing is left of what the integer stands for."""
-    if positive:
-        return array / unit
-    there = unit != 0
-    return jnp.where(there, array / jnp.where(there, unit, 1), 0)

@@ -88,12 +88,10 @@ def _outside_of_moves(draft: Draft) -> dict[Equation, list[Equation]]:
 
 
 def _moved_axes(move: Equation) -> list[int] | None:
-    """Per axis of a moved value where it was before, -1 for a new one; None if that is no answer."""
-    if (
-        len(move.inputs) != 1
-        or len(move.outputs) != 1
-        or move.inputs[0].dtype != move.outputs[0].dtype
-    ):
+    """Per axis of a moved value where it was before, -1 for a new one; None for what else moves."""
+    if len(move.inputs) != 1 or len(move.outputs) != 1:
+        return None
+    if move.inputs[0].dtype != move.outputs[0].dtype:
         return None
     before, after = move.inputs[0].shape, move.outputs[0].shape
     if move.name == "transpose":

@@ -59,9 +59,8 @@ def _only_rounds(equation: Equation) -> bool:
 
 def _adds_half(equation: Equation) -> bool:
     """Whether it adds what makes a floor one to the nearest."""
-    return any(
-        isinstance(a, Literal) and np.all(np.asarray(a.array) == 0.5) for a in equation.inputs
-    )
+    literals = (a.array for a in equation.inputs if isinstance(a, Literal))
+    return any(bool(np.all(np.asarray(array) == 0.5)) for array in literals)
 
 
 def _first(number: int):

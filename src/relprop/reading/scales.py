@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
@@ -162,3 +163,11 @@ def is_zero(draft: Draft, offset: Value) -> bool:
 def is_float(atom: Atom) -> bool:
     """Whether numbers have more than eight bits, and are not integers."""
     return jnp.issubdtype(atom.dtype, jnp.inexact) and np.dtype(atom.dtype).itemsize > 1
+
+
+def over(array: Array, unit: Array, positive: bool) -> Array:
+    """Divided by a unit; where that is zero, nothing is left of what the integer stands for."""
+    if positive:
+        return array / unit
+    there = unit != 0
+    return jnp.where(there, array / jnp.where(there, unit, 1), 0)

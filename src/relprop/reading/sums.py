@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -22,9 +21,7 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
-
-#: Orders of more numbers are not looked at.
-_MOST = 1 << 14
+from relprop.reading.orders import order_of
 
 
 def settled(draft: Draft) -> None:
@@ -112,7 +109,7 @@ def _parts(draft: Draft, out: Value, inside: set[Value]) -> list[_Part]:
             part.constant = None if constant in index.touched else constant
         else:
             part.factor = _factor(draft, equation)
-            part.order = _order(draft, equation)
+            part.order = order_of(draft, equation)
         found.extend(part.parts)
     return found
 
@@ -141,7 +138,7 @@ def _opens(draft: Draft, value: Value) -> bool:
     ordered = False
     for above in reversed(passed):
         # A bias behind another order goes before it, where it is the layer's.
-        ordered = ordered or _order(draft, draft.index.maker[above]) is not None
+        ordered = ordered or order_of(draft, draft.index.maker[above]) is not None
         known[above] = known[value] or (ordered and is_any_layer(draft, above))
     return known[passed[0]] if passed else known[value]
 
@@ -389,7 +386,7 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
     """Whether it is a change of sign, a scale by one known number, or gives numbers other axes."""
     if len(draft.index.operands(equation)) != 1 or len(equation.outputs) != 1:
         return False
-    if _factor(draft, equation) is not None or _order(draft, equation) is not None:
+    if _factor(draft, equation) is not None or order_of(draft, equation) is not None:
         return True
     if len(equation.inputs) != 1 or not is_move(equation):
         return False
@@ -409,31 +406,6 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
         "reduce_precision",
         "rev",
     )
-
-
-def _order(draft: Draft, equation: Equation) -> np.ndarray | None:
-    """Where each number was before, if all that is done is to take each once, in another order."""
-    if equation.name != "gather" or len(draft.index.operands(equation)) != 1:
-        return None
-    memory = draft.index.memory.setdefault("orders", {})
-    if equation not in memory:
-        memory[equation] = _found_order(draft, equation)
-    return memory[equation]
-
-
-def _found_order(draft: Draft, equation: Equation) -> np.ndarray | None:
-    operand, indices = equation.inputs
-    size = int(np.prod(operand.shape))
-    if operand not in draft.index.dependent or size != np.prod(equation.outputs[0].shape):
-        return None
-    known = draft.known(indices) if size <= _MOST else None
-    if known is None:
-        return None
-    with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(size, dtype=jnp.float32).reshape(operand.shape)
-        order = np.asarray(equation.evaluate([numbers, known])[0]).ravel()
-    order = np.nan_to_num(order, nan=-1).astype(int)
-    return order if np.array_equal(np.sort(order), np.arange(size)) else None
 
 
 def _factor(draft: Draft, equation: Equation) -> float | None:
