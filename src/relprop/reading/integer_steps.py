@@ -254,8 +254,11 @@ class Steps:
             standing, constant = standings[1 - at], equation.inputs[at]
             if standing is None or standing.real.shape != out.shape:
                 return None
-            if sign < 0 and at == 0:
-                standing, sign = self._negative(equation, standing), 1
+            if sign < 0 and at == 0:  # No zero point is taken away so: it is a number.
+                negative = self._negative(equation, standing)
+                return self._shifted(
+                    equation, self._with_offsets(equation, negative, [(constant, 1)])
+                )
             if is_float(out) and is_half(self.draft, constant):
                 return standing  # To the nearest, by what comes next.
             return self._with_offsets(equation, standing, [(constant, sign if at else 1)])
@@ -263,9 +266,9 @@ class Steps:
 
     def _negative(self, equation: Equation, standing: Standing) -> Standing:
         """What the negative of an integer stands for."""
-        real, offset = self._new(equation, operator.neg, standing.real), standing.offset
+        real, offset = self._new(equation, jnp.negative, standing.real), standing.offset
         if offset is not None:
-            offset = self._constant(equation, operator.neg, offset)
+            offset = self._constant(equation, jnp.negative, offset)
         return dataclasses.replace(
             standing, real=real, exact=real, offset=offset, scale=None, computed=True, layer=None
         )

@@ -75,7 +75,9 @@ def _outside_of_moves(draft: Draft) -> dict[Equation, list[Equation]]:
 
         def moved(x: Array, shape=shape, order=order) -> Array:
             rest = tuple(axis for axis in range(x.ndim) if axis not in order)
-            return jnp.transpose(jnp.squeeze(x, rest), np.argsort(np.argsort(order))).reshape(shape)
+            return jnp.transpose(
+                jnp.squeeze(x, rest), np.argsort(np.argsort(order)).tolist()
+            ).reshape(shape)
 
         first = draft.derived(moved, [source], move)
         before = first[-1].outputs[0] if first else source
