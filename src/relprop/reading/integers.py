@@ -31,7 +31,7 @@ from relprop.reading.standing import Standing, number_of
 #: What is done with integers as with the numbers that they stand for.
 _ALIKE = (
     "max min clamp concatenate pad select_n reduce_max reduce_min reduce_sum reduce_window_max "
-    "reduce_window_sum cumsum dynamic_slice abs"
+    "reduce_window_sum cumsum dynamic_slice abs sort"
 ).split()
 
 
@@ -196,7 +196,8 @@ class _Region:
             return self.steps.scaled(equation, standings)
         if equation.name == "convert_element_type":
             return found[0]
-        if isinstance(kind, Negation) or (len(equation.inputs) == 1 and is_move(equation)):
+        moves = len(equation.inputs) == 1 and is_move(equation) and equation.name != "sort"
+        if isinstance(kind, Negation) or moves:
             return self.steps.moved(equation, found[0], isinstance(kind, Negation))
         if equation.name in _ALIKE:
             return self.steps.alike(equation, standings)
