@@ -45,9 +45,11 @@ class Steps:
 
     Attributes:
         made: the equations that compute it, with those that they come after.
+        numbers: whether constants that are added are no zero points.
     """
 
-    def __init__(self, draft: Draft, algebra: Algebra):
+    def __init__(self, draft: Draft, algebra: Algebra, numbers: bool = False):
+        self.numbers = numbers
         self.draft = draft
         self.algebra = algebra
         self.made: dict[Equation, list[Equation]] = {}
@@ -255,13 +257,13 @@ class Steps:
             if standing is None or standing.real.shape != out.shape:
                 return None
             if sign < 0 and at == 0:  # No zero point is taken away so: it is a number.
-                negative = self._negative(equation, standing)
-                return self._shifted(
-                    equation, self._with_offsets(equation, negative, [(constant, 1)])
-                )
+                standing = self._negative(equation, standing)
+                standing = self._with_offsets(equation, standing, [(constant, 1)])
+                return self._shifted(equation, standing)
             if is_float(out) and is_half(self.draft, constant):
                 return standing  # To the nearest, by what comes next.
-            return self._with_offsets(equation, standing, [(constant, sign if at else 1)])
+            added = self._with_offsets(equation, standing, [(constant, sign if at else 1)])
+            return self._shifted(equation, added) if self.numbers and not standing.fresh else added
         return self.alike(equation, standings)
 
     def _negative(self, equation: Equation, standing: Standing) -> Standing:
@@ -318,8 +320,8 @@ class Steps:
         value, offset = self._new(equation, real, standing.real, switch), standing.offset
         if offset is not None:
             offset = self._constant(equation, real, offset, switch)
-        left = {"real": value, "exact": value, "offset": offset, "scale": None}
-        return dataclasses.replace(standing, **left, computed=True, fresh=False, layer=None)
+        left = {"real": value, "exact": value, "offset": offset, "scale": None, "layer": None}
+        return dataclasses.replace(standing, **left, computed=True, fresh=False)
 
     def _unit_times(
         self, equation: Equation, standing: Standing, factor: Callable[..., Any], *others: Atom
@@ -390,6 +392,7 @@ class Steps:
             computed=True,
             fresh=True,
             layer=product if weight >= 0 else None,
+            through=any(s.through or (s.offset is not None and not s.fresh) for s in both),
         )
 
     def _product_unit(

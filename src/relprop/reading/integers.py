@@ -41,11 +41,16 @@ def of_integers(draft: Draft) -> set[Value]:
     Returns:
         the values that are rounded in place of integers.
     """
-    region = _Region(draft)
-    region.follow()
-    if not region.ends():
-        return set()
-    draft.put(region.steps.made)
+    before = draft.equations
+    for numbers in (False, True):
+        region = _Region(draft, numbers)
+        region.follow()
+        if not region.ends():
+            return set()
+        draft.put(region.steps.made)
+        if numbers or not region.keeps_zero_points():
+            break
+        draft.replace(before, {})
     region.leave()
     return {out for made in region.steps.made.values() for new in made[1:] for out in new.outputs}
 
@@ -69,11 +74,11 @@ class _Region:
         steps: what computes that.
     """
 
-    def __init__(self, draft: Draft):
+    def __init__(self, draft: Draft, numbers: bool = False):
         self.draft = draft
         self.known: dict[Any, Standing] = {}
         self.origins: dict[Any, _Origin] = {}
-        self.steps = Steps(draft, ideal(draft))
+        self.steps = Steps(draft, ideal(draft), numbers)
 
     def follow(self) -> None:
         """Goes through the graph once, from what is rounded on."""
@@ -132,6 +137,12 @@ class _Region:
                 )
             )
         ]
+
+    def keeps_zero_points(self) -> bool:
+        """Whether one went through a layer and was not taken away again: then it was none."""
+        found = [self.known[value] for value in self.ends()]
+        offsets = (s.offset for s in found if s.through and s.offset is not None)
+        return not all(is_zero(self.draft, offset) for offset in offsets)
 
     def leave(self) -> None:
         """Computes what has its scales again from what it stands for."""
