@@ -448,6 +448,24 @@ def taken_from_a_number(x):
     return _second_layer(jnp.maximum(1000 - _hidden(x), 0))
 
 
+def a_number_is_taken_away(x):
+    """What is not added again is no zero point."""
+    return _second_layer(jnp.maximum(_hidden(x) - 1000, 0))
+
+
+def in_order(x):
+    """Of channels that have scales of their own."""
+    return _second_layer(jnp.sort(_hidden(x), -1))
+
+
+def from_the_smallest(x):
+    """Rounded as what is above the smallest."""
+    low = x.min(-1, keepdims=True)
+    scale = (x.max(-1, keepdims=True) - low) / 32767
+    integers = jnp.round((x - low) / scale).astype(jnp.int32) @ jnp.asarray(Q).astype(jnp.int32)
+    return integers.astype(x.dtype) * scale * SCALE + low * (Q * SCALE).sum(0) + B
+
+
 def divided_and_rounded_down(x):
     return _second_layer(jnp.maximum(_hidden(x), 0).sum(0, keepdims=True) // T)
 
@@ -457,6 +475,15 @@ SAME = {
     layers_in_a_row: lambda x: jax.nn.relu(jax.nn.gelu(dequantised(x))) @ (OWN_Q * OWN_SCALE),
     chosen: two_layers,
     switched: two_layers,
+    a_number_is_taken_away: lambda x: (
+        jax.nn.relu(dequantised(x) - 1000 * STEP) @ (OWN_Q * OWN_SCALE)
+    ),
+    in_order: lambda x: jnp.sort(dequantised(x), -1) @ (OWN_Q * OWN_SCALE),
+    from_the_smallest: lambda x: (
+        (x - x.min(-1, keepdims=True)) @ (Q * SCALE)
+        + x.min(-1, keepdims=True) * (Q * SCALE).sum(0)
+        + B
+    ),
     magnitudes: lambda x: jnp.abs(dequantised(x)) @ (OWN_Q * OWN_SCALE),
     taken_from_a_number: lambda x: jax.nn.relu(1000 * STEP - dequantised(x)) @ (OWN_Q * OWN_SCALE),
     divided_and_rounded_down: lambda x: (
