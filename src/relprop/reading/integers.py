@@ -25,7 +25,7 @@ from relprop.propagators.linear import (
 from relprop.reading.draft import Draft, rewired
 from relprop.reading.integer_steps import SHIFTS, Steps
 from relprop.reading.rounding import LIMITS, ideal, is_rounding, rounds
-from relprop.reading.scales import is_float, is_rounded_soon, is_switch, is_zero
+from relprop.reading.scales import is_float, is_kept, is_rounded_soon, is_switch, is_zero
 from relprop.reading.standing import Standing, number_of
 
 #: What is done with integers as with the numbers that they stand for.
@@ -142,7 +142,7 @@ class _Region:
         """Whether one went through a layer and was not taken away again: then it was none."""
         found = [self.known[value] for value in self.ends()]
         offsets = (s.offset for s in found if s.through and s.offset is not None)
-        return not all(is_zero(self.draft, offset) for offset in offsets)
+        return any(is_kept(self.draft, offset) for offset in offsets)
 
     def leave(self) -> None:
         """Computes what has its scales again from what it stands for."""

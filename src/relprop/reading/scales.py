@@ -13,9 +13,11 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Division, Multiplication
+from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.primitives.reductions import contraction
 from relprop.reading.rounding import BETWEEN, LIMITS, REACH, ROUNDINGS, ideal, is_rounding
+from relprop.reading.terms import Index, Term
 
 
 class Quotient(NamedTuple):
@@ -149,15 +151,27 @@ def is_rounded_soon(draft: Draft, value: Value) -> bool:
     return False
 
 
+def _of_nothing(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """What is convolved is zero, or it is not known."""
+    atom = equation.inputs[0]
+    return None if algebra.of(atom, algebra.indices(atom.shape)) else {}
+
+
 def is_zero(draft: Draft, offset: Value) -> bool:
     """Whether all zero points are gone, as far as that can be known."""
-    algebra = ideal(draft, {"dot_general": contraction})
+    algebra = ideal(draft, {"dot_general": contraction, "conv_general_dilated": _of_nothing})
     if not algebra.of(offset, algebra.indices(offset.shape)):
         return True
     known = draft.known(offset, depth=40)
     if known is None:
         return False
     return bool(np.abs(known).max(initial=0) < 1e-5)
+
+
+def is_kept(draft: Draft, offset: Value) -> bool:
+    """Whether zero points are known not to be gone."""
+    known = draft.known(offset, depth=60)
+    return known is not None and bool(np.abs(known).max(initial=0) >= 1e-5)
 
 
 def is_float(atom: Atom) -> bool:
