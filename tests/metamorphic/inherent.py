@@ -80,6 +80,8 @@ DIFFERENCES: tuple[Row, ...] = (
         "W = U V is two layers, with contributions of either sign between them"),
     Row("product", "convolution of width 1", _CONVOLUTIONS_APART,
         "the preset has a rule for convolutions and another one for dense layers"),
+    Row("low_rank_update", "x @ w + *", _SHARP,
+        "two layers are added, which have signs and stabilisers of their own"),
     Row("two_layers_one_bias", "concatenated", tuple(n for n in _SHARP if n != "epsilon_plus_flat"),
         "a layer split by rows"),
     Row("two_layers_one_bias", "x @ w + h @ u + b", _SHARP,

@@ -221,6 +221,46 @@ def heads_apart(x):
     return (product.astype(x.dtype) * scale[..., None] * own + bias).reshape(T, D)
 
 
+def inverse_of_the_largest(x):
+    largest = jnp.abs(x).max(-1, keepdims=True)
+    return _product(_integers(x * (127 / largest))).astype(x.dtype) * (largest / 127) * SCALE + B
+
+
+def scale_of_other_precision(x):
+    """As qwix: scales of 32 bits."""
+    scale = (jnp.abs(x).max(-1, keepdims=True) / 127).astype(jnp.float32)
+    product = _product(_integers(x / scale.astype(x.dtype)))
+    return product.astype(jnp.float32) * scale * SCALE.astype(np.float32) + B
+
+
+@jax.custom_jvp
+def _to_the_nearest(z):
+    return jnp.floor(z + 0.5)
+
+
+_to_the_nearest.defjvp(lambda primals, tangents: (_to_the_nearest(*primals), tangents[0]))
+
+
+def guarded_scale(x):
+    """As AQT: a scale that is never zero, and a rounding with a derivative."""
+    largest = lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
+    scale = jnp.where(largest == 0, 1.0, largest) / 127.5
+    integers = jnp.clip(_to_the_nearest(x / scale), -127, 127).astype(jnp.int8)
+    return _product(integers).astype(x.dtype) * scale * SCALE + B
+
+
+def block_by_block(x):
+    """As in GGUF: the scales of each block are cut out of those of all."""
+    blocks = x.reshape(T, 2, D // 2)
+    scale = jnp.abs(blocks).max(-1, keepdims=True) / 127
+    integers, weights = _integers(blocks / scale).astype(jnp.int32), Q.reshape(2, D // 2, D)
+    total = 0.0
+    for g in range(2):
+        product = integers[:, g] @ weights[g].astype(np.int32)
+        total = total + product.astype(x.dtype) * scale[:, g] * SCALE
+    return total + B
+
+
 STEP = 2e-4
 LAYERS = (per_token, per_tensor, times_the_inverse, known_scale,
           stopped_scale, in_a_jit, in_a_checkpoint, rounded_floats, own_derivative,
@@ -228,7 +268,8 @@ LAYERS = (per_token, per_tensor, times_the_inverse, known_scale,
 # They are the same layers, in integers that are made and scaled in other ways.
 INTEGERS = (groups_of_inputs, zero_point_of_integers, known_zero_point, bias_of_integers,
             scales_of_one_number, product_of_eight_bit_floats, noisy_rounding, away_from_zero,
-            sign_and_magnitude, heads_apart)  # fmt: skip
+            sign_and_magnitude, heads_apart, inverse_of_the_largest, scale_of_other_precision,
+            guarded_scale)  # fmt: skip
 CASES = [
     *itertools.product(LAYERS, EXPLAINED),
     *itertools.product(INTEGERS, ("gamma", "attn_lrp", "lstm")),
@@ -375,7 +416,79 @@ def scores_of_integers(x):
     return jax.nn.softmax(scores.astype(x.dtype) * s * t.T) @ x
 
 
+def layers_in_a_row(x):
+    """Each rounds what the other returns, with a scale of its own."""
+
+    def layer(h, weights, scale):
+        own = jnp.abs(h).max(-1, keepdims=True) / 32767
+        product = jnp.round(h / own).astype(jnp.int32) @ jnp.asarray(weights).astype(jnp.int32)
+        return product.astype(h.dtype) * own * scale
+
+    h = jax.nn.relu(jax.nn.gelu(layer(x, Q, SCALE) + B))
+    return layer(h, OWN_Q, OWN_SCALE)
+
+
+def _hidden(x):
+    return jnp.round(_first_layer(x).astype(x.dtype) * SCALE).astype(jnp.int32)
+
+
+def chosen(x):
+    return _second_layer(jnp.where((h := _hidden(x)) > 0, h, 0))
+
+
+def switched(x):
+    return _second_layer((h := _hidden(x)) * (h > 0))
+
+
+def magnitudes(x):
+    return _second_layer(jnp.abs(_hidden(x)))
+
+
+def taken_from_a_number(x):
+    return _second_layer(jnp.maximum(1000 - _hidden(x), 0))
+
+
+def a_number_is_taken_away(x):
+    """What is not added again is no zero point."""
+    return _second_layer(jnp.maximum(_hidden(x) - 1000, 0))
+
+
+def in_order(x):
+    """Of channels that have scales of their own."""
+    return _second_layer(jnp.sort(_hidden(x), -1))
+
+
+def from_the_smallest(x):
+    """Rounded as what is above the smallest."""
+    low = x.min(-1, keepdims=True)
+    scale = (x.max(-1, keepdims=True) - low) / 32767
+    integers = jnp.round((x - low) / scale).astype(jnp.int32) @ jnp.asarray(Q).astype(jnp.int32)
+    return integers.astype(x.dtype) * scale * SCALE + low * (Q * SCALE).sum(0) + B
+
+
+def divided_and_rounded_down(x):
+    return _second_layer(jnp.maximum(_hidden(x), 0).sum(0, keepdims=True) // T)
+
+
 SAME = {
+    block_by_block: dequantised,
+    layers_in_a_row: lambda x: jax.nn.relu(jax.nn.gelu(dequantised(x))) @ (OWN_Q * OWN_SCALE),
+    chosen: two_layers,
+    switched: two_layers,
+    a_number_is_taken_away: lambda x: (
+        jax.nn.relu(dequantised(x) - 1000 * STEP) @ (OWN_Q * OWN_SCALE)
+    ),
+    in_order: lambda x: jnp.sort(dequantised(x), -1) @ (OWN_Q * OWN_SCALE),
+    from_the_smallest: lambda x: (
+        (x - x.min(-1, keepdims=True)) @ (Q * SCALE)
+        + x.min(-1, keepdims=True) * (Q * SCALE).sum(0)
+        + B
+    ),
+    magnitudes: lambda x: jnp.abs(dequantised(x)) @ (OWN_Q * OWN_SCALE),
+    taken_from_a_number: lambda x: jax.nn.relu(1000 * STEP - dequantised(x)) @ (OWN_Q * OWN_SCALE),
+    divided_and_rounded_down: lambda x: (
+        jax.nn.relu(dequantised(x)).mean(0, keepdims=True) @ (OWN_Q * OWN_SCALE)
+    ),
     sum_of_branches: lambda x: jax.nn.relu(dequantised(x) + x) @ (OWN_Q * OWN_SCALE),
     largest: lambda x: jax.nn.relu(dequantised(x)).max(0, keepdims=True) @ (OWN_Q * OWN_SCALE),
     scores_of_integers: lambda x: (

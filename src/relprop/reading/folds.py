@@ -39,10 +39,11 @@ def folds(
         yield carry, functools.partial(_logsumexp, loop, one, none_before)
 
 
-#: What a turn may do to what it adds up without a shift: no more than a sum of products does.
+#: What a turn may do to what it adds up without a shift: no more than a sum of products does, as
+#: of blocks of a matrix, or one of exponentials.
 _FACTORS = frozenset(
-    "add mul integer_pow square broadcast_in_dim reshape squeeze expand_dims transpose "
-    "convert_element_type copy".split()
+    "add sub mul neg integer_pow square broadcast_in_dim reshape squeeze expand_dims transpose "
+    "convert_element_type copy dot_general exp exp2".split()
 )
 
 

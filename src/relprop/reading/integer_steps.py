@@ -19,11 +19,12 @@ from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.scaled_axes import along, carried, moved_axes, varying
 from relprop.reading.scales import (
-    inverted,
     is_float,
     is_half,
     is_rounded_soon,
     is_whole,
+    known_by,
+    over,
     quotient,
     scales_in,
 )
@@ -44,9 +45,11 @@ class Steps:
 
     Attributes:
         made: the equations that compute it, with those that they come after.
+        numbers: whether constants that are added are no zero points.
     """
 
-    def __init__(self, draft: Draft, algebra: Algebra):
+    def __init__(self, draft: Draft, algebra: Algebra, numbers: bool = False):
+        self.numbers = numbers
         self.draft = draft
         self.algebra = algebra
         self.made: dict[Equation, list[Equation]] = {}
@@ -115,7 +118,7 @@ class Steps:
             for array, (_, sign) in zip(constants, added, strict=True):
                 total = total + sign * jnp.asarray(array).astype(real.dtype)
             if has_unit:
-                total = _over(total, before[0], standing.positive)
+                total = over(total, before[0], standing.positive)
             return jnp.broadcast_to(functools.reduce(operator.add, before[has_unit:], total), shape)
 
         atoms = [standing.real, *(atom for atom, _ in added), *old]
@@ -129,7 +132,7 @@ class Steps:
         def real(x: Array, value: Array, *arrays: Array) -> Array:
             value = value.astype(x.dtype)
             if has_unit:
-                value = _over(value, arrays[0], standing.positive)
+                value = over(value, arrays[0], standing.positive)
             if has_offset:
                 value = value - arrays[-1]
             return x + lax.stop_gradient(value - x)
@@ -155,7 +158,7 @@ class Steps:
 
         def bound(real: Array, array: Array, *arrays: Array) -> Array:
             array = jnp.asarray(array).astype(real.dtype)
-            array = _over(array, arrays[0], standing.positive) if has_unit else array
+            array = over(array, arrays[0], standing.positive) if has_unit else array
             return jnp.broadcast_to(array - arrays[-1] if has_offset else array, real.shape)
 
         limits = [self._constant(equation, bound, standing.real, a, *known) for a in bounds]
@@ -196,7 +199,7 @@ class Steps:
         def real(x: Array, *arrays: Array) -> Array:
             z = x if offset is None else x + arrays[-1]
             value = rounded(z if unit is None else z * arrays[0]).astype(x.dtype)
-            value = value if unit is None else _over(value, arrays[0], standing.positive)
+            value = value if unit is None else over(value, arrays[0], standing.positive)
             value = value if offset is None else value - arrays[-1]
             return x + lax.stop_gradient(value - x)
 
@@ -253,12 +256,24 @@ class Steps:
             standing, constant = standings[1 - at], equation.inputs[at]
             if standing is None or standing.real.shape != out.shape:
                 return None
-            if sign < 0 and at == 0:
-                return None
+            if sign < 0 and at == 0:  # No zero point is taken away so: it is a number.
+                standing = self._negative(equation, standing)
+                standing = self._with_offsets(equation, standing, [(constant, 1)])
+                return self._shifted(equation, standing)
             if is_float(out) and is_half(self.draft, constant):
                 return standing  # To the nearest, by what comes next.
-            return self._with_offsets(equation, standing, [(constant, sign if at else 1)])
+            added = self._with_offsets(equation, standing, [(constant, sign if at else 1)])
+            return self._shifted(equation, added) if self.numbers and not standing.fresh else added
         return self.alike(equation, standings)
+
+    def _negative(self, equation: Equation, standing: Standing) -> Standing:
+        """What the negative of an integer stands for."""
+        real, offset = self._new(equation, jnp.negative, standing.real), standing.offset
+        if offset is not None:
+            offset = self._constant(equation, jnp.negative, offset)
+        return dataclasses.replace(
+            standing, real=real, exact=real, offset=offset, scale=None, computed=True, layer=None
+        )
 
     def scaled(self, equation: Equation, standings: Sequence[Standing | None]) -> Standing | None:
         """What is multiplied with a scale, or divided by one."""
@@ -269,8 +284,8 @@ class Steps:
         divides = isinstance(registry.lookup(equation.primitive), Division)
         if (divides and at == 0) or standing.real.shape != out.shape:
             return None
-        below = {s: inverted(self.draft, s) for s in standing.scales}
-        known = {*below, *(b for b in below.values() if b is not None)}
+        below = {s: known_by(self.draft, s) for s in standing.scales}
+        known = set().union(*below.values())
         used = scales_in(self.draft, other, known)
         if used is None:
             return None
@@ -290,10 +305,23 @@ class Steps:
             unit=self._unit_times(equation, standing, factor, other),
             positive=standing.positive and self._is_positive(other),
             varies=standing.varies | varying(self.algebra, other, len(out.shape)),
-            scales=frozenset(s for s, b in below.items() if not {s, b} & used),
+            scales=frozenset(s for s, alike in below.items() if not alike & used),
             rescaled=True,
         )
         return scaled if is_float(out) else self._whole(equation, scaled, jnp.trunc)
+
+    def switched(self, equation: Equation, standing: Standing, switch: Atom) -> Standing:
+        """What is left of an integer where a switch is on."""
+        standing = self._biased(equation, standing)
+
+        def real(x: Array, on: Array) -> Array:
+            return jnp.where(on != 0, x, 0)
+
+        value, offset = self._new(equation, real, standing.real, switch), standing.offset
+        if offset is not None:
+            offset = self._constant(equation, real, offset, switch)
+        left = {"real": value, "exact": value, "offset": offset, "scale": None, "layer": None}
+        return dataclasses.replace(standing, **left, computed=True, fresh=False)
 
     def _unit_times(
         self, equation: Equation, standing: Standing, factor: Callable[..., Any], *others: Atom
@@ -364,6 +392,7 @@ class Steps:
             computed=True,
             fresh=True,
             layer=product if weight >= 0 else None,
+            through=any(s.through or (s.offset is not None and not s.fresh) for s in both),
         )
 
     def _product_unit(
@@ -416,7 +445,12 @@ class Steps:
         given = [s for s in standings if s is not None]
         first = given[0]
         if equation.name == "select_n" and len(given) == len(equation.inputs) - 1:
-            both = all(s.exact is first.exact and not s.computed for s in given)
+            alike = all(s.exact is first.exact for s in given)
+            both = alike and not any(s.computed for s in given)
+            if alike and not both and all(s.unit is first.unit for s in given):
+                plain = next((s for s in given if s.offset is None), None)
+                if plain is not None:  # As `//` of integers is written: one less, by the sign.
+                    return self._whole(equation, plain, jnp.floor)
             if both and all(s.scale is first.scale and s.offset is None for s in given):
                 return self._corrected(equation, first)  # Up or down, by the sign.
         (out,) = equation.outputs
@@ -464,11 +498,3 @@ class Steps:
             rescaled=any(s.rescaled for s in given),
             computed=True,
         )
-
-
-def _over(array: Array, unit: Array, positive: bool) -> Array:
-    """Divided by a unit; where that is zero, nothing is left of what the integer stands for."""
-    if positive:
-        return array / unit
-    there = unit != 0
-    return jnp.where(there, array / jnp.where(there, unit, 1), 0)

@@ -25,13 +25,13 @@ from relprop.propagators.linear import (
 from relprop.reading.draft import Draft, rewired
 from relprop.reading.integer_steps import SHIFTS, Steps
 from relprop.reading.rounding import LIMITS, ideal, is_rounding, rounds
-from relprop.reading.scales import is_float, is_rounded_soon, is_zero
+from relprop.reading.scales import is_float, is_kept, is_rounded_soon, is_switch, is_zero
 from relprop.reading.standing import Standing, number_of
 
 #: What is done with integers as with the numbers that they stand for.
 _ALIKE = (
     "max min clamp concatenate pad select_n reduce_max reduce_min reduce_sum reduce_window_max "
-    "reduce_window_sum cumsum dynamic_slice"
+    "reduce_window_sum cumsum dynamic_slice abs sort"
 ).split()
 
 
@@ -41,11 +41,16 @@ def of_integers(draft: Draft) -> set[Value]:
     Returns:
         the values that are rounded in place of integers.
     """
-    region = _Region(draft)
-    region.follow()
-    if not region.ends():
-        return set()
-    draft.put(region.steps.made)
+    before = draft.equations
+    for numbers in (False, True):
+        region = _Region(draft, numbers)
+        region.follow()
+        if not region.ends():
+            return set()
+        draft.put(region.steps.made)
+        if numbers or not region.keeps_zero_points():
+            break
+        draft.replace(before, {})
     region.leave()
     return {out for made in region.steps.made.values() for new in made[1:] for out in new.outputs}
 
@@ -69,11 +74,11 @@ class _Region:
         steps: what computes that.
     """
 
-    def __init__(self, draft: Draft):
+    def __init__(self, draft: Draft, numbers: bool = False):
         self.draft = draft
         self.known: dict[Any, Standing] = {}
         self.origins: dict[Any, _Origin] = {}
-        self.steps = Steps(draft, ideal(draft))
+        self.steps = Steps(draft, ideal(draft), numbers)
 
     def follow(self) -> None:
         """Goes through the graph once, from what is rounded on."""
@@ -101,6 +106,8 @@ class _Region:
         standing = self.known.get(atom)
         if standing is None:
             return self.origins.get(atom)
+        if standing.computed and standing.is_number:
+            return None  # It has its scales again: the next layer begins anew.
         if standing.computed or standing.scale is None:
             return _MIXED
         return _Origin(standing.scale, math.prod(standing.real.shape))
@@ -130,6 +137,12 @@ class _Region:
                 )
             )
         ]
+
+    def keeps_zero_points(self) -> bool:
+        """Whether one went through a layer and was not taken away again: then it was none."""
+        found = [self.known[value] for value in self.ends()]
+        offsets = (s.offset for s in found if s.through and s.offset is not None)
+        return any(is_kept(self.draft, offset) for offset in offsets)
 
     def leave(self) -> None:
         """Computes what has its scales again from what it stands for."""
@@ -169,6 +182,8 @@ class _Region:
         if done and not scaled and not is_rounded_soon(self.draft, equation.outputs[0]):
             return None  # What comes now is done with numbers.
         largest = max(found, key=lambda standing: math.prod(standing.real.shape))
+        if equation.name == "select_n":  # What only chooses may be computed from integers.
+            others = [atom for atom in others if atom is not equation.inputs[0]]
         if not scaled and not all(self._is_constant(atom, largest) for atom in others):
             return None
         if isinstance(kind, Contraction):
@@ -184,11 +199,16 @@ class _Region:
             if not all(self._is_constant(atom, largest) for atom in zeros):
                 return None
             return self.steps.summed(equation, own, kind.sign)
+        if scaled and len(found) == 1 and isinstance(kind, Multiplication):
+            (other,) = others
+            if is_switch(self.draft, other) and other.shape == shape == found[0].real.shape:
+                return self.steps.switched(equation, found[0], other)
         if scaled and len(found) == 1:
             return self.steps.scaled(equation, standings)
         if equation.name == "convert_element_type":
             return found[0]
-        if isinstance(kind, Negation) or (len(equation.inputs) == 1 and is_move(equation)):
+        moves = len(equation.inputs) == 1 and is_move(equation) and equation.name != "sort"
+        if isinstance(kind, Negation) or moves:
             return self.steps.moved(equation, found[0], isinstance(kind, Negation))
         if equation.name in _ALIKE:
             return self.steps.alike(equation, standings)

@@ -32,6 +32,7 @@ from relprop.reading.draft import Draft
 from relprop.reading.folds import folds
 from relprop.reading.loop import Loop, algebra_of_turn
 from relprop.reading.terms import Index, Product, leaf, values
+from relprop.reading.written import written
 
 
 def summed_at_once(draft: Draft) -> None:
@@ -81,7 +82,7 @@ def _sums(draft: Draft, equation: Equation) -> Iterator[tuple[Value, list[Equati
     free = (*equation.inputs[:consts], *equation.inputs[consts + carried :])
     # The exponential of a shift is what gives one away.
     exponentials = _has_exponentials(loop.body)
-    for carry, folded in folds(draft, loop, exponentials):
+    for carry, folded in (*folds(draft, loop, exponentials), *written(loop)):
         out = equation.outputs[carry]
         if out in draft.index.dependent and out not in draft.visible:
             yield out, draft.derived(folded, [*free, loop.given[carry]], equation)

@@ -11,7 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array
 
 from relprop import _compat
 from relprop._core import registry
@@ -26,6 +29,8 @@ Zeros = list[tuple[int, int, int]]
 
 def padded(draft: Draft) -> None:
     """Reads what was there before zeros were put around the arguments of convolutions."""
+    while outside := _outside_of_moves(draft):
+        draft.put(outside)
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
         if not isinstance(registry.lookup(equation.primitive), Convolution):
@@ -41,6 +46,69 @@ def padded(draft: Draft) -> None:
             made[equation] = [folded]
     if made:
         draft.put(made)
+
+
+def _outside_of_moves(draft: Draft) -> dict[Equation, list[Equation]]:
+    """Zeros that are put around what was moved, in place of moves of what has zeros around it."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        if not isinstance(registry.lookup(equation.primitive), Convolution):
+            continue
+        argument = equation.inputs[0]
+        move, maker, axes = draft.index.maker.get(argument), None, None
+        while move is not None and argument in draft.index.dependent:
+            if argument in draft.visible or (axes := _moved_axes(move)) is None:
+                break
+            maker = draft.index.maker.get(move.inputs[0])
+            if maker is None or _moved_axes(maker) is None:
+                break
+            argument, move = move.inputs[0], maker  # type: ignore[assignment]
+        position = None if maker is None else _padded(draft, maker)
+        if axes is None or move is None or maker is None or position is None or move in made:
+            continue
+        source, zeros = maker.inputs[position], _zeros(maker, position)
+        if 0 in source.shape or any(low < 0 or high < 0 for low, high, _ in zeros):
+            continue
+        shape = [source.shape[axis] if axis >= 0 else 1 for axis in axes]
+        config = [zeros[axis] if axis >= 0 else (0, 0, 0) for axis in axes]
+        order = [axis for axis in axes if axis >= 0]
+
+        def moved(x: Array, shape=shape, order=order) -> Array:
+            rest = tuple(axis for axis in range(x.ndim) if axis not in order)
+            return jnp.transpose(
+                jnp.squeeze(x, rest), np.argsort(np.argsort(order)).tolist()
+            ).reshape(shape)
+
+        first = draft.derived(moved, [source], move)
+        before = first[-1].outputs[0] if first else source
+
+        def around(x: Array, config=config) -> Array:
+            return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+        made[move] = [*first, *draft.derived(around, [before], maker, argument)]  # type: ignore[arg-type]
+    return made
+
+
+def _moved_axes(move: Equation) -> list[int] | None:
+    """Per axis of a moved value where it was before, -1 for a new one; None for what else moves."""
+    if len(move.inputs) != 1 or len(move.outputs) != 1:
+        return None
+    if move.inputs[0].dtype != move.outputs[0].dtype:
+        return None
+    before, after = move.inputs[0].shape, move.outputs[0].shape
+    if move.name == "transpose":
+        return [int(axis) for axis in move.params["permutation"]]
+    if np.prod(before) != np.prod(after):
+        return None
+    if move.name == "broadcast_in_dim":
+        places = list(move.params["broadcast_dimensions"])
+        return [places.index(axis) if axis in places else -1 for axis in range(len(after))]
+    if move.name not in ("reshape", "squeeze", "expand_dims"):
+        return None
+    long = iter([axis for axis, n in enumerate(before) if n != 1])
+    if [n for n in before if n != 1] != [n for n in after if n != 1]:
+        return None
+    return [-1 if n == 1 else next(long) for n in after]
 
 
 def _folded(draft: Draft, maker: Equation, convolution: Equation) -> Equation | None:

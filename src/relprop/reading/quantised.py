@@ -8,14 +8,14 @@ stand for (`integers`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from jax import lax
 
 from relprop._core.graph import Atom, Equation, Value
 from relprop.reading.draft import Draft
 from relprop.reading.integers import of_integers
-from relprop.reading.rounding import BETWEEN, REACH, ideal, rounds
+from relprop.reading.rounding import BETWEEN, LIMITS, REACH, ideal, rounds
 from relprop.reading.terms import Term
 
 
@@ -26,10 +26,10 @@ def quantised(draft: Draft) -> None:
     done = of_integers(draft)
     for equation in list(draft.equations):
         if rounds(draft, equation) and equation.outputs[0] not in done:
-            _straight_through(draft, equation)
+            _straight_through(draft, equation, done)
 
 
-def _straight_through(draft: Draft, rounding: Equation) -> None:
+def _straight_through(draft: Draft, rounding: Equation, done: Set[Value]) -> None:
     algebra = ideal(draft)
     sources = [*_sources(draft, rounding.inputs[0])]
     queue = [(rounding.outputs[0], 0)]
@@ -48,7 +48,7 @@ def _straight_through(draft: Draft, rounding: Equation) -> None:
                     if _equal(algebra.of(value, index), algebra.of(source, index)):
                         found.setdefault(number, maker)
         for use in draft.index.readers.get(value, []):
-            if use.name in BETWEEN:
+            if use.name in BETWEEN and use.outputs[0] not in done:
                 queue.extend((out, depth + 1) for out in use.outputs)
     if found:  # The nearer ones, as ``x / s`` before a zero point is added, are not the last word.
         number = max(found)
@@ -57,10 +57,14 @@ def _straight_through(draft: Draft, rounding: Equation) -> None:
 
 def _sources(draft: Draft, atom: Atom) -> Iterator[Value]:
     """What a rounded value may stand for: what was divided by a scale."""
+    scaled = False
     for _ in range(REACH):
         maker = draft.index.maker.get(atom)
         if maker is None or maker.name not in (*BETWEEN, "integer_pow"):
             return
+        if scaled and maker.name in LIMITS:
+            return  # What is limited before it is scaled is the result of an activation.
+        scaled |= maker.name in ("mul", "div")
         operands = [a for a in maker.inputs if a in draft.index.dependent and a.shape]
         full = [a for a in operands if a.shape == maker.outputs[0].shape]
         if not full:

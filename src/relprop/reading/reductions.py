@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from relprop._core.graph import Atom, Equation
 from relprop.reading.draft import Draft
+from relprop.reading.numbers import is_literal
 
 _WINDOWS = {
     "reduce_window_sum": jnp.sum,
@@ -42,6 +43,8 @@ def reduced(draft: Draft) -> None:
             new = _whole_window(draft, equation)
         elif equation.name == "slice":
             new = _last_of_running_sums(draft, equation)
+        elif equation.name == "conv_general_dilated":
+            new = _whole_convolution(draft, equation)
         elif equation.name == "pow":
             new = _exponential(draft, equation)
         if new:
@@ -66,6 +69,28 @@ def _whole_window(draft: Draft, equation: Equation) -> list[Equation]:
     axes = tuple(axis for axis, length in enumerate(window) if length > 1)
     reduce = functools.partial(_WINDOWS[equation.name], axis=axes, keepdims=True)
     return draft.derived(reduce, [atom], equation, equation.outputs[0])
+
+
+def _whole_convolution(draft: Draft, equation: Equation) -> list[Equation]:
+    """The sum that a convolution is whose kernel is one number, and as large as its argument."""
+    atom, kernel = equation.inputs
+    number, params = draft.index.number(kernel), equation.params
+    numbers = params["dimension_numbers"]
+    pixels, out = [atom.shape[a] for a in numbers.lhs_spec[2:]], equation.outputs[0]
+    plain = not any(map(any, params["padding"])) and params["batch_group_count"] == 1
+    plain = plain and {*params["lhs_dilation"], *params["rhs_dilation"]} <= {1}
+    covered = pixels == [kernel.shape[a] for a in numbers.rhs_spec[2:]]
+    one = kernel.shape[numbers.rhs_spec[0]] == 1 and params["feature_group_count"] == 1
+    if number is None or not (plain and covered and one and is_literal(draft.index.maker, kernel)):
+        return []
+
+    def total(x: Array) -> Array:
+        summed = jnp.sum(x, tuple(numbers.lhs_spec[1:])) * jnp.asarray(number, x.dtype)
+        places = [1] * x.ndim
+        places[numbers.out_spec[0]] = -1
+        return summed.reshape(places).astype(out.dtype)
+
+    return draft.derived(total, [atom], equation, out)
 
 
 def _last_of_running_sums(draft: Draft, equation: Equation) -> list[Equation]:

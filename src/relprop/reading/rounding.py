@@ -8,7 +8,7 @@ import numpy as np
 
 from relprop._core import registry
 from relprop._core.control import Call
-from relprop._core.graph import Equation
+from relprop._core.graph import Equation, Literal
 from relprop.reading.algebra import Algebra, Handler
 from relprop.reading.draft import Draft
 from relprop.reading.primitives import algebra_of
@@ -47,13 +47,20 @@ def _only_rounds(equation: Equation) -> bool:
     if type(registry.lookup(equation.primitive)) is not Call or len(equation.bodies) != 1:
         return False
     (body,) = equation.bodies
-    names = {inner.name for inner in body.equations}
+    halves = [inner for inner in body.equations if inner.name == "add" and _adds_half(inner)]
+    names = {inner.name for inner in body.equations if inner not in halves}
     # What only limits is an activation, such as a ReLU.
     return (
         len(body.inputs) == 1
         and names <= {*ROUNDINGS, *LIMITS}
         and any(is_rounding(inner) for inner in body.equations)
     )
+
+
+def _adds_half(equation: Equation) -> bool:
+    """Whether it adds what makes a floor one to the nearest."""
+    literals = (a.array for a in equation.inputs if isinstance(a, Literal))
+    return any(bool(np.all(np.asarray(array) == 0.5)) for array in literals)
 
 
 def _first(number: int):

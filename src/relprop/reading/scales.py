@@ -7,13 +7,17 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Division, Multiplication
+from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.primitives.reductions import contraction
 from relprop.reading.rounding import BETWEEN, LIMITS, REACH, ROUNDINGS, ideal, is_rounding
+from relprop.reading.terms import Index, Term
 
 
 class Quotient(NamedTuple):
@@ -86,12 +90,20 @@ def is_half(draft: Draft, atom: Atom) -> bool:
     return all(is_half(draft, a) for a in maker.inputs[maker.name == "select_n" :])
 
 
-def inverted(draft: Draft, scale: Atom) -> Atom | None:
-    """What a scale is the inverse of, if it was made as one."""
-    maker = draft.index.maker.get(scale)
-    if maker is not None and maker.name == "div" and draft.index.number(maker.inputs[0]) == 1:
-        return maker.inputs[1]
-    return None
+def known_by(draft: Draft, scale: Atom) -> set[Atom]:
+    """A scale, and what says as much: of another type or shape, times a constant, its inverse."""
+    found, index = {scale}, draft.index
+    for _ in range(REACH):
+        maker = index.maker.get(scale)
+        inputs = () if maker is None or len(maker.outputs) != 1 else maker.inputs
+        touched = [atom for atom in inputs if atom in index.touched]
+        if maker is None or len(touched) != 1 or not touched[0].inexact:
+            break
+        if not is_move(maker) and maker.name not in ("mul", "div", "stop_gradient", "copy"):
+            break
+        (scale,) = touched
+        found.add(scale)
+    return found
 
 
 def scales_in(draft: Draft, atom: Atom, scales: Set[Atom]) -> set[Atom] | None:
@@ -105,7 +117,7 @@ def scales_in(draft: Draft, atom: Atom, scales: Set[Atom]) -> set[Atom] | None:
             continue
         seen.add(atom)
         maker = draft.index.maker.get(atom)
-        if maker is None or maker.name not in (*BETWEEN, "transpose"):
+        if maker is None or not (maker.name in BETWEEN or is_move(maker)):
             # A scale may be the inverse of what was multiplied with.
             inverse = [s for s in scales if maker is not None and draft.index.maker.get(s) is maker]
             if not inverse:
@@ -114,6 +126,14 @@ def scales_in(draft: Draft, atom: Atom, scales: Set[Atom]) -> set[Atom] | None:
         else:
             queue.extend(maker.inputs)
     return found
+
+
+def is_switch(draft: Draft, atom: Atom) -> bool:
+    """Whether a value is 0 or 1, as a comparison says, and depends on the inputs through that."""
+    maker = draft.index.maker.get(atom)
+    if maker is None or maker.name != "convert_element_type" or atom not in draft.index.touched:
+        return False
+    return maker.inputs[0].dtype == np.bool_
 
 
 def is_rounded_soon(draft: Draft, value: Value) -> bool:
@@ -131,9 +151,15 @@ def is_rounded_soon(draft: Draft, value: Value) -> bool:
     return False
 
 
+def _of_nothing(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """What is convolved is zero, or it is not known."""
+    atom = equation.inputs[0]
+    return None if algebra.of(atom, algebra.indices(atom.shape)) else {}
+
+
 def is_zero(draft: Draft, offset: Value) -> bool:
     """Whether all zero points are gone, as far as that can be known."""
-    algebra = ideal(draft, {"dot_general": contraction})
+    algebra = ideal(draft, {"dot_general": contraction, "conv_general_dilated": _of_nothing})
     if not algebra.of(offset, algebra.indices(offset.shape)):
         return True
     known = draft.known(offset, depth=40)
@@ -142,6 +168,20 @@ def is_zero(draft: Draft, offset: Value) -> bool:
     return bool(np.abs(known).max(initial=0) < 1e-5)
 
 
+def is_kept(draft: Draft, offset: Value) -> bool:
+    """Whether zero points are known not to be gone."""
+    known = draft.known(offset, depth=60)
+    return known is not None and bool(np.abs(known).max(initial=0) >= 1e-5)
+
+
 def is_float(atom: Atom) -> bool:
     """Whether numbers have more than eight bits, and are not integers."""
     return jnp.issubdtype(atom.dtype, jnp.inexact) and np.dtype(atom.dtype).itemsize > 1
+
+
+def over(array: Array, unit: Array, positive: bool) -> Array:
+    """Divided by a unit; where that is zero, nothing is left of what the integer stands for."""
+    if positive:
+        return array / unit
+    there = unit != 0
+    return jnp.where(there, array / jnp.where(there, unit, 1), 0)

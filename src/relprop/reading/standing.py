@@ -65,6 +65,7 @@ class Standing:
         computed: whether more was done than to round.
         fresh: whether it is the result of a layer, not rounded since: its offset is a bias then.
         layer: that layer, if its result was not even moved.
+        through: whether a zero point went through a layer since.
     """
 
     real: Value
@@ -79,6 +80,7 @@ class Standing:
     computed: bool = False
     fresh: bool = False
     layer: Layer | None = None
+    through: bool = False
 
     @property
     def is_number(self) -> bool:

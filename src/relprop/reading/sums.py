@@ -21,6 +21,7 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
+from relprop.reading.orders import order_of
 
 
 def settled(draft: Draft) -> None:
@@ -56,6 +57,7 @@ class _Part:
         parts: what it is the sum or the image of.
         constant: what else is added here.
         factor: the number that its only part is multiplied with.
+        order: where each number was in its only part, which has them in another order.
         moved: whether the constant belongs to a layer elsewhere.
         layer: of a summand, whether it is a layer, perhaps moved or scaled.
         biased: whether that layer has a bias already.
@@ -70,6 +72,7 @@ class _Part:
     parts: tuple[_Part, ...] = ()
     constant: Atom | None = None
     factor: float | None = None
+    order: np.ndarray | None = None
     moved: bool = False
     layer: bool = False
     biased: bool = False
@@ -106,6 +109,7 @@ def _parts(draft: Draft, out: Value, inside: set[Value]) -> list[_Part]:
             part.constant = None if constant in index.touched else constant
         else:
             part.factor = _factor(draft, equation)
+            part.order = order_of(draft, equation)
         found.extend(part.parts)
     return found
 
@@ -131,8 +135,12 @@ def _opens(draft: Draft, value: Value) -> bool:
             break
         passed.append(value)
         (value,) = draft.index.operands(equation)
-    known.update(dict.fromkeys(passed, known[value]))
-    return known[value]
+    ordered = False
+    for above in reversed(passed):
+        # A bias behind another order goes before it, where it is the layer's.
+        ordered = ordered or order_of(draft, draft.index.maker[above]) is not None
+        known[above] = known[value] or (ordered and is_any_layer(draft, above))
+    return known[passed[0]] if passed else known[value]
 
 
 def is_free_layer(draft: Draft, value: Value) -> bool:
@@ -193,6 +201,8 @@ def _assign(parts: list[_Part]) -> None:
     for part in reversed(parts):
         single = len(part.parts) == 1
         part.bottom = part.parts[0].bottom if single else None if part.parts else part
+        if part.order is not None:
+            part.bottom = None
         own = _inside(part, [known.pop(below) for below in part.parts])
         known[part] = own
         count, layer = own.free if own.free[0] else own.layers
@@ -280,6 +290,8 @@ def _raised(above: _Part, below: _Part, constant: Array) -> Array:
     if isinstance(registry.lookup(above.equation.primitive), Addition):
         return _signed(above, below.value, constant)
     full = jnp.broadcast_to(constant.astype(below.value.dtype), below.value.shape)
+    if above.order is not None:
+        return full.ravel()[above.order].reshape(above.value.shape)
     return above.equation.evaluate([full])[0]
 
 
@@ -291,6 +303,10 @@ def _lowered(above: _Part, below: _Part, constant: Array) -> Array:
     if isinstance(registry.lookup(above.equation.primitive), Addition):
         return _signed(above, below.value, constant)
     full = jnp.broadcast_to(constant, above.value.shape)
+    if above.order is not None:
+        return full.ravel()[np.argsort(above.order)].reshape(below.value.shape)
+    if above.equation.name == "rev":
+        return jnp.flip(full, above.equation.params["dimensions"]).astype(below.value.dtype)
     if above.equation.name == "transpose":
         full = jnp.transpose(full, np.argsort(above.equation.params["permutation"]).tolist())
     return full.reshape(below.value.shape).astype(below.value.dtype)
@@ -370,7 +386,7 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
     """Whether it is a change of sign, a scale by one known number, or gives numbers other axes."""
     if len(draft.index.operands(equation)) != 1 or len(equation.outputs) != 1:
         return False
-    if _factor(draft, equation) is not None:
+    if _factor(draft, equation) is not None or order_of(draft, equation) is not None:
         return True
     if len(equation.inputs) != 1 or not is_move(equation):
         return False
@@ -388,6 +404,7 @@ def _is_link(draft: Draft, equation: Equation) -> bool:
         "name",
         "checkpoint_name",
         "reduce_precision",
+        "rev",
     )
 
 

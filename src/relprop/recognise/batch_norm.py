@@ -172,7 +172,11 @@ def _scales(flow: Dataflow, chain: _Chain) -> bool:
 
 def _is_touched(flow: Dataflow, atom: Atom) -> bool:
     """Whether it was computed from the input, also if that was outside of a body or cut off."""
-    return atom in flow.touched or atom.touched
+    if atom in flow.touched or not atom.touched or flow.producer(atom) is None:
+        return atom in flow.touched or atom.touched
+    # As it was traced; what is read may have lost that, as by a condition that is always the same.
+    behind = [a for maker in flow.makers_behind(atom) for a in maker.inputs]
+    return any(a in flow.touched or (a.touched and flow.producer(a) is None) for a in behind)
 
 
 def _is_product(flow: Dataflow, value: Value) -> bool:

@@ -29,7 +29,13 @@ def straight_through(flow: Dataflow) -> Iterator[Operation]:
         if isinstance(kind, Addition) and len(operands) == 1:
             start = _start(flow, equation)
             if start is not None:
-                yield flow.region(start, equation, ActivationFunction())
+                whole = flow.region(start, equation, ActivationFunction())
+                others = [a for a in whole.inputs if a in flow.dependent and a is not start]
+                if others and start in operands:  # Such as a scale that is computed from others.
+                    whole = Operation(
+                        ActivationFunction(), (equation,), equation.inputs, equation.outputs
+                    )
+                yield whole
         elif type(kind) is Call and len(operands) == 1 and len(equation.outputs) == 1:
             # What could be looked into has been opened: the rest is cut off inside.
             (out,) = equation.outputs

@@ -196,6 +196,31 @@ def depthwise(k, b):
     }
 
 
+@piece(chains=False, k=normal(3, D), b=normal(D))
+def causal_depthwise(k, b):
+    """Zeros before the first token, put there before the tokens are moved."""
+    layout = ("NWC", "WIO", "NWC")
+
+    def convolve(x, padding="VALID"):
+        return lax.conv_general_dilated(
+            x, k[:, None], (1,), padding, dimension_numbers=layout, feature_group_count=D
+        )[0]
+
+    def channels_first(x):
+        rows = jnp.pad(x, ((2, 0), (0, 0))).T[None]
+        numbers = ("NCW", "OIW", "NCW")
+        return lax.conv_general_dilated(
+            rows, k.T[:, None], (1,), "VALID", dimension_numbers=numbers, feature_group_count=D
+        )[0].T
+
+    return {
+        "own padding": lambda x: convolve(x[None], [(2, 0)]) + b,
+        "pad, [None]": lambda x: convolve(jnp.pad(x, ((2, 0), (0, 0)))[None]) + b,
+        "joined, [None]": lambda x: convolve(jnp.concatenate([jnp.zeros((2, D)), x])[None]) + b,
+        "pad, transposed": lambda x: channels_first(x) + b,
+    }
+
+
 @piece(
     chains=False, k=normal(3, 3, 2, 4), b=normal(4), m=normal(4), v=positive(4), g=positive(4),
     c=normal(4),

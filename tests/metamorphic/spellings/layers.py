@@ -273,6 +273,12 @@ def batch_norm_behind(w, b, m, v, g, c):
     norms = _batch_norms(m, v, g, c)
     scale = g / jnp.sqrt(v + 1e-5)
     spellings = each(lambda norm: lambda x: jax.nn.relu(norm(x @ w + b)), norms)
+    spellings["a mode that is off"] = lambda x: (
+        lambda h, off=False: jax.nn.relu(
+            (h - jnp.where(off, h.mean(0), m)) / jnp.sqrt(jnp.where(off, h.var(0), v) + 1e-5) * g
+            + c
+        )
+    )(x @ w + b)
     spellings["merged by hand"] = lambda x: jax.nn.relu(x @ (w * scale) + ((b - m) * scale + c))
     spellings["no bias, m - b"] = lambda x: jax.nn.relu((x @ w - (m - b)) * scale + c)
     return spellings
@@ -287,6 +293,16 @@ def batch_norm_in_front(w, b, m, v, g, c):
         jax.nn.relu(x) @ (scale[:, None] * w) + ((c - m * scale) @ w + b)
     )
     return spellings
+
+
+@piece(w=normal(D, D), a=normal(D, 2), c=normal(2, D), b=normal(D))
+def low_rank_update(w, a, c, b):
+    """A layer that was adapted, as by LoRA."""
+    return {
+        "x @ (w + a @ c) + b": lambda x: x @ (w + a @ c) + b,
+        "x @ w + (x @ a) @ c + b": lambda x: x @ w + (x @ a) @ c + b,
+        "x @ w + x @ (a @ c) + b": lambda x: x @ w + x @ (a @ c) + b,
+    }
 
 
 @piece(ws=normal(3, D, D), bs=normal(3, D))
@@ -381,8 +397,24 @@ def one_value_read_twice(w, u, v, b):
 def activated_layer(w, b, v):
     """A layer with its bias before a function, put together in other ways."""
 
+    order = np.array([2, 0, 1, 5, 4, 3])
+
     def outer(total, row):
         return total + row[0][:, None] * row[1][None], None
+
+    def blocks_of_columns(x):
+        def write(i, out):
+            block = lax.dynamic_slice(w, (0, 2 * i), (D, 2))
+            return lax.dynamic_update_slice(out, x @ block, (0, 2 * i))
+
+        return lax.fori_loop(0, D // 2, write, jnp.zeros((T, D))) + b
+
+    def blocks_of_rows(x):
+        def add(i, out):
+            block = lax.dynamic_slice(w, (2 * i, 0), (2, D))
+            return out + lax.dynamic_slice(x, (0, 2 * i), (T, 2)) @ block
+
+        return lax.fori_loop(0, D // 2, add, jnp.zeros((T, D))) + b
 
     spellings = {
         "x @ w + b": lambda x: x @ w + b,
@@ -390,6 +422,10 @@ def activated_layer(w, b, v):
         "-1*(x @ (-w)) + b": lambda x: -1.0 * (x @ (-w)) + b,
         "columns stacked, + b": lambda x: jnp.stack([x @ w[:, i] for i in range(D)], -1) + b,
         "rolled, + b": lambda x: jnp.roll(x @ jnp.roll(w, 1, 1), -1, 1) + b,
+        "another order, + b": lambda x: (x @ w[:, order])[:, np.argsort(order)] + b,
+        "flipped, + b": lambda x: jnp.flip(x @ w[:, ::-1], 1) + b,
+        "blocks of columns": blocks_of_columns,
+        "blocks of rows": blocks_of_rows,
         "scan of products": lambda x: lax.scan(outer, jnp.zeros((T, D)), (x.T, w))[0] + b,
     }
     return after(lambda h: jnp.tanh(h) @ v, spellings)

@@ -308,6 +308,15 @@ def softmax_by_other_sums(w, v):
         "a window": of_exp(
             lambda e: e / lax.reduce_window(e, 0.0, lax.add, (1, D), (1, 1), "VALID")
         ),
+        "a convolution": of_exp(
+            lambda e: (
+                e / lax.conv_general_dilated(e[:, None], jnp.ones((1, 1, D)), (1,), "VALID")[:, 0]
+            )
+        ),
+        "a scan of exponentials": lambda z: (
+            jnp.exp(z)
+            / lax.scan(lambda s, c: (s + jnp.exp(c), None), jnp.zeros(T), z.T)[0][:, None]
+        ),
         "tile": of_exp(lambda e: e / jnp.tile(_sum(e), (1, D))),
         "sum of parts": of_exp(lambda e: e / sum(jnp.split(e, D, -1))),
         "where(sum > 0)": of_exp(guarded),

@@ -8,7 +8,7 @@ from typing import Any
 
 from relprop._core.graph import Equation, Value
 from relprop.reading.algebra import Algebra
-from relprop.reading.terms import REVERSED, Index, Symbol, Term, renamed_term
+from relprop.reading.terms import ONE, REVERSED, Index, Symbol, Term, renamed_term
 
 
 def same(algebra: Algebra, equation: Equation, index: Index) -> Term:
@@ -132,7 +132,7 @@ def pad(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     ):
         if not isinstance(entry, int):
             if low or high or between:
-                return None
+                return _one_number(algebra, equation, index)
             inner.append(entry)
             continue
         place, rest = divmod(entry - low, between + 1)
@@ -140,6 +140,14 @@ def pad(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
             return algebra.of(equation.inputs[1], ())
         inner.append(place)
     return algebra.of(equation.inputs[0], tuple(inner))
+
+
+def _one_number(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
+    """The number that is padded with the same number."""
+    inside, around = algebra.of(equation.inputs[0], index), algebra.of(equation.inputs[1], ())
+    plain = set(inside) <= {ONE} and set(around) <= {ONE}
+    same = plain and abs(inside.get(ONE, 0.0) - around.get(ONE, 0.0)) < 1e-6
+    return inside if same else None
 
 
 def tile(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
