@@ -28,6 +28,7 @@ def hops(
     chain: tuple[int, int],
     count: int = 1,
     *,
+    signed: bool = False,
     contrast: Any = None,
     rules: Any = None,
     mask: Any = None,
@@ -41,10 +42,11 @@ def hops(
     An answer is often read off the last step of the reasoning before it. So the relevance that the
     tokens of the chain got is where the next explanation begins: of their logits, weighted by
 
-    .. math:: w_t = R_t / \sum_{s \in \text{chain}} |R_s|,
+    .. math:: w_t = |R_t| / \sum_{s \in \text{chain}} |R_s|,
 
     which is one pass for the whole chain. All passes share one evaluation of the model, so that a
-    hop costs half of an explanation.
+    hop costs about half of an explanation. The sum over the hops, ``hops(...).sum(0)``, ranks the
+    tokens of the text by all of them.
 
     Args:
         model: as for `explain`.
@@ -52,6 +54,9 @@ def hops(
         target: the answer.
         chain: where the reasoning is in the text: its first position and that after its last.
         count: how many hops.
+        signed: whether weights have the signs of the relevance, so that what a token of the chain
+            comes from counts against the answer if that token did. On planted chains, where it is
+            known what is needed, less of that is found so.
         contrast: as for `explain`, of the answer.
         rules: as for `explain`.
         mask: as for `explain`.
@@ -103,6 +108,7 @@ def hops(
         steps[1],
         steps[3],
         count=count,
+        signed=signed,
         rules=composite,
         on_missing=on_missing,
         on_suspicion=on_suspicion,

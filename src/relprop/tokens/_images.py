@@ -133,7 +133,7 @@ def explain_images(
     rules: Any = None,
     on_missing: Any = "error",
     on_suspicion: str = "warn",
-) -> ImageTextRelevance | tuple[ImageTextRelevance, ...]:
+) -> Any:
     r"""How much each patch of the images and each token of the text adds to a logit.
 
     .. math:: \sum_t R_t + \sum_p R_p + \text{absorbed} + \text{not conserved} = \text{logit}

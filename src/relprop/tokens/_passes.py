@@ -28,6 +28,7 @@ def relevance_of_hops(
     there: Float[Array, " c"],
     *,
     count: int,
+    signed: bool,
     rules: Any,
     on_missing: Any,
     on_suspicion: str,
@@ -66,8 +67,8 @@ def relevance_of_hops(
         leaving, _ = run.backward(tape, seeds)
         found.append(run.result(leaving, tape, 1)[0].sum(-1))
         inside = found[-1][before + 1] * there
-        whole = jnp.abs(inside).sum()
-        shares = inside / jnp.where(whole > 0, whole, 1)
+        size = jnp.abs(inside)
+        shares = (inside if signed else size) / jnp.where(jnp.any(size > 0), size.sum(), 1)
         seeds = [None, _seed(shares, scored)]
         if hop < count:
             scores.append((values[1] * shares).sum())
