@@ -10,10 +10,14 @@ parts and the sum are added up first, :math:`\sum_i w_i \alpha_{ij} v_j W_O`, so
 time in proportion to the tokens, however many targets there are. The shares that the tokens of the
 reasoning get are the weights of the next hop.
 
-The paper leaves two things open that make a difference, and both readings are here. ``"direct"``:
-what tokens bring to the targets in each layer counts as theirs, and what stays in the residual goes
-on to the layer below. ``"routes"``: shares go down through the layers, token by token, as those of
-the information flow routes that the method builds on.
+Of the paper, its abstract, the proximity and what others say of it were at hand; what is left open
+makes a difference, and all readings of that are here (`READINGS`):
+
+- ``direct``: what tokens bring to the targets in each layer counts as theirs, and what stays in the
+  residual goes on to the layer below; or else shares go down through the layers, token by token, as
+  those of the information flow routes that the method builds on;
+- ``before``: a target is the position that predicts its token, or else that of the token;
+- ``summed``: the shares of all hops are added up, or else those of the last hop count.
 
 Source: Pan et al. 2026, Towards Long-Horizon Interpretability, arXiv 2602.01914; Ferrando and Voita
 2024, Information Flow Routes, arXiv 2403.00824.
@@ -21,6 +25,7 @@ Source: Pan et al. 2026, Towards Long-Horizon Interpretability, arXiv 2602.01914
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +34,8 @@ from jaxtyping import Float, Int
 
 from evidence import chains
 
-READINGS = ("direct", "routes")
+#: Each as (direct, before, summed).
+READINGS = tuple(itertools.product((True, False), repeat=3))
 
 
 class Layer(NamedTuple):
@@ -60,7 +66,8 @@ def flashtrace(
     target: tuple[int, int],
     reasoning: tuple[int, int],
     hops: int,
-    reading: str = "direct",
+    direct: bool = True,
+    before: bool = True,
 ) -> Float[np.ndarray, "hops t"]:
     """Shares of all tokens, hop by hop; the first row is that of the target itself.
 
@@ -69,29 +76,30 @@ def flashtrace(
         target: the span to be explained: its first position and that after its last.
         reasoning: likewise, the tokens whose shares are handed on.
         hops: how many times.
-        reading: see above.
+        direct: see above.
+        before: see above.
     """
     length = len(run[0].residual)
     weights = np.zeros(length)
-    weights[target[0] - 1 : target[1] - 1] = 1 / (target[1] - target[0])
-    rows = [of_targets(run, weights, reading)]
+    weights[target[0] - before : target[1] - before] = 1 / (target[1] - target[0])
+    rows = [of_targets(run, weights, direct)]
     for _ in range(hops):
         weights = np.zeros(length)
         inside = rows[-1][slice(*reasoning)]
-        weights[reasoning[0] - 1 : reasoning[1] - 1] = inside
-        rows.append(of_targets(run, weights, reading))  # its sum is that of the shares handed on
+        weights[reasoning[0] - before : reasoning[1] - before] = inside
+        rows.append(of_targets(run, weights, direct))  # its sum is that of the shares handed on
     return np.stack(rows)
 
 
 def of_targets(
-    run: Sequence[Layer], weights: Float[np.ndarray, " t"], reading: str
+    run: Sequence[Layer], weights: Float[np.ndarray, " t"], direct: bool
 ) -> Float[np.ndarray, " t"]:
     """Shares of all tokens in weighted positions of the residual stream; they add up to these."""
     total = weights.sum()
     found = np.zeros(len(weights))
     if not total:
         return found
-    if reading == "direct":
+    if direct:
         left = total
         for layer in reversed(run):
             of_tokens, kept = _shares(layer, weights / total, whole=True)

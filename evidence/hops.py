@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,9 @@ def main() -> None:
         rules = RULES.get(name)
         cells.append(f"{cost(models[0], texts[1], rules):.2f}" if rules else "-")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    for depth, data in texts.items():
+        reading, found = best_reading(models, data)
+        print(f"{depth} needed: {reading} is the best reading of FlashTrace, {found:.2f}")
 
 
 def methods() -> dict[str, Callable[..., Any]]:
@@ -55,9 +58,27 @@ def methods() -> dict[str, Callable[..., Any]]:
         by_relevance, rules=RULES["attn_lrp"], signed=True
     )
     found["attn_lrp, no hop"] = without_hops
-    for reading in flashtrace.READINGS:
-        found[f"FlashTrace, {reading}"] = functools.partial(by_flashtrace, reading=reading)
+    for name, direct in (("direct", True), ("routes", False)):
+        reading = functools.partial(by_flashtrace, reading=(direct, True, True))
+        found[f"FlashTrace, {name}"] = reading
     return found | {"chance": by_chance}
+
+
+def best_reading(models: Sequence[Any], data: chains.Chains) -> tuple[str, float]:
+    """The reading of FlashTrace that finds most in these texts, and how much that is."""
+    found = {
+        reading: np.mean(
+            [
+                of_texts(functools.partial(by_flashtrace, reading=reading), params, data)
+                for params in models
+            ]
+        )
+        for reading in flashtrace.READINGS
+    }
+    best = max(found, key=lambda reading: found[reading])
+    words = (("direct", "routes"), ("before", "at the token"), ("summed", "the last hop"))
+    said = ", ".join(pair[not is_first] for pair, is_first in zip(words, best, strict=True))
+    return said, float(found[best])
 
 
 def by_relevance(params: Any, **options: Any) -> Callable[..., Any]:
@@ -79,10 +100,13 @@ def without_hops(params: Any) -> Callable[..., Any]:
     return scores
 
 
-def by_flashtrace(params: Any, reading: str) -> Callable[..., Any]:
+def by_flashtrace(params: Any, reading: tuple[bool, bool, bool]) -> Callable[..., Any]:
+    direct, before, summed = reading
+
     def scores(ids: Any, data: chains.Chains, hops: int) -> Any:
         run = flashtrace.layers(params, ids)
-        return flashtrace.flashtrace(run, data.answer, data.reasoning, hops, reading).sum(0)
+        rows = flashtrace.flashtrace(run, data.answer, data.reasoning, hops, direct, before)
+        return rows.sum(0) if summed else rows[-1]
 
     return scores
 
