@@ -1,6 +1,7 @@
 """Networks in ONNX that packages of PyPI bring: skipped where a package is not installed.
 
-``pip install --no-deps rapidocr-onnxruntime==1.4.4 nudenet==3.4.2 silero-vad==6.2.3 magika==1.0.3``.
+``pip install --no-deps rapidocr-onnxruntime==1.4.4 nudenet==3.4.2 silero-vad==6.2.3``, and
+``magika==1.0.3``.
 """
 
 from __future__ import annotations

@@ -131,6 +131,7 @@ def test_a_hop_shares_the_evaluation_with_the_answer():
         ([TEXT, TEXT], Span(ADDED), {"chain": (3, 5)}, "one by one"),
         (TEXT, Span(ADDED), {"chain": (3, 7)}, "at most the end of the text, 5"),
         (TEXT, Span(ADDED), {"chain": (0, 2)}, "from position 1"),
+        (TEXT, Span(within=(2, 3)), {"chain": (2, 4)}, "a chain before the answer"),
     ],
 )
 def test_hops_that_are_refused(text, target, options, message):

@@ -70,7 +70,8 @@ def hops(
         follow are in units of logits of the chain.
 
     Raises:
-        InputError: as for `explain`, or several texts were given, or no hop.
+        InputError: as for `explain`, or several texts were given, or no hop, or a chain after the
+            answer.
         MissingRuleError, RuleError, NothingMatchedError: as for `relprop.relevance`.
 
     >>> import jax.numpy as jnp
@@ -95,6 +96,12 @@ def hops(
     composite = composite_of(presets.attn_lrp() if rules is None else rules)
     query = query_of(model, texts, target, contrast, lengths)
     part = query_of(model, texts, Span(within=chain), None, lengths)
+    last = int(query.positions.max())
+    if chain[0] > last:
+        raise InputError(
+            f"The chain begins at position {chain[0]}, but what the answer is predicted from ends "
+            f"at {last}: give a chain before the answer."
+        )
     (positions, targets, against, weights), steps = _terms(query), _terms(part)
     scores, found = relevance_of_hops(
         model,
