@@ -96,12 +96,7 @@ def hops(
     composite = composite_of(presets.attn_lrp() if rules is None else rules)
     query = query_of(model, texts, target, contrast, lengths)
     part = query_of(model, texts, Span(within=chain), None, lengths)
-    last = int(query.positions.max())
-    if chain[0] > last:
-        raise InputError(
-            f"The chain begins at position {chain[0]}, but what the answer is predicted from ends "
-            f"at {last}: give a chain before the answer."
-        )
+    _check_order(chain, query)
     (positions, targets, against, weights), steps = _terms(query), _terms(part)
     scores, found = relevance_of_hops(
         model,
@@ -132,6 +127,16 @@ def hops(
     columns = [*texts.columns[0, :length], *range(out.shape[1] - query.added, out.shape[1])]
     out[:, columns] = found[:, : length + query.added]
     return out
+
+
+def _check_order(chain: tuple[int, int], query: Query) -> None:
+    """Whether any of a chain is before the answer."""
+    last = int(query.positions.max())
+    if chain[0] > last:
+        raise InputError(
+            f"The chain begins at position {chain[0]}, but what the answer is predicted from ends "
+            f"at {last}: give a chain before the answer."
+        )
 
 
 def _terms(query: Query) -> list[Any]:
