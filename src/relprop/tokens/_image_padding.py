@@ -18,7 +18,7 @@ def images_as_given(module: Any) -> tuple[Any, bool]:
 
     It shares all parameters and submodules with the first, which stays as it is.
     """
-    inner = getattr(module, "model", None)
+    inner: Any = getattr(module, "model", None)
     if getattr(getattr(module, "config", None), "model_type", None) not in SEARCHING:
         return module, False
     if not (hasattr(inner, "vision_model") and hasattr(inner, "connector")):

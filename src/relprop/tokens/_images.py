@@ -258,7 +258,7 @@ def _there(model: ImageTextModel, pixels: np.ndarray) -> np.ndarray | None:
     """
     if not model.leaves_out_empty or pixels.ndim != 5:
         return None
-    there = pixels.any(axis=(0, 2, 3, 4))
+    there = np.asarray(pixels.any(axis=(0, 2, 3, 4)))
     if not there.any():
         raise InputError(f"`{PIXELS}` has no image but empty ones, which the model leaves out.")
     return there
