@@ -1,11 +1,13 @@
 """Networks in ONNX that packages of PyPI bring: skipped where a package is not installed.
 
-``pip install --no-deps rapidocr-onnxruntime==1.4.4 nudenet==3.4.2 silero-vad==6.2.3``.
+``pip install --no-deps rapidocr-onnxruntime==1.4.4 nudenet==3.4.2 silero-vad==6.2.3``, and
+``magika==1.0.3``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import relprop
+from relprop import tokens
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
 pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
@@ -78,3 +81,35 @@ def test_values_gradients_and_relevance(name):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * scale)
     np.testing.assert_allclose(same, gradient, atol=1e-4 * float(np.abs(gradient).max()))
     assert np.isfinite(relevance).all() and np.any(relevance)
+
+
+def test_the_bytes_of_a_file():
+    """Bytes are whole numbers: their embeddings are explained, as those of tokens are."""
+    folder = file("magika/models/standard_v3_3")
+    path = folder / "model.onnx"
+    source = pathlib.Path(__file__).read_bytes()
+    ids = np.frombuffer(source[:1024] + source[-1024:], np.uint8).astype(np.int32)[None]
+    fn, params = relprop.interop.from_onnx(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"bytes": ids})
+    np.testing.assert_allclose(fn(params, ids), expected, atol=1e-4)
+
+    labels = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
+    model = tokens.from_function(fn, params, labels=labels)
+    target = tokens.ClassTarget("python")
+    result = tokens.explain(model, ids[0], target)
+    assert labels[int(expected.argmax())] == "python"
+    np.testing.assert_allclose(result.score, expected.max(), atol=1e-4)
+    assert result.relevance.shape == (2048,) and np.isfinite(result.relevance).all()
+    assert np.any(result.relevance)
+
+    embeds, mask = jax.jit(model.embed)(model.params, ids), np.ones(ids.shape, bool)
+    chosen = labels.index("python")
+    slope = jax.jit(
+        jax.grad(lambda x: model.logits(model.params, x, jax.numpy.asarray(ids), mask)[0, chosen])
+    )(embeds)
+    same = tokens.explain(
+        model, ids[0], target, rules=relprop.presets.gradient(), per_dimension=True
+    )
+    scale = float(np.abs(slope).max())
+    np.testing.assert_allclose(same.per_dimension, slope[0], atol=1e-4 * scale)

@@ -89,8 +89,8 @@ def test_flattened_patches_in_groups():
     ("inputs", "target", "message"),
     [
         ({"input_ids": IDS}, None, "pixel_values"),
-        ({**INPUTS, "input_ids": IDS * 2}, None, "One text"),
-        ({**INPUTS, "attention_mask": [[0] + [1] * 8]}, None, "without padding"),
+        ({**INPUTS, "attention_mask": [[2] + [1] * 8]}, None, "must be 1 at tokens"),
+        ({**INPUTS, "attention_mask": [[1] * 8]}, None, "of the shape of the ids, .1, 9."),
         ({**INPUTS, "input_ids": [[1, 9, 2]]}, None, "from 0 to 5"),
         (INPUTS, NextToken(2, position=9), "position 9"),
         (INPUTS, NextToken(2, position=1.5), "position 1.5"),
@@ -137,6 +137,98 @@ def test_positions_of_numpy():
     assert found.text.score == same.text.score
 
 
+def of_each_image(params, embeds, ids, mask, images):
+    """One patch of 2 x 2 pixels for each token 5, then a causal mean."""
+    pixels = images["pixel_values"]
+    seen = jnp.tanh(pixels.reshape(-1, 12) @ params["look"])
+    number = jnp.cumsum(ids[0] == 5) - 1
+    x = jnp.where((ids == 5)[0, :, None], seen[jnp.clip(number, 0)], embeds[0])
+    length = ids.shape[1]
+    bias = images["bias"] if "bias" in images else 0.0
+    return (jnp.tril(jnp.ones((length, length))) @ x @ params["table"].T)[None] + bias
+
+
+SEVERAL = dataclasses.replace(MODEL, logits=of_each_image)
+THREE = jax.random.normal(KEYS[2], (3, 3, 2, 2))
+BATCH = {
+    "input_ids": [[1, 5, 5, 2], [0, 5, 2, 3]],  # the second with padding at its start
+    "attention_mask": [[1, 1, 1, 1], [0, 1, 1, 1]],
+    "pixel_values": THREE,
+}
+
+
+def test_several_texts_with_several_images():
+    results = tokens.explain_images(SEVERAL, BATCH, NextToken([2, None]), contrast=[4, 0])
+    alone = [
+        tokens.explain_images(SEVERAL, inputs, target, contrast=contrast)
+        for inputs, target, contrast in (
+            ({"input_ids": [[1, 5, 5, 2]], "pixel_values": THREE[:2]}, NextToken(2), 4),
+            ({"input_ids": [[5, 2, 3]], "pixel_values": THREE[2:]}, NextToken(), 0),
+        )
+    ]
+    for found, one in zip(results, alone, strict=True):
+        np.testing.assert_allclose(found.text.relevance, one.text.relevance, atol=1e-5)
+        np.testing.assert_allclose(found.pixels, one.pixels, atol=1e-5)
+        assert found.text.target == one.text.target
+        assert len(found.patches) == len(one.patches) == len(one.pixels)
+
+
+def test_images_of_zeros_are_left_out():
+    """As processors pad a batch: ``[texts, images, channels, height, width]``."""
+    model = dataclasses.replace(SEVERAL, leaves_out_empty=True)
+    pixels = np.zeros((2, 2, 3, 2, 2), np.float32)
+    pixels[0], pixels[1, 0] = THREE[:2], THREE[2]
+    inputs = {**BATCH, "pixel_values": pixels, "bias": np.zeros((2, 1, 1))}
+    results = tokens.explain_images(model, inputs, NextToken(2))
+    flat = tokens.explain_images(SEVERAL, BATCH, NextToken(2))
+    for found, one in zip(results, flat, strict=True):
+        np.testing.assert_allclose(found.text.relevance, one.text.relevance, atol=1e-5)
+        assert found.pixels.shape == (1, 2, 3, 2, 2)
+        np.testing.assert_allclose(found.pixels[0, : len(one.pixels)], one.pixels, atol=1e-5)
+    assert [len(found.patches) for found in results] == [2, 1]
+    assert not results[1].pixels[0, 1].any()
+    with pytest.raises(relprop.InputError, match="no image but empty ones"):
+        tokens.explain_images(model, {**inputs, "pixel_values": 0 * pixels}, NextToken(2))
+
+
+def test_flattened_patches_of_several_texts():
+    def total(params, embeds, ids, mask, images):
+        return (embeds.sum() + images["pixel_values"].sum()) * jnp.ones((1, ids.shape[1], 6))
+
+    model = dataclasses.replace(SEVERAL, logits=total, patch=1, merged=2)
+    inputs = {
+        **BATCH,
+        "pixel_values": np.arange(16.0, dtype=np.float32).reshape(16, 1),
+        "image_grid_thw": [[1, 2, 2], [1, 2, 2], [1, 2, 4]],
+        "input_ids": [[1, 5, 5, 2], [0, 5, 5, 3]],
+    }
+    first, second = tokens.explain_images(model, inputs, NextToken(1))
+    assert [p.shape for p in first.patches] == [(2, 2), (2, 2)]
+    np.testing.assert_allclose(first.pixels.ravel(), np.arange(8), rtol=1e-5)
+    np.testing.assert_allclose(second.pixels.ravel(), np.arange(8, 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": [[1, 5, 5, 2], [5, 2]]}, "Have the processor pad the texts"),
+        ({"input_ids": [[1, 5, 5, 5], [0, 1, 2, 3]]}, "each text must have images"),
+        ({"input_ids": [[1, 5, 5, 5], [0, 5, 2, 3]]}, "4 tokens stand for 3 images"),
+        ({"attention_mask": [[1] * 4, [0] * 4]}, "with a token in each text"),
+        ({"pixel_values": np.ones((3, 1, 3, 2, 2))}, "2 texts have 2 rows of it"),
+        ({"sizes": np.ones((5, 2))}, "`sizes` .* neither to 2 texts nor"),
+    ],
+)
+def test_refused_batches(changes, message):
+    with pytest.raises(relprop.InputError, match=message):
+        tokens.explain_images(SEVERAL, {**BATCH, **changes}, NextToken(2))
+
+
+def test_one_target_for_each_text():
+    with pytest.raises(relprop.InputError, match="one token for all, or one per sample: 2, got 3"):
+        tokens.explain_images(SEVERAL, BATCH, NextToken([1, 2, 3]))
+
+
 @pytest.mark.frameworks
 @pytest.mark.filterwarnings("ignore")
 def test_llava_has_the_gradient_of_torch():
@@ -168,3 +260,31 @@ def test_llava_has_the_gradient_of_torch():
     np.testing.assert_allclose(result.pixels, pixels.grad.numpy(), rtol=0, atol=1e-6)
     assert result.patches[0].shape == (2, 2)
     assert result.text.shown.tolist() == [True] + [False] * 4 + [True, True]
+
+
+@pytest.mark.frameworks
+@pytest.mark.filterwarnings("ignore")
+def test_smolvlm_leaves_out_an_empty_image():
+    torch = pytest.importorskip("torch", reason="needs the extra torch")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    torch.manual_seed(0)
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = transformers.SmolVLMConfig(
+        vision_config={**size, "num_hidden_layers": 1, "image_size": 8, "patch_size": 2},
+        text_config={**size, "model_type": "llama", "num_hidden_layers": 1, "vocab_size": 20},
+        image_token_id=19,
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    module = transformers.SmolVLMForConditionalGeneration(config).eval()
+    pixels = torch.randn(1, 2, 3, 8, 8)
+    pixels[0, 1] = 0
+    inputs = {"input_ids": torch.tensor([[1, *[19] * 4, 5, 7]]), "pixel_values": pixels}
+    model = tokens.from_image_text(module)
+    result = tokens.explain_images(model, inputs, NextToken(3), rules=relprop.presets.gradient())
+    pixels.requires_grad_(True)
+    logit = module(**inputs).logits[0, -1, 3]
+    (gradient,) = torch.autograd.grad(logit, pixels)
+    np.testing.assert_allclose(result.text.score, logit.item(), atol=1e-6)
+    np.testing.assert_allclose(result.pixels, gradient.numpy(), rtol=0, atol=1e-6)
+    assert np.any(result.pixels) and len(result.patches) == 1

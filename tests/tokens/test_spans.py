@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
 import relprop
 from relprop import tokens
-from relprop.tokens import Continuation, NextToken, Span
+from relprop.tokens import Continuation, NextToken, Span, _passes
 from tests.tokens.models import CAUSAL, CLASSIFIER, causal_logits, embed, parameters
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -70,20 +73,70 @@ def test_spans_of_one_size_share_a_program():
     assert len(CAUSAL._compiled) == count
 
 
-def test_hops_are_the_shares_of_the_chain_handed_on(rows):
+@pytest.mark.parametrize("signed", [False, True])
+def test_hops_are_the_shares_of_the_chain_handed_on(signed):
     # Prompt of 3, chain of 2, answer of 3.
     answer = tokens.explain(CAUSAL, TEXT, Span(ADDED))
-    found = tokens.hops(CAUSAL, TEXT, Span(ADDED), chain=(3, 5), count=2)
+    chain = [tokens.explain(CAUSAL, TEXT, Span(within=(p, p + 1))).relevance for p in (3, 4)]
+    found = tokens.hops(CAUSAL, TEXT, Span(ADDED), chain=(3, 5), count=2, signed=signed)
     assert found.shape == (3, 8)
     close(found[0], answer.relevance)
     arrived = answer.relevance
     for hop in (1, 2):
         shares = arrived[3:5] / np.abs(arrived[3:5]).sum()
-        chain = [tokens.explain(CAUSAL, TEXT, Span(within=(p, p + 1))).relevance for p in (3, 4)]
         expected = np.zeros(8)
-        expected[:5] = shares @ np.stack(chain)
+        expected[:5] = (shares if signed else np.abs(shares)) @ np.stack(chain)
         close(found[hop], expected, 1e-5)
         arrived = expected
+
+
+def test_hops_of_log_probabilities_with_padding_weights_and_a_contrast():
+    span = Span(ADDED[:1], of="log_probability", weights=[2.0])
+    options = {"lengths": "exact", "contrast": 3}
+    padded, mask = [11, 11, *TEXT], [0, 0, 1, 1, 1, 1, 1]
+    found = tokens.hops(CAUSAL, padded, span, chain=(3, 4), mask=mask, **options)
+    answer = tokens.explain(CAUSAL, TEXT, span, **options)
+    step = tokens.explain(CAUSAL, TEXT, Span(within=(3, 4), of="log_probability"), lengths="exact")
+    assert found.shape == (2, 8) and not found[:, :2].any()
+    close(found[0, 2:], answer.relevance)
+    close(found[1, 2:7], step.relevance)  # the one token of the chain has the weight 1
+
+
+def test_a_hop_shares_the_evaluation_with_the_answer():
+    """Two explanations are one pass forward and one back each; a hop is one back."""
+    costs = []
+    for count in (0, 1):
+        run = functools.partial(
+            _passes.relevance_of_hops,
+            CAUSAL,
+            count=count,
+            signed=False,
+            rules=relprop.presets.attn_lrp(),
+            on_missing="error",
+            on_suspicion="warn",
+            of="logit",
+        )
+        one, two = np.array([4]), np.array([3, 4])
+        args = (np.array([TEXT]), np.ones((1, 5), bool), one, one, None, np.ones(1, np.float32))
+        program = jax.jit(run).lower(CAUSAL.params, *args, two - 1, two, np.ones(2, np.float32))
+        costs.append(program.compile().cost_analysis()["flops"])
+    assert costs[1] < 1.7 * costs[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "options", "message"),
+    [
+        (TEXT, Span(ADDED), {"chain": (3, 5), "count": 0}, "at least 1, got 0"),
+        (TEXT, NextToken(1), {"chain": (3, 5)}, "must be a Span"),
+        ([TEXT, TEXT], Span(ADDED), {"chain": (3, 5)}, "one by one"),
+        (TEXT, Span(ADDED), {"chain": (3, 7)}, "at most the end of the text, 5"),
+        (TEXT, Span(ADDED), {"chain": (0, 2)}, "from position 1"),
+        (TEXT, Span(within=(2, 3)), {"chain": (2, 4)}, "a chain before the answer"),
+    ],
+)
+def test_hops_that_are_refused(text, target, options, message):
+    with pytest.raises(relprop.InputError, match=message):
+        tokens.hops(CAUSAL, text, target, **options)
 
 
 def test_groups(rows):

@@ -117,8 +117,9 @@ def relevance(
             rows = outputs(model, params, embeds, ids, mask)[0, positions]
         else:
             rows = scores_at(model, params, embeds, ids, mask, positions)
-        rows = jax.nn.log_softmax(rows, axis=-1) if of == "log_probability" else rows
-        return _sum_of(rows, targets, contrast, weights)
+        each = logits_of(rows, targets, contrast, of)
+        each = each if weights is None else each * weights
+        return each[0] if len(each) == 1 else each.sum()
 
     explain = _transform.value_and_relevance(
         score,
@@ -142,15 +143,17 @@ def relevance(
     return jax.vmap(of_text)(ids, mask, positions, targets, contrast, weights)
 
 
-def _sum_of(rows: Any, targets: Any, contrast: Any, weights: Any) -> Any:
-    """The weighted sum of one entry of each row, minus another of each."""
+def logits_of(
+    rows: Float[Array, "k v"],
+    targets: Int[Array, " k"],
+    contrast: Int[Array, " k"] | None,
+    of: str,
+) -> Float[Array, " k"]:
+    """One entry of each row, minus another of each; of logits, or of their log-probabilities."""
+    rows = jax.nn.log_softmax(rows, axis=-1) if of == "log_probability" else rows
     entries = jax.vmap(lambda row, entry: row[entry])
     each = entries(rows, targets)
-    if contrast is not None:
-        each = each - entries(rows, contrast)
-    if weights is not None:
-        each = each * weights
-    return each[0] if len(each) == 1 else each.sum()
+    return each if contrast is None else each - entries(rows, contrast)
 
 
 def _shape(x: Any) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def explain(
             "minus infinity) cannot be explained; NaN comes from the weights or from ids without "
             "an embedding."
         )
-    _check_reach(query, found)
+    check_reach(query, found)
     if composite.seed == "score":
         each = zip(scores.reshape(-1), found.reshape(scores.size, -1), strict=True)
         warn_of_growth(max(times_the_score(*pair) for pair in each), growth_limit)
@@ -162,13 +162,13 @@ def _computed(
     for begin, end, size in chunks(query.targets.shape[1], rows_at_once):
         # Few sizes compile; what is missing is filled up with the last row.
         rows = np.minimum(np.arange(begin, begin + size), end - 1)
-        chosen = [None if x is None else x[:, rows] for x in _few_terms(*terms)]
+        chosen = [None if x is None else x[:, rows] for x in few_terms(*terms)]
         out = relevance(model, query.ids, query.mask, *chosen, of=query.of, **settings)
         parts.append(jax.tree.map(lambda x, n=end - begin: np.asarray(x)[:, :n], out))
     return jax.tree.map(lambda *each: np.concatenate(each, axis=1), *parts)
 
 
-def _few_terms(positions: Any, targets: Any, contrast: Any, weights: Any) -> tuple[Any, ...]:
+def few_terms(positions: Any, targets: Any, contrast: Any, weights: Any) -> tuple[Any, ...]:
     """Terms filled up to one of few counts, with weights of 0: each count is compiled for."""
     count = targets.shape[-1]
     ((_, _, size),) = chunks(count, 2 * count)
@@ -181,7 +181,7 @@ def _few_terms(positions: Any, targets: Any, contrast: Any, weights: Any) -> tup
     return *filled, np.pad(weights, fill)
 
 
-def _check_reach(query: Query, found: Float[np.ndarray, "b n t *d"]) -> None:
+def check_reach(query: Query, found: Float[np.ndarray, "b n t *d"]) -> None:
     """Whether tokens have relevance that the prediction must not depend on.
 
     Raises:

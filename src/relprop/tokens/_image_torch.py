@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from relprop import _folders
 from relprop._errors import InputError
 from relprop.interop import from_torch as module_from_torch
+from relprop.tokens._image_padding import images_as_given
 from relprop.tokens._images import ImageTextModel
 from relprop.tokens._text import load_tokenizer
 from relprop.tokens._torch import embedding_name, split
@@ -57,6 +58,7 @@ def from_image_text(
             f"The configuration of {type(module).__name__} does not say how large patches are: "
             f"`vision_config.patch_size` is {patch!r}. Give `patch`."
         )
+    module, leaves_out_empty = images_as_given(module)
     name = embedding or embedding_name(module)
     fn, params = module_from_torch(split(module, name), release=release)
     image_id = getattr(config, "image_token_id", None)
@@ -75,4 +77,5 @@ def from_image_text(
         image_id=getattr(config, "image_token_index", None) if image_id is None else image_id,
         merged=getattr(vision, "spatial_merge_size", 1),
         vocabulary=getattr(module.get_submodule(name), "num_embeddings", None),
+        leaves_out_empty=leaves_out_empty,
     )

@@ -21,13 +21,11 @@ from relprop._errors import InputError
 from relprop._files import write_text
 from relprop.composites import composite_of
 from relprop.tokens import _show
-from relprop.tokens._query import check_exists
+from relprop.tokens._image_inputs import GRID, PIXELS, Inputs, texts_of
+from relprop.tokens._query import check_exists, per_sample
 from relprop.tokens._result import TokenRelevance
 from relprop.tokens._targets import NextToken
 from relprop.tokens._text import check_ids, pieces, single_token, term_name
-
-PIXELS = "pixel_values"
-_GRID = "image_grid_thw"  # frames, rows and columns of flattened patches, image by image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +44,8 @@ class ImageTextModel:
         merged: of models that read flattened patches in groups (Qwen-VL), how many patches a group
             has along a side.
         vocabulary: how many tokens have an embedding.
+        leaves_out_empty: images of zeros are padding, which are not handed to `logits`: of models
+            whose pixels are ``[texts, images, channels, height, width]``.
     """
 
     embed: Callable[[Any, Any], Any]
@@ -56,6 +56,7 @@ class ImageTextModel:
     image_id: int | None = None
     merged: int = 1
     vocabulary: int | None = None
+    leaves_out_empty: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -132,28 +133,31 @@ def explain_images(
     rules: Any = None,
     on_missing: Any = "error",
     on_suspicion: str = "warn",
-) -> ImageTextRelevance:
+) -> Any:
     r"""How much each patch of the images and each token of the text adds to a logit.
 
     .. math:: \sum_t R_t + \sum_p R_p + \text{absorbed} + \text{not conserved} = \text{logit}
 
     Args:
         model: made by `from_image_text`, or an `ImageTextModel`.
-        inputs: what a processor of transformers returns for one text with its images:
+        inputs: what a processor of transformers returns for a text with its images, or for several:
             ``input_ids``, ``pixel_values`` and what else the model takes.
-        target: the token that follows; by default the one that the model predicts.
-        contrast: a second token, whose logit is subtracted.
+        target: the token that follows; by default the one that the model predicts. Of several
+            texts, one for all or a sequence with one for each, likewise its position; padding does
+            not count.
+        contrast: a second token, whose logit is subtracted; of several texts as the target.
         rules: as for `relprop.relevance`; by default `relprop.presets.attn_lrp`.
         on_missing: as for `relprop.relevance`.
         on_suspicion: as for `relprop.relevance`.
 
     Returns:
-        The relevance of both, in one result.
+        The relevance of both, in one result; of several texts a tuple of these, each without
+        padding, explained one after another as the model may choose by their ids.
 
     Raises:
-        InputError: there are no ids or pixels among the inputs, NaN in them, several texts or
-            padding; a token or position does not exist, or the contrast is the target; pixels do
-            not make patches.
+        InputError: there are no ids or pixels among the inputs, NaN in them, or images of which it
+            is not known whose they are; a token or position does not exist, or the contrast is the
+            target; pixels do not make patches.
         MissingRuleError, RuleError: as for `relprop.relevance`.
 
     >>> model = ImageTextModel(
@@ -169,8 +173,50 @@ def explain_images(
     >>> result.text.relevance.tolist(), result.patches[0].tolist()
     ([0.0, 1.0], [[1.0, 1.0]])
     """
-    ids, pixels, others = _read(model, inputs)
-    target = NextToken() if target is None else target
+    texts, _ = texts_of(inputs, model.image_id, model.merged)
+    targets = _each(NextToken() if target is None else target, contrast, len(texts))
+    composite = composite_of(presets.attn_lrp() if rules is None else rules)
+    for text in texts:
+        check_ids(model, text.ids)
+        _check_pixels(model, text.pixels, text.others)
+    found = tuple(
+        _explained(
+            model, text, *one, rules=composite, on_missing=on_missing, suspicion=on_suspicion
+        )
+        for text, one in zip(texts, targets, strict=True)
+    )
+    return found[0] if len(found) == 1 else found
+
+
+def _each(target: Any, contrast: Any, count: int) -> list[tuple[Any, Any]]:
+    """The target and contrast of each text."""
+    if count == 1 or not isinstance(target, NextToken):
+        return [(target, contrast)] * count
+    given = [
+        per_sample(x, count, n) for n, x in (("token", target.token), ("position", target.position))
+    ]
+    others = per_sample(contrast, count, "contrast")
+    return [
+        (NextToken(token, position), other)
+        for token, position, other in zip(*given, others, strict=True)
+    ]
+
+
+def _explained(
+    model: ImageTextModel,
+    text: Inputs,
+    target: Any,
+    contrast: Any,
+    *,
+    rules: Any,
+    on_missing: Any,
+    suspicion: str,
+) -> ImageTextRelevance:
+    """One text with its images."""
+    # Made before anything is traced, so that models may choose by them.
+    there = _there(model, text.pixels)
+    pixels, others = _only(text, there)
+    ids = jnp.asarray(text.ids)
     mask = jnp.ones(ids.shape, bool)
     embeds = model.embed(model.params, ids)
 
@@ -193,23 +239,39 @@ def explain_images(
         return found[chosen] if against is None else found[chosen] - found[against]
 
     explain = _transform.value_and_relevance(
-        score,
-        composite_of(presets.attn_lrp() if rules is None else rules),
-        argnums=(1, 2),
-        on_missing=on_missing,
-        on_suspicion=on_suspicion,
+        score, rules, argnums=(1, 2), on_missing=on_missing, on_suspicion=suspicion
     )
     value, (of_text, of_pixels) = jax.jit(explain)(model.params, embeds, pixels)
-    text = _text(
-        model,
-        np.asarray(ids[0]),
-        np.asarray(of_text[0].sum(-1)),
-        np.asarray(value),
-        chosen,
-        against,
-    )
-    of_pixels = np.asarray(of_pixels)
-    return ImageTextRelevance(text, of_pixels, tuple(_patches(model, of_pixels, others)))
+    of_tokens = np.asarray(of_text[0].sum(-1))
+    result = _text(model, np.asarray(ids[0]), of_tokens, np.asarray(value), chosen, against)
+    patches = tuple(_patches(model, np.asarray(of_pixels), others))
+    whole = np.zeros(text.pixels.shape, of_pixels.dtype)
+    whole[(slice(None), there) if there is not None else ...] = of_pixels
+    return ImageTextRelevance(result, whole, patches)
+
+
+def _there(model: ImageTextModel, pixels: np.ndarray) -> np.ndarray | None:
+    """Which images of a text are no padding; None where there can be none.
+
+    Raises:
+        InputError: all of them are.
+    """
+    if not model.leaves_out_empty or pixels.ndim != 5:
+        return None
+    there = np.asarray(pixels.any(axis=(0, 2, 3, 4)))
+    if not there.any():
+        raise InputError(f"`{PIXELS}` has no image but empty ones, which the model leaves out.")
+    return there
+
+
+def _only(text: Inputs, there: np.ndarray | None) -> tuple[Any, dict[str, Any]]:
+    """Pixels and all else of the images that are there."""
+
+    def kept(array: np.ndarray) -> Any:
+        of_images = there is not None and array.shape[:2] == text.pixels.shape[:2]
+        return jnp.asarray(array[:, there] if of_images else array)
+
+    return kept(text.pixels), {name: kept(array) for name, array in text.others.items()}
 
 
 def _position(target: Any, count: int, shape: tuple[int, ...]) -> int:
@@ -240,28 +302,6 @@ def _tokens(
     return chosen, against
 
 
-def _read(model: ImageTextModel, inputs: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Ids, pixels and everything else, as arrays."""
-    missing = sorted({"input_ids", PIXELS} - {*inputs})
-    if missing:
-        raise InputError(
-            f"The inputs have {', '.join(inputs)} but no {', '.join(missing)}: give what the "
-            "processor returns for a text with images."
-        )
-    given = {name: _array(value) for name, value in inputs.items() if value is not None}
-    ids, pixels = np.atleast_2d(given.pop("input_ids")), given.pop(PIXELS)
-    seen = given.pop("attention_mask", np.ones(ids.shape))
-    if len(ids) != 1 or not np.asarray(seen).all():
-        raise InputError(
-            f"One text without padding is explained at a time; the ids have shape {ids.shape}."
-        )
-    check_ids(model, ids)
-    _check_pixels(model, pixels, given)
-    # Made before anything is traced, so that models may choose by them.
-    known = {name: jnp.asarray(value) for name, value in given.items()}
-    return jnp.asarray(ids), jnp.asarray(pixels), known
-
-
 def _check_pixels(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str, Any]) -> None:
     """Whether pixels are numbers that make patches.
 
@@ -272,12 +312,12 @@ def _check_pixels(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str
     if wrong:
         raise InputError(f"`{PIXELS}` has NaN or infinity in {wrong} of its {pixels.size} entries.")
     if pixels.ndim == 2:
-        _check_grid(model.merged, len(pixels), others.get(_GRID))
+        _check_grid(model.merged, len(pixels), others.get(GRID))
     elif pixels.ndim < 3 or not 1 <= model.patch <= min(pixels.shape[-2:]):
         raise InputError(
             f"`{PIXELS}` has the shape {list(pixels.shape)}, which makes no patches of "
             f"{model.patch} by {model.patch} pixels: give [..., channels, height, width], or "
-            f"flattened patches and `{_GRID}`, and a `patch` from 1 to the smaller side."
+            f"flattened patches and `{GRID}`, and a `patch` from 1 to the smaller side."
         )
 
 
@@ -286,20 +326,15 @@ def _check_grid(merged: int, count: int, grid: Any) -> None:
     if grid is None:
         raise InputError(
             f"`{PIXELS}` has flattened patches, whose places in the image are not known without "
-            f"`{_GRID}`: give all that the processor returns."
+            f"`{GRID}`: give all that the processor returns."
         )
     sizes = np.asarray(grid)
     fits = sizes.size % 3 == 0 and not (sizes.reshape(-1, 3)[:, 1:] % merged).any()
     if not fits or sizes.reshape(-1, 3).prod(axis=1).sum() != count:
         raise InputError(
-            f"`{_GRID}` must have frames, rows and columns of patches for each image, rows and "
+            f"`{GRID}` must have frames, rows and columns of patches for each image, rows and "
             f"columns in groups of {merged}, of {count} patches in all; got {sizes.tolist()}."
         )
-
-
-def _array(value: Any) -> np.ndarray:
-    """NumPy of whatever a processor gives; its tensors of PyTorch are on the CPU."""
-    return value.numpy() if hasattr(value, "numpy") else np.asarray(value)
 
 
 def _text(
@@ -330,7 +365,7 @@ def _patches(model: ImageTextModel, pixels: np.ndarray, others: Mapping[str, Any
     """The sums over patches, image by image."""
     if pixels.ndim == 2:  # Flattened patches, in groups that lie beside each other.
         begin, m = 0, model.merged
-        for frames, rows, columns in np.reshape(others[_GRID], (-1, 3)).tolist():
+        for frames, rows, columns in np.reshape(others[GRID], (-1, 3)).tolist():
             end = begin + frames * rows * columns
             grouped = pixels[begin:end].sum(-1).reshape(frames, rows // m, columns // m, m, m)
             yield grouped.transpose(0, 1, 3, 2, 4).reshape(frames * rows, columns)

@@ -155,7 +155,7 @@ def _numbers(
             raise unknown_name("class", name, labels)
         return labels.index(name)
 
-    return np.asarray([number(name) for name in _per_sample(given, count, what, one)], np.int64)
+    return np.asarray([number(name) for name in per_sample(given, count, what, one)], np.int64)
 
 
 def _check_kind(target: Target, shape: tuple[int, ...]) -> None:
@@ -195,7 +195,7 @@ def _wanted(target: Target) -> tuple[Any, Any]:
 def _positions(model: LanguageModel, texts: Texts, position: Any) -> np.ndarray:
     """Positions in each text without its padding, one column."""
     lengths = texts.lengths
-    given = np.asarray(_per_sample(position, len(lengths), "position"))
+    given = np.asarray(per_sample(position, len(lengths), "position"))
     if given.dtype.kind not in "iu" or given.ndim != 1:
         raise InputError(f"A position is an integer, got {position!r}.")
     for sample, (number, length) in enumerate(zip(given, lengths, strict=True)):
@@ -214,7 +214,8 @@ def _positions(model: LanguageModel, texts: Texts, position: Any) -> np.ndarray:
     return found.astype(np.int32)[:, None]
 
 
-def _per_sample(given: Any, count: int, what: str, one: str = "sample") -> list[Any]:
+def per_sample(given: Any, count: int, what: str, one: str = "sample") -> list[Any]:
+    """One for each, of a sequence of them or of one for all."""
     if isinstance(given, str) or not np.iterable(given):
         return [given] * count
     each = list(given)
@@ -288,9 +289,9 @@ def _given(model: LanguageModel, tokens: Any, texts: Texts) -> Int[np.ndarray, "
     if isinstance(tokens, str):
         rows = [encoded(model.tokenizer, tokens)] * batch
     elif len(tokens) and all(isinstance(part, str) for part in tokens):
-        rows = [encoded(model.tokenizer, t) for t in _per_sample(tokens, batch, "continuation")]
+        rows = [encoded(model.tokenizer, t) for t in per_sample(tokens, batch, "continuation")]
     elif len(tokens) and np.iterable(tokens[0]):
-        rows = [np.asarray(t) for t in _per_sample(tokens, batch, "continuation")]
+        rows = [np.asarray(t) for t in per_sample(tokens, batch, "continuation")]
     else:
         rows = [np.asarray(tokens)] * batch
     lengths = sorted({len(row) for row in rows})

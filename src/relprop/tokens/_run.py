@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from relprop.tokens import _compute
+import numpy as np
+
+from relprop.tokens import _compute, _passes
 from relprop.tokens._model import LanguageModel
 
 
@@ -24,3 +26,9 @@ def logits_at(model: LanguageModel, *args: Any) -> Any:
 def relevance(model: LanguageModel, *args: Any, **settings: Any) -> Any:
     """As `_compute.relevance`, compiled."""
     return model._compiled(_compute.relevance, model, model.params, *args, **settings)
+
+
+def relevance_of_hops(model: LanguageModel, *args: Any, **settings: Any) -> Any:
+    """As `_passes.relevance_of_hops`, compiled; arrays of NumPy."""
+    found = model._compiled(_passes.relevance_of_hops, model, model.params, *args, **settings)
+    return tuple(map(np.asarray, found))
