@@ -219,6 +219,29 @@ def test_chunks_of_keys_are_refused(method):
         tokens(two_layers(windows), method)
 
 
+def cache_filled_by_a_scan(q, k, v):
+    """Token by token, as a prompt goes through a cache of keys and values."""
+
+    def step(carry, token):
+        keys, values, i = carry
+        q, k, v = token
+        keys = lax.dynamic_update_slice(keys, k[:, None], (0, i, 0))
+        values = lax.dynamic_update_slice(values, v[:, None], (0, i, 0))
+        scores = jnp.where(jnp.arange(T) <= i, jnp.einsum("hd,hkd->hk", q, keys), -jnp.inf)
+        return (keys, values, i + 1), jnp.einsum("hk,hkd->hd", softmax(scores), values)
+
+    empty = jnp.zeros((H, T, D // H))
+    tokens = tuple(a.swapaxes(0, 1) for a in (q, k, v))
+    return lax.scan(step, (empty, empty, 0), tokens)[1].swapaxes(0, 1)
+
+
+def test_a_cache_that_a_loop_fills_is_refused():
+    with pytest.raises(relprop.InputError, match="one per step of a loop that carries on") as told:
+        transformer_attribution(two_layers(cache_filled_by_a_scan), query=-1)(X)
+    lines = [line for line in str(told.value).splitlines() if line.startswith("  ")]
+    assert len(lines) == len(set(lines)) > 0
+
+
 POOLS = {
     "vector": lambda x, w: softmax(x @ w, axis=0) @ x,
     "row": lambda x, w: (softmax(x @ w, axis=0)[None] @ x)[0],

@@ -223,6 +223,8 @@ class Axes:
             if axis in self._mixes:
                 if any(self._sizes[s] == size for s in sources & self._ancestors(axis)):
                     return self._made_by[axis]
+                if not self._parents[axis]:  # As of a cache that a loop writes to: what is in it?
+                    return self._made_by[axis]
                 if self._sizes[self._root(self._parents[axis][0])] != size:
                     continue  # Here tokens begin, such as patches of an image.
             queue.extend(parents)

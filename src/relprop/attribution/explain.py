@@ -360,7 +360,8 @@ def _check(flow: TokenFlow) -> None:
         )
     hidden = [application for application in applications if application.obstacle]
     if hidden:
-        lines = "\n".join(f"  {application}: {application.obstacle}" for application in hidden)
+        # A loop may apply one attention several times.
+        lines = "\n".join(dict.fromkeys(f"  {one}: {one.obstacle}" for one in hidden))
         raise InputError(
             f"There is attention of which there is no one map to be had:\n{lines}\n"
             "No method that looks at maps can be used, 'generic' neither. Write the attention "
