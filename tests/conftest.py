@@ -100,7 +100,7 @@ def leaks_are_errors():
 
 
 # Bytes that a worker may hold, and may grow by where it cannot forget what it holds.
-MEMORY, GROWTH = 1.4e9, 400e6
+MEMORY, GROWTH = 1.2e9, 300e6
 after_forgetting = 0.0
 
 
