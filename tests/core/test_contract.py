@@ -218,6 +218,7 @@ READ = {
             "batch_group_count",
             "padding",
             "lhs_dilation",
+            "rhs_dilation",
         ),
     ),
     "transpose": (lambda x: jnp.outer(x, x).T, ("permutation",)),
@@ -231,6 +232,7 @@ READ = {
     "integer_pow": (lambda x: x**-1, ("y",)),
     "name": (lambda x: relprop.named(x, "x"), ("name",)),
     "tile": (lambda x: lax.tile(x, (2,)), ("reps",)),
+    "sort": (lambda x: lax.sort(x), ("dimension", "num_keys")),
     "triangular_solve": (
         lambda x: lax.linalg.triangular_solve(W, x[:, None], left_side=True, lower=True),
         ("left_side", "lower", "transpose_a", "unit_diagonal"),

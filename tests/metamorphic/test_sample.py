@@ -84,3 +84,9 @@ def test_a_difference_is_noticed():
 
 def test_the_names_are_known():
     assert set(EXPLAINED) <= set(EXPLAINERS)
+
+
+def test_scores_that_are_folded_into_chunks_first():
+    """What was one axis is summed as two; the sample does not hold this spelling."""
+    verdicts = Judge(("attn_lrp", "cp_lrp"))(Network("attention", "online by two keys"))
+    assert [v.equal for v in verdicts] == [True, True]

@@ -357,15 +357,18 @@ def _is_normaliser(term: Term, factors: frozenset, bound: list[Symbol], sign: in
     inside = frozenset(pair for pair in above if mentions(pair, bound))
     if not any(base[0] == "exp" for base, _ in inside):
         return False
-    shapes = {_shape(inside), _shape(widened(inside))}  # It may be one of several blocks.
+    # It may be one of several blocks; axes that were folded apart are summed as one.
+    sums = {(len(bound), _shape(part)) for part in (inside, widened(inside))}
+    (total,) = summed({inside: 1.0}, bound)
+    sums |= {(len(base[1]), _shape(base[2])) for base, _ in total if base[0] == "sum"}
     for base, exponent in factors:
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
         for part in inner:
             for own, p in part:
-                if own[0] == "sum" and p == 1 and len(own[1]) == len(bound):
+                if own[0] == "sum" and p == 1:
                     if base[0] == "sum" and exponent * sign != -1:
                         continue
-                    if _shape(own[2]) in shapes:
+                    if (len(own[1]), _shape(own[2])) in sums:
                         return True
     return False
 

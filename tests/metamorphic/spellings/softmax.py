@@ -266,7 +266,7 @@ def segment_softmax(w, v):
 
     def by_entry(x):
         """As PyTorch Geometric does it, with two heads of the same weights."""
-        z = jnp.stack([x @ w, x @ w], 1)
+        z = x @ jnp.stack([w, w], 1)
         at = (jnp.repeat(node[:, None], 2, 1), lax.broadcasted_iota(jnp.int32, z.shape, 1))
         e = jnp.exp(z - jnp.full((2, 2), -jnp.inf).at[at].max(z)[node])
         p = e / (jnp.zeros((2, 2)).at[at].add(e)[node] + 1e-16)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from relprop._core.graph import Atom, Equation
+from relprop._core.graph import Atom, Equation, Value
 from relprop.reading.algebra import Algebra
 from relprop.reading.pieces import together
 from relprop.reading.terms import (
@@ -107,7 +107,8 @@ def tanh(term: Term, equation: Equation) -> Term:
 
 def select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     """`where(mask, x, 0)` is x times a mask, `where(mask, x, -inf)` x plus the logarithm of one."""
-    predicate, *cases = equation.inputs
+    _, *cases = equation.inputs
+    predicate, where = _before_moves(algebra, equation.inputs[0], index)
     test = algebra.maker(predicate)
     if test is not None and test.name == "ne" and test.inputs[0] is test.inputs[1]:
         return algebra.operand(equation, 1, index)  # What is not NaN.
@@ -116,19 +117,21 @@ def select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
         return None
     if test is not None and test.name == "ge" and algebra.number(test.inputs[1]) == 0:
         # As in derivatives of an absolute value.
-        if never_negative(algebra.operand(test, 0, index if test.inputs[0].shape else ())):
+        if never_negative(algebra.operand(test, 0, where)):
             return algebra.operand(equation, 2, index)
     for kept, number in ((1, numbers[0]), (0, numbers[1])):
         if number is not None and math.isnan(number):  # As a logarithm where there is none.
             return algebra.operand(equation, 1 + kept, index)
     for kept, number in ((1, numbers[0]), (0, numbers[1])):
         # A number in the place of zero, by which something is going to be divided.
-        if number is not None and number > 0 and _is_guard(algebra, test, cases[kept], kept):
-            return algebra.operand(equation, 1 + kept, index)
+        if number is not None and number > 0:
+            own = algebra.operand(equation, 1 + kept, index)
+            if _is_guard(algebra, test, where, own, kept):
+                return own
     for hidden in (-math.inf, 0):
         if numbers.count(hidden) == 1:
             kept = 1 - numbers.index(hidden)
-            base = _mask(algebra, predicate, kept, index)
+            base = _mask(algebra, predicate, kept, where)
             own = algebra.operand(equation, 1 + kept, index)
             if hidden == 0:
                 masked = times({frozenset({(base, 1.0)}): 1.0}, own)
@@ -137,20 +140,29 @@ def select(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
     return None
 
 
-def _is_guard(algebra: Algebra, test: Equation | None, atom: Atom, kept: int) -> bool:
+def _is_guard(algebra: Algebra, test: Equation | None, where: Index, own: Term, kept: int) -> bool:
     """Whether a value that is never negative is kept where it is not zero."""
     if test is None or test.name not in ("gt", "ne", "eq") or kept != (test.name != "eq"):
         return False
-    if algebra.number(test.inputs[1]) != 0 or test.inputs[0].shape != atom.shape:
+    if algebra.number(test.inputs[1]) != 0:
         return False
-    index = algebra.indices(atom.shape)
-    term = algebra.of(atom, index)
-    return algebra.of(test.inputs[0], index) == term and never_negative(term)
+    return algebra.operand(test, 0, where) == own and never_negative(own)
 
 
-def _mask(algebra: Algebra, predicate: Atom, kept: int, index: Index) -> Base:
-    """What is one where a predicate chooses a case, and zero elsewhere."""
+def _before_moves(algebra: Algebra, predicate: Atom, index: Index) -> tuple[Atom, Index]:
+    """A predicate as it was before it was moved about, as `vmap` does, and the index there."""
     where = index if predicate.shape else ()
+    term = algebra.of(predicate, where)
+    if list(term.values()) == [1.0]:
+        (product,) = term
+        for base, power in product if len(product) == 1 else ():
+            if base[0] == "value" and isinstance(base[1], Value) and power == 1:
+                return base[1], base[2]
+    return predicate, where
+
+
+def _mask(algebra: Algebra, predicate: Atom, kept: int, where: Index) -> Base:
+    """What is one where a predicate chooses a case, and zero elsewhere."""
     test = algebra.maker(predicate)
     names = ("ne", "eq", "gt")
     if test is not None and test.name in names and algebra.number(test.inputs[1]) == 0:
