@@ -772,6 +772,15 @@ def test_a_limit_that_nothing_reaches_is_no_activation():
     assert blocks(lambda x: jnp.maximum(x @ W[0], -1.0).sum(), X, kind=Activation)
 
 
+def test_a_limit_behind_many_constants_is_found_in_linear_time():
+    def f(x, c):
+        for _ in range(64):
+            c = c + c
+        return jnp.maximum(x, c[None, None]).sum()
+
+    assert not blocks(f, X, jnp.zeros(D), kind=Suspicion)
+
+
 # What is not recognised is told.
 
 
@@ -815,6 +824,13 @@ def test_a_root_that_scales_back_is_a_norm():
     for back in scaled:
         f = lambda x, back=back: series(x, back)  # noqa: E731
         assert [len(blocks(f, X, kind=kind)) for kind in (Norm, Suspicion)] == [1, 0]
+    # What has another way to the input is not in units of the root, nor is what is moved.
+    for f in (
+        lambda x: series(x, lambda y, s: (y + x @ W[1]) * s),
+        lambda x: series(x, lambda y, s: y * s[..., ::-1]),
+        lambda x: series(x, lambda y, s: y * s[..., :1]),
+    ):
+        assert not blocks(f, X, kind=Norm)
     # Something else that is made of the root says how large it was.
     f = lambda x: series(x, lambda y, s: y * jnp.exp(s))  # noqa: E731
     assert not blocks(f, X, kind=Norm)

@@ -92,7 +92,23 @@ def flash(rescaled):
     return f
 
 
+def picked(*choices):
+    """Entries by one of two orders, divided by the sum of entries that are picked likewise."""
+
+    def f(x):
+        up, down = jnp.argsort(x, -1), jnp.argsort(-x, -1)
+        orders = [jnp.where(choice, up, down) for choice in choices]
+        above, below = (
+            jnp.take_along_axis(jnp.exp(x), orders[n], -1) for n in (0, len(choices) - 1)
+        )
+        return above / below.sum(-1, keepdims=True)
+
+    return f
+
+
 CASES = {
+    "one choice of entries": ("softmax", picked(B > 0), True),
+    "other choices of entries": ("softmax", picked(B > 0, B < 0), False),
     "a window over the whole axis": ("softmax", softmax_over(windows(D)), True),
     "a window over a part": (
         "softmax", lambda x: jnp.exp(x)[:, 1:] / windows(2)(jnp.exp(x)), False),

@@ -167,13 +167,22 @@ def _values(wiring: Wiring, step: Step) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _number(wiring: Wiring, atom: Atom) -> Any:
     """The value of a constant, if it was computed from numbers in the code; None otherwise."""
-    if isinstance(atom, Literal):
-        return atom.array
-    known = wiring.plan.graph.constants.get(atom)
-    if known is not None and not _compat.is_traced(known):
-        return known
-    equation = wiring.equation(atom)
-    if equation is None or atom in wiring.touched or len(equation.outputs) != 1:
-        return None
-    inputs = [_number(wiring, a) for a in equation.inputs]
-    return None if any(a is None for a in inputs) else equation.evaluate(inputs)[0]
+    found: dict[Atom, Any] = {}
+    queue = [atom]
+    while queue:
+        one = queue[-1]
+        constants = wiring.plan.graph.constants
+        known = one.array if isinstance(one, Literal) else constants.get(one)
+        if known is not None and not _compat.is_traced(known):
+            found[one] = known
+        if one in found:
+            queue.pop()
+            continue
+        equation = wiring.equation(one)
+        if equation is None or one in wiring.touched or len(equation.outputs) != 1:
+            return None
+        missing = [a for a in equation.inputs if a not in found]
+        queue.extend(missing)
+        if not missing:
+            found[one] = equation.evaluate([found[a] for a in equation.inputs])[0]
+    return found[atom]

@@ -19,6 +19,7 @@ from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.scaled_axes import along, carried, moved_axes, varying
 from relprop.reading.scales import (
+    floored,
     is_float,
     is_half,
     is_rounded_soon,
@@ -26,6 +27,7 @@ from relprop.reading.scales import (
     known_by,
     over,
     quotient,
+    quotient_below,
     scales_in,
 )
 from relprop.reading.standing import Layer, Standing
@@ -181,7 +183,7 @@ class Steps:
             if bits is None:
                 return None
             unit = self._unit_times(equation, standing, lambda: 0.5**bits)
-            return self._whole(equation, dataclasses.replace(standing, unit=unit), jnp.floor)
+            return self._whole(equation, dataclasses.replace(standing, unit=unit), floored)
         if not is_float(before) and not is_float(out):
             return standing
         if not standing.computed:
@@ -445,12 +447,10 @@ class Steps:
         given = [s for s in standings if s is not None]
         first = given[0]
         if equation.name == "select_n" and len(given) == len(equation.inputs) - 1:
-            alike = all(s.exact is first.exact for s in given)
-            both = alike and not any(s.computed for s in given)
-            if alike and not both and all(s.unit is first.unit for s in given):
-                plain = next((s for s in given if s.offset is None), None)
-                if plain is not None:  # As `//` of integers is written: one less, by the sign.
-                    return self._whole(equation, plain, jnp.floor)
+            below = quotient_below(self.draft, equation)
+            if below is not None:
+                return self._whole(equation, given[below], floored)
+            both = all(s.exact is first.exact and not s.computed for s in given)
             if both and all(s.scale is first.scale and s.offset is None for s in given):
                 return self._corrected(equation, first)  # Up or down, by the sign.
         (out,) = equation.outputs

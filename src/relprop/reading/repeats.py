@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-import jax.numpy as jnp
 import numpy as np
 
 from relprop._core import registry
@@ -12,6 +11,7 @@ from relprop._core.graph import Atom, Equation, Literal, Value
 from relprop._core.operation import Propagator
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft, rewired
+from relprop.reading.limits import never_limited
 from relprop.reading.numbers import is_literal
 from relprop.reading.turns import before_each_turn
 
@@ -68,7 +68,7 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         if before is not None and before.name == "rev" and before.params == equation.params:
             found = before.inputs[0]
     elif equation.name in ("max", "min"):
-        found = _never_limited(draft, equation)
+        found = never_limited(draft, equation)
     elif equation.name == "select_n":
         found = _chosen(draft, equation)
     elif equation.name == "transpose":
@@ -82,36 +82,6 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
 def _is_nothing(draft: Draft, atom: Atom) -> bool:
     """Whether the code says that a value is zero; parameters may become something else."""
     return draft.index.number(atom) == 0 and is_literal(draft.index.maker, atom)
-
-
-def _never_limited(draft: Draft, equation: Equation) -> Atom | None:
-    """What is limited by a number that stands for infinity, as running maxima begin with one."""
-    sign = -1.0 if equation.name == "max" else 1.0
-    for limit, other in (equation.inputs, equation.inputs[::-1]):
-        if _is_infinite(draft, limit, sign):
-            return other
-    return None
-
-
-def _is_infinite(draft: Draft, atom: Atom, sign: float) -> bool:
-    """Whether the code says that a value is infinity, or a number that stands for it.
-
-    That is the last number of its type, or a hundredth of it where that is far from what anybody
-    computes with: -1e38, but no number in half precision. Whatever is added changes nothing.
-    """
-    if not jnp.issubdtype(atom.dtype, jnp.floating):
-        return False
-    last = float(jnp.finfo(atom.dtype).max)
-    number = draft.index.number(atom)
-    if number is not None:
-        far = sign * number >= (last / 100 if last > 1e30 else last)
-        return far and is_literal(draft.index.maker, atom)
-    maker = draft.index.maker.get(atom)
-    if maker is None or atom in draft.index.touched:
-        return False
-    summands = maker.inputs if maker.name == "add" else maker.inputs[:1]
-    known = maker.name in ("add", "sub", "broadcast_in_dim", "reshape", "convert_element_type")
-    return known and any(_is_infinite(draft, a, sign) for a in summands)
 
 
 def _chosen(draft: Draft, equation: Equation) -> Atom | None:

@@ -60,6 +60,17 @@ def quotient(draft: Draft, rounding: Equation) -> Quotient | None:
     return None
 
 
+def quotient_below(draft: Draft, choice: Equation) -> int | None:
+    """Which case is a quotient that the other one is one less than: `//` of integers."""
+    cases = choice.inputs[1:]
+    for number, whole in enumerate(cases if len(cases) == 2 else ()):
+        made, maker = draft.index.maker.get(whole), draft.index.maker.get(cases[1 - number])
+        if made is not None and maker is not None and (made.name, maker.name) == ("div", "sub"):
+            if maker.inputs[0] is whole and draft.index.number(maker.inputs[1]) == 1:
+                return number
+    return None
+
+
 def _is_random(draft: Draft, atom: Atom) -> bool:
     """Whether a constant is drawn at random where the function runs."""
     if atom in draft.index.touched:
@@ -185,3 +196,8 @@ def over(array: Array, unit: Array, positive: bool) -> Array:
         return array / unit
     there = unit != 0
     return jnp.where(there, array / jnp.where(there, unit, 1), 0)
+
+
+def floored(array: Array) -> Array:
+    """Rounded down; what is whole may come out a little below as a real number."""
+    return jnp.floor(array + 16 * jnp.finfo(array.dtype).eps * jnp.abs(array))

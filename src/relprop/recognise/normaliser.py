@@ -3,14 +3,16 @@
 LayerNorm, RMSNorm, GroupNorm and L2-normalisation are spelled in many ways. Whatever the spelling,
 once the root counts as a constant, what is left of the normalisation is linear. A root is a
 normaliser only if that can be proven: all that is done with it is to divide by it, and all that is
-divided is linear in what the root was summed over. What was computed from the quotient may be
-multiplied by the root again. The share that a root has of the mean of such roots is a normaliser,
-too, where it scales what they are roots of, as in global response normalisation. A distance by
-which something else is divided is no normaliser, nor is a norm that is a score or a feature.
+divided is linear in what the root was summed over. What was computed from the quotient alone may
+be multiplied by the root again. The share that a root has of the mean of such roots is a
+normaliser, too, where it scales what they are roots of, as in global response normalisation. A
+distance by which something else is divided is no normaliser, nor is a norm that is a score or a
+feature.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -273,7 +275,26 @@ def _divides(flow: Dataflow, value: Value, inverse: bool, bases: set[Value]) -> 
     if not divided or not all(is_linear_in(flow, m.other, bases) for m in divided):
         return False
     quotients = {out for meeting in divided for out in meeting.use.outputs}
-    return all(m.plain and (m.other in quotients or flow.leads(quotients, m.other)) for m in again)
+    return all(m.plain and _is_made_of(flow, m.other, quotients) for m in again)
+
+
+def _is_made_of(flow: Dataflow, value: Value, parts: set[Value]) -> bool:
+    """Whether a value depends on the inputs through some values alone.
+
+    What has another way to the inputs has the size of these in it, and the root is a factor then.
+    """
+    queue: list[Atom] = [value]
+    seen: set[Atom] = set()
+    while queue:
+        atom = queue.pop()
+        if atom in seen or atom in parts or atom not in flow.dependent:
+            continue
+        seen.add(atom)
+        equation = flow.producer(atom)
+        if equation is None:
+            return False
+        queue.extend(equation.inputs)
+    return True
 
 
 def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[_Meeting] | None:
@@ -297,12 +318,19 @@ def _meetings(flow: Dataflow, value: Value, inverse: bool, plain: bool) -> list[
             return None
         flips = (use.name == "div" and use.inputs[1] is value) or use.params.get("y") == -1
         flips = flips or (use.name == "pow" and flow.number(use.inputs[1]) == -1)
-        scaled = flips or is_move(use) or _only_scales(flow, use)
+        scaled = flips or _keeps(use) or _only_scales(flow, use)
         more = _meetings(flow, use.outputs[0], inverse is not flips, plain and scaled)
         if not more:
             return None
         found.extend(more)
     return found
+
+
+def _keeps(equation: Equation) -> bool:
+    """Whether numbers are moved, and none is dropped or comes to where another one was."""
+    if not is_move(equation) or equation.name in ("rev", "sort", "gather"):
+        return False
+    return math.prod(equation.outputs[0].shape) >= math.prod(equation.inputs[0].shape)
 
 
 def _only_scales(flow: Dataflow, equation: Equation) -> bool:

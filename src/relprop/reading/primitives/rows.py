@@ -118,13 +118,25 @@ def unrepeated(maker: Callable[[Atom], Equation | None], atom: Atom) -> Column:
                 break
             kept = iter([axis for axis, n in zip(axes, after, strict=True) if n != 1])
             axes = [-1 if n == 1 else next(kept) for n in before]
-        elif not (
-            equation.name == "convert_element_type"
-            or (equation.name == "select_n" and len(equation.inputs) == 3)
-        ):
+        elif equation.name != "convert_element_type" and not _wraps(maker, equation):
             break
         atom = equation.inputs[1 if equation.name == "select_n" else 0]
     return atom, axes
+
+
+def _wraps(maker: Callable[[Atom], Equation | None], equation: Equation) -> bool:
+    """Whether integers below zero are counted from the end, and nothing else is chosen."""
+    if equation.name != "select_n" or len(equation.inputs) != 3:
+        return False
+    condition, atom, other = equation.inputs
+    below, added = maker(condition), maker(other)
+    return (
+        below is not None
+        and added is not None
+        and (below.name, added.name) == ("lt", "add")
+        and below.inputs[0] is atom
+        and atom in added.inputs
+    )
 
 
 def counted(maker: Callable[[Atom], Equation | None], column: Column) -> int | None:
@@ -144,7 +156,7 @@ def base_of(maker: Callable[[Atom], Equation | None], atom: Atom) -> Value | Non
             return atom if isinstance(atom, Value) else None
         if equation.name in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze"):
             atom = equation.inputs[0]
-        elif equation.name == "select_n" and len(equation.inputs) == 3:
+        elif _wraps(maker, equation):
             atom = equation.inputs[1]
         else:
             return atom if isinstance(atom, Value) else None
