@@ -6,6 +6,8 @@ the limit is all that is left, and without it such a row has no numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -46,14 +48,20 @@ def _far(atom: Atom) -> float:
     return last / 100 if last > 1e30 else last
 
 
-def _is_infinite(draft: Draft, atom: Atom, sign: float) -> bool:
-    """Whether the code says that a value is about infinity; whatever is added changes nothing."""
-    queue, seen = [atom], set()
+def _real_numbers(queue: list[Atom]) -> Iterator[Atom]:
+    """Those of a queue, each once; who looks at them puts in what they are computed from."""
+    seen: set[Atom] = set()
     while queue:
         atom = queue.pop()
-        if atom in seen or not jnp.issubdtype(atom.dtype, jnp.floating):
-            continue
-        seen.add(atom)
+        if atom not in seen and jnp.issubdtype(atom.dtype, jnp.floating):
+            seen.add(atom)
+            yield atom
+
+
+def _is_infinite(draft: Draft, atom: Atom, sign: float) -> bool:
+    """Whether the code says that a value is about infinity; whatever is added changes nothing."""
+    queue = [atom]
+    for atom in _real_numbers(queue):
         number = draft.index.number(atom)
         if number is not None:
             if sign * number >= _far(atom) and is_literal(draft.index.maker, atom):
@@ -69,12 +77,8 @@ def _is_infinite(draft: Draft, atom: Atom, sign: float) -> bool:
 
 def _is_finite(draft: Draft, atom: Atom) -> bool:
     """Whether a value is known not to be infinite, but by an overflow."""
-    queue, seen = [atom], set()
-    while queue:
-        atom = queue.pop()
-        if atom in seen or not jnp.issubdtype(atom.dtype, jnp.floating):
-            continue
-        seen.add(atom)
+    queue = [atom]
+    for atom in _real_numbers(queue):
         if isinstance(atom, Literal) or atom in draft.constants:
             array = atom.array if isinstance(atom, Literal) else draft.constants[atom]
             if _compat.is_traced(array) or np.size(array) > _MOST:
