@@ -33,10 +33,10 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/relprop demo --out $(OUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-newest: $(VENV_NEWEST)/.installed-test-core
-	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not frameworks" tests/core $(ARGS)
+	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not frameworks" tests/core $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -67,6 +67,30 @@ settings.register_profile("relprop", deadline=None, derandomize=True, max_exampl
 settings.load_profile("relprop")
 
 
+# The files that take longest, given out first: none is then left for one worker at the end while
+# the other has nothing to do.
+LONGEST = """
+metamorphic/test_sample census/test_census test_notebook golden/test_zennit
+core/test_gradient_parity app/test_browser attribution/test_transformer_attribution test_doctests
+rules/test_parameters chefer/test_vit chefer/test_bert interop/test_torch_calls
+test_framework_pages tokens/test_torch core/test_chains tokens/test_page
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+    tests = pathlib.Path(__file__).parent
+    places = {tests / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    """Of what is imported by now, nothing will be garbage: the collector need not look at it."""
+    gc.collect()
+    gc.freeze()
+    # Traces make many objects, of which few are garbage.
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     """Around each test and its fixtures."""

@@ -125,7 +125,8 @@ class Run:
         smallest = min(real, key=lambda atom: math.prod(atom.shape), default=None)
         decisive = None if smallest is None else never(value_of(tape.read(smallest)))
         derivative = self.composite.is_derivative
-        return requested(keep, edits=self.plan.edits, derivative=derivative, never=decisive)
+        plan = self.plan
+        return requested(plan, keep, edits=plan.edits, derivative=derivative, never=decisive)
 
     def totals(
         self, leaving: Sequence[Relevance | None], tape: Tape, multiply: bool = True

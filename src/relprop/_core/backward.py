@@ -83,6 +83,6 @@ def _observers(
     return [*observers, book] if book is not None else observers
 
 
-def requested(keep: Keep = "", **wanted: Any) -> Request:
-    """A request, by which the rules of steps that are alike are traced once."""
-    return Request(Shared(by_rule), keep, **wanted)
+def requested(plan: Plan, keep: Keep = "", **wanted: Any) -> Request:
+    """A request, by which the rules of those steps of a plan that are alike are traced once."""
+    return Request(Shared(by_rule, plan), keep, **wanted)

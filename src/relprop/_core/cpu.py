@@ -35,11 +35,25 @@ def after(array: Array, awaited: Array) -> Array:
     `lax.optimization_barrier` is gone by the time that buffers are assigned; a dependence on
     numbers stays.
     """
+    condition = once_there(awaited)
+    return array if condition is None else held(array, condition)
+
+
+def once_there(awaited: Array) -> Bool[Array, ""] | None:
+    """The condition for several arrays that are made when another one is there, see `held`.
+
+    None where nothing has to wait.
+    """
     if jax.default_backend() != "cpu" or not awaited.size:
-        return array
+        return None
     if _compat.varying(_compat.type_of(awaited)):
-        return array  # Inside of `shard_map`, where it would become another one on each device.
-    return jnp.where(_never(lax.stop_gradient(awaited)), jnp.zeros_like(array), array)
+        return None  # Inside of `shard_map`, where it would become another one on each device.
+    return _never(lax.stop_gradient(awaited))
+
+
+def held(array: Array, condition: Bool[Array, ""]) -> Array:
+    """The same array, made when what the condition was made of is there."""
+    return lax.select(condition, lax.full_like(array, 0), array)
 
 
 def in_turn(atoms: Sequence[Atom], values: Sequence[Any], awaited: Any = None) -> Sequence[Any]:
@@ -100,8 +114,10 @@ def once(array: Array, condition: Bool[Array, ""]) -> Array:
 @jax.custom_batching.custom_vmap
 def _never(awaited: Array) -> Bool[Array, ""]:
     """False, after looking at an array."""
-    largest = jnp.max(jnp.real(awaited))
-    return (largest < 0) & (largest > 0)
+    awaited = jnp.real(awaited)
+    largest = lax.reduce_max(awaited, range(awaited.ndim))
+    zero = lax.full_like(largest, 0)
+    return lax.bitwise_and(lax.lt(largest, zero), lax.gt(largest, zero))
 
 
 @_never.def_vmap

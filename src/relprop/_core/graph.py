@@ -139,6 +139,12 @@ class Equation:
     def evaluate(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
         return _compat.bind(self.traced, values, **overrides)
 
+    def transposed(
+        self, active: Sequence[bool], values: Sequence[Any], given: Any, **overrides: Any
+    ) -> list[Any] | None:
+        """As `_compat.transposed`."""
+        return _compat.transposed(self.traced, active, values, given, **overrides)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recall:

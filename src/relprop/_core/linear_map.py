@@ -38,6 +38,8 @@ class LinearMap:
         layout: of a convolution, the axes of x that count the samples and the channels, wherever
             its dimension numbers put them. None where x has no such axes.
         never_negative: whether it is known that no entry of x is below zero.
+        pull: the transpose, from arrays of the shapes of w and y, where that is known; where it is
+            None, or returns None, JAX derives it from `apply`.
     """
 
     inputs: tuple[Inexact[Array, "..."], ...]
@@ -51,6 +53,7 @@ class LinearMap:
     unread: Callable[[Array], Array | None] | None = None
     layout: tuple[int, int] | None = None
     never_negative: bool = False
+    pull: Callable[[Array, Array], Sequence[Array] | None] | None = None
 
     @functools.cached_property
     def product(self) -> Inexact[Array, "..."]:
@@ -70,10 +73,11 @@ class LinearMap:
         """
         if self.gate is not None:
             weight = weight * self.gate.astype(weight.dtype)
-        types = [_compat.type_of(x) for x in self.inputs]
-        (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), types)(
-            cotangent(coefficients, self.output)
-        )
+        given = cotangent(coefficients, self.output)
+        out = None if self.pull is None else self.pull(weight, given)
+        if out is None:
+            types = [_compat.type_of(x) for x in self.inputs]
+            (out,) = jax.linear_transpose(lambda xs: self.apply(xs, weight), types)(given)
         if self.unread is None:
             return tuple(out)
         (only,) = out

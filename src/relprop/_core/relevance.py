@@ -1,4 +1,8 @@
-"""Relevance on its way through a function, in the two forms that the rules produce."""
+"""Relevance on its way through a function, in the two forms that the rules produce.
+
+What every rule does at every step is written in `jax.lax`: `jax.numpy` takes two to three times as
+long to trace, which is most of what one waits for before the first explanation.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Inexact
 
 
@@ -30,24 +35,54 @@ def safe_divide(a: Array, b: Array) -> Array:
 
     No part of NaN is 0, too: nothing has arrived there.
     """
-    zero = (b == 0) | ((a == 0) & jnp.isnan(b))
-    return jnp.where(zero, jnp.zeros_like(a), a) / jnp.where(zero, jnp.ones_like(b), b)
+    a, b = alike(a, b)
+    zeros = lax.full_like(b, 0)
+    nothing = (lax.eq(a, zeros), lax.ne(b, b))  # Only NaN is not equal to itself.
+    zero = lax.bitwise_or(lax.eq(b, zeros), lax.bitwise_and(*nothing))
+    return lax.div(lax.select(zero, zeros, a), lax.select(zero, lax.full_like(b, 1), b))
+
+
+def nothing_of_nan(a: Array, b: Array) -> Array:
+    """b, with zero for NaN where a is zero: of nothing, no part is NaN."""
+    a, b = alike(a, b)
+    zeros = lax.full_like(b, 0)
+    return lax.select(lax.bitwise_and(lax.eq(a, zeros), lax.ne(b, b)), zeros, b)
 
 
 def scaled(x: Array, multiplier: Array) -> Array:
     """Their product, in which a multiplier of zero wins over infinity and NaN, as where masked."""
-    return jnp.where((multiplier == 0) & ~jnp.isfinite(x), jnp.zeros_like(x), x) * multiplier
+    x, multiplier = alike(x, multiplier)
+    zeros = lax.full_like(x, 0)
+    masked = lax.bitwise_and(lax.eq(multiplier, zeros), lax.bitwise_not(_is_finite(x)))
+    return lax.mul(lax.select(masked, zeros, x), multiplier)
 
 
 def where_read(multiplier: Array, unread: Array | None) -> Array:
     """A multiplier, zero where no output was read though the way there was infinite or NaN."""
     if unread is None:
         return multiplier
-    return jnp.where(unread & ~jnp.isfinite(multiplier), jnp.zeros_like(multiplier), multiplier)
+    lost = unread & lax.bitwise_not(_is_finite(multiplier))
+    return lax.select(lost, lax.full_like(multiplier, 0), multiplier)
+
+
+def alike(a: Any, b: Any) -> tuple[Array, Array]:
+    """Two arrays in one shape and dtype, as `jax.numpy` brings them there."""
+    if jnp.shape(a) == jnp.shape(b) and jnp.result_type(a) == jnp.result_type(b):
+        return jnp.asarray(a), jnp.asarray(b)
+    a, b = jnp.broadcast_arrays(*map(jnp.asarray, (a, b)))
+    dtype = jnp.result_type(a, b)
+    return a.astype(dtype), b.astype(dtype)
+
+
+def _is_finite(x: Array) -> Array:
+    complex_ = jnp.issubdtype(x.dtype, jnp.complexfloating)
+    return jnp.isfinite(x) if complex_ else lax.is_finite(x)
 
 
 def summed_to(shape: tuple[int, ...], x: Array) -> Array:
     """Sums over what was broadcast from a shape."""
+    if x.shape == shape:
+        return x
     x = jnp.sum(x, axis=tuple(range(x.ndim - len(shape))))
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1)
     return jnp.sum(x, axis=axes, keepdims=True)
@@ -74,7 +109,8 @@ class Relevance:
         if self.share is not None:
             parts.append(self.share)
         if self.multiplier is not None:
-            parts.append(jnp.real(scaled(x, self.multiplier)))
+            made = scaled(x, self.multiplier)
+            parts.append(jnp.real(made) if jnp.iscomplexobj(made) else made)
         return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(jnp.real(x))
 
     def over(self, z: Array) -> Array:
@@ -101,4 +137,4 @@ def add(a: Relevance | None, b: Relevance | None) -> Relevance | None:
 def _plus(a: Array | None, b: Array | None) -> Array | None:
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return lax.add(*alike(a, b))

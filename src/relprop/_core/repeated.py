@@ -7,6 +7,8 @@ it stands, so that steps which differ in their numbers alone can share one trace
 
 from __future__ import annotations
 
+import collections
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from relprop import _compat
 from relprop._core.graph import Atom, Literal
-from relprop._core.plan import Step
+from relprop._core.plan import Plan, Step
 
 
 class Shared:
@@ -24,20 +26,30 @@ class Shared:
     Args:
         function: of a step, of whether to keep the ledger, of the values of the operands, and of
             other trees of arrays; it returns a tree of arrays.
+        plan: with all steps that may come; those that are like no other are traced in place. None
+            where more may follow than one plan has.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], plan: Plan | None = None) -> None:
         self._function = function
+        self._plan = plan
         self._traced: dict[Hashable, Callable[..., Any]] = {}
+
+    @functools.cached_property
+    def _alone(self) -> set[Hashable]:
+        """The kinds of which the plan has one step."""
+        plans = () if self._plan is None else self._plan.nested()
+        counts = collections.Counter(_kind_or_none(step) for plan in plans for step in plan.steps)
+        return {kind for kind, count in counts.items() if count == 1}
 
     def __call__(self, step: Step, keep: bool, values: Sequence[Any], *more: Any) -> Any:
         if not _compat.is_staged():  # Each operation is executed as it comes.
             return self._function(step, keep, values, *more)
-        try:
-            key = (keep, *_kind(step))
-            traced = self._traced.get(key)
-        except TypeError:  # Something in it can't be compared: this step is like no other.
+        kind = _kind_or_none(step)
+        if kind is None or kind in self._alone:
             return self._function(step, keep, values, *more)
+        key = (keep, kind)
+        traced = self._traced.get(key)
         # Numbers stay numbers, for rules to look at and for XLA to simplify.
         inputs = step.operation.inputs
         numbers = [v if _is_number(a) else None for v, a in zip(values, inputs, strict=True)]
@@ -53,6 +65,16 @@ class Shared:
 
         function.__name__ = type(step.rule).__name__  # which profiles then show
         return jax.jit(function)
+
+
+def _kind_or_none(step: Step) -> Hashable:
+    """The kind of a step; None where something in it can't be compared: it is like no other."""
+    kind = _kind(step)
+    try:
+        hash(kind)
+    except TypeError:
+        return None
+    return kind
 
 
 def _kind(step: Step) -> tuple[Any, ...]:

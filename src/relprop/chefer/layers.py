@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from relprop._core.relevance import scaled, summed_to
+from relprop._core.relevance import alike, nothing_of_nan, scaled, summed_to
 from relprop.chefer import functional
 from relprop.chefer.functional import Pair
 from relprop.rules.parameters import is_zero
@@ -73,10 +73,12 @@ def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[A
 
     Source: ``modules/layers_ours.py`` of the reference implementation.
     """
-    b = jnp.where((a == 0) & jnp.isnan(b), jnp.zeros_like(b), b)
-    denominator = jnp.maximum(b, 1e-9) + jnp.minimum(b, 1e-9)
-    denominator = jnp.where(denominator == 0, jnp.asarray(1e-9, b.dtype), denominator)
-    return a / denominator * (b != 0).astype(b.dtype)
+    a, b = alike(a, b)
+    b = nothing_of_nan(a, b)
+    zeros, least = lax.full_like(b, 0), lax.full_like(b, 1e-9)
+    denominator = lax.add(lax.max(b, least), lax.min(b, least))
+    denominator = lax.select(lax.eq(denominator, zeros), least, denominator)
+    return lax.mul(lax.div(a, denominator), lax.ne(b, zeros).astype(b.dtype))
 
 
 def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -94,7 +96,7 @@ def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return lax.complex(finite(jnp.real(x)), finite(jnp.imag(x)))
     least, most = jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max
-    return jnp.clip(x, jnp.asarray(least, x.dtype), jnp.asarray(most, x.dtype))
+    return lax.min(lax.max(x, jnp.asarray(least, x.dtype)), jnp.asarray(most, x.dtype))
 
 
 def linear(

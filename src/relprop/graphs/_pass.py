@@ -34,7 +34,7 @@ def arriving(
         cut: whether what arrives at a watched value ends there. Then what is given to that value
             goes on in its place.
     """
-    tape, request = recallable(plan, tape), requested()
+    tape, request = recallable(plan, tape), requested(plan)
     found: Arrived = {value: r for value, r in given.items() if value not in watched or not cut}
     seen: Arrived = {}
 

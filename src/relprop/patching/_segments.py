@@ -81,7 +81,7 @@ def pulled(
         watched: the values where it is wanted.
         stop: the value behind which nobody looks.
     """
-    tape, request = recallable(plan, tape), requested()
+    tape, request = recallable(plan, tape), requested(plan)
     found: dict[Any, Relevance | None] = dict(given)
     seen: dict[Value, Relevance | None] = {}
     for step in reversed(plan.steps):

@@ -115,6 +115,10 @@ class Conversion(Structural):
             return operation.evaluate(values)
         return [x.astype(precise(jnp.empty((), out.dtype)).dtype)]
 
+    def transposed(self, operation, active, values, given):
+        (x,) = values
+        return [given.astype(x.dtype)] if _real(x) and _real(given) else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Naming(Conversion):

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core.graph import Atom, Equation, Literal
 from relprop._core.linear_map import LinearMap
 from relprop._core.operation import Numbers, Propagator
-from relprop._core.relevance import common_dtype
+from relprop._core.relevance import common_dtype, summed_to
 
 #: Per axis of an operand, an axis of another array or None.
 Axes = tuple[int | None, ...]
@@ -86,6 +87,10 @@ class Addition(Propagator):
                 # Each operand has a weight, so that rules see the sign of a difference.
                 apply=lambda xs, w: w[0] * xs[0] + w[1] * xs[1],
                 weight=jnp.array([1, self.sign], site.output.dtype),
+                pull=lambda w, c: [
+                    summed_to(x.shape, lax.index_in_dim(w, i, keepdims=False) * c)
+                    for i, x in enumerate(site.inputs)
+                ],
             )
         left = site.active[0]
         return LinearMap(
@@ -95,6 +100,7 @@ class Addition(Propagator):
             weight=jnp.array(1 if left else self.sign, site.output.dtype),
             bias=self.sign * site.values[1] if left else site.values[0],
             diagonal=site.inputs[0].shape == shape,
+            pull=lambda w, c: [summed_to(site.inputs[0].shape, w * c)],
         )
 
 
@@ -179,6 +185,7 @@ def _scale(site, weight):
         weight=weight,
         diagonal=site.inputs[0].shape == shape,
         unread=unread_at(site),
+        pull=lambda w, c: [summed_to(site.inputs[0].shape, w * c)],
     )
 
 
@@ -229,7 +236,19 @@ class Contraction(Propagator):
             free=free,
             unread=unread_at(site),
             layout=self.layout(site.operation, site.active),
+            pull=self.pull(site.operation, site.active, site.values),
         )
+
+    def pull(self, operation, active, values):
+        """The way back to the input of a product, from a weight and coefficients."""
+        position = active[: self.operands].index(True)
+
+        def back(w, c):
+            operands = list(values)
+            operands[1 - position] = w
+            return self.transposed(operation, active, operands, c)
+
+        return back
 
     def layout(self, operation, active) -> tuple[int, int] | None:
         """The axes of the active operand that count samples and channels, if it has such axes."""
@@ -266,10 +285,18 @@ class Contraction(Propagator):
         return apply, values[1 - position]
 
     def evaluate(self, operation, values):
+        return operation.evaluate(values, **self._in_precision(operation, values))
+
+    def transposed(self, operation, active, values, given):
+        precision = self._in_precision(operation, values)
+        return operation.transposed(active, values, given, **precision)
+
+    @staticmethod
+    def _in_precision(operation, values):
         if operation.last.params.get("preferred_element_type") is None:
-            return operation.evaluate(values)
+            return {}
         # The traced result type would round a product that is meant to be in high precision.
-        return operation.evaluate(values, preferred_element_type=common_dtype(*values[:2]))
+        return {"preferred_element_type": common_dtype(*values[:2])}
 
     def carried(self, equation: Equation, position: int) -> Axes:
         """Per axis of the weight, an operand, the axis of the result that it becomes, or None."""

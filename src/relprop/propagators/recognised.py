@@ -93,6 +93,10 @@ class Fixed(Propagator):
     def evaluate(self, operation, values):
         return registry.lookup(operation.last.primitive).evaluate(operation, values)
 
+    def transposed(self, operation, active, values, given):
+        kind = registry.lookup(operation.last.primitive)
+        return kind.transposed(operation, active, values, given)
+
 
 @dataclasses.dataclass(frozen=True)
 class Normaliser(Propagator):
@@ -176,6 +180,7 @@ class Biased(_Followed):
             bias=self.sign * bias,
             free=first.propagator.free(first, site.active[:-1]) if unmoved else None,
             layout=first.propagator.layout(first, site.active[:-1]),
+            pull=first.propagator.pull(first, site.active[:-1], values) if unmoved else None,
         )
 
     def evaluate(self, operation, values):
@@ -252,7 +257,18 @@ class Average(_Followed):
             apply=lambda xs, w: w * (sign * site.function(*xs)[0]),
             weight=sign,
             unread=unread_at(site),
+            pull=lambda w, c: self.transposed(
+                site.operation, site.active, site.values, w * (sign * c)
+            ),
         )
+
+    def transposed(self, operation, active, values, given):
+        if len(operation.equations) > 2:
+            return None
+        *values, factor = values
+        first = self.first(operation)
+        given = given / factor if self.divides else given * factor
+        return first.propagator.transposed(first, active[:-1], values, given)
 
     def evaluate(self, operation, values):
         *values, factor = values

@@ -42,6 +42,12 @@ class SparseContraction(Contraction):
 
         return apply, dense if active[0] else entries
 
+    def pull(self, operation, active, values):
+        return None
+
+    def transposed(self, operation, active, values, given):
+        return None
+
     def evaluate(self, operation, values):
         entries, places, dense = values
         # One precision for both: the traced result type is that of the traced operands.

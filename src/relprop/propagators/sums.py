@@ -44,6 +44,7 @@ class Linear(Propagator):
             site.output,
             apply=lambda xs, w: w * only(site.function(*xs)),
             weight=jnp.ones((), site.output.dtype),
+            pull=lambda w, c: self.transposed(site.operation, site.active, site.values, w * c),
         )
 
 

@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Inexact
 
 from relprop._core.credit import contributions
 from relprop._core.operation import Operation
-from relprop._core.relevance import Relevance, safe_divide
+from relprop._core.relevance import Relevance, nothing_of_nan, safe_divide
 from relprop._core.site import Site
 from relprop.rules.parameters import Number, Parameters, check_number, known, number
 
@@ -183,7 +184,10 @@ class Stabilizer(Parameters):
             epsilon = jnp.broadcast_to(epsilon * root, z.shape)
         if self.clip:
             return jnp.where(z < 0, jnp.minimum(z, -epsilon), jnp.maximum(z, epsilon))
-        return z + jnp.where(z < 0, -epsilon, epsilon)
+        if not isinstance(epsilon, (int, float)):
+            return z + jnp.where(z < 0, -epsilon, epsilon)
+        above, below = (lax.full_like(z, size) for size in (epsilon, -epsilon))
+        return lax.add(z, lax.select(lax.lt(z, lax.full_like(z, 0)), below, above))
 
     def divide(
         self, a: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"]
@@ -192,7 +196,7 @@ class Stabilizer(Parameters):
 
         Nothing has no part of a z that is NaN.
         """
-        z = jnp.where((a == 0) & jnp.isnan(z), jnp.zeros_like(z), z)
+        z = nothing_of_nan(a, z)
         epsilon = None if self.norm_scale else known(self.epsilon)
         if epsilon is not None and np.all(epsilon >= float(jnp.finfo(z.dtype).tiny)):
             return a / self(z)

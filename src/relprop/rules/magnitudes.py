@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from relprop import _compat
-from relprop._core.cpu import after, is_large
+from relprop._core.cpu import held, is_large, once_there
 from relprop._core.linear_map import LinearMap
 
 #: Entries of a part of a large weight.
@@ -38,7 +38,7 @@ class Magnitudes:
     def apply(self, part: Callable[[Array], Array]) -> Float[Array, "*s"]:
         """The output for a part of each input."""
         linear, parts = self.linear, self._parts
-        inputs = tuple(part(after(x, self.given)) for x in linear.inputs)
+        inputs = tuple(part(self._later(x)) for x in linear.inputs)
         if parts is None:
             return linear.apply(inputs, self._weight)
 
@@ -46,7 +46,7 @@ class Magnitudes:
             return linear.apply(inputs, parts.weight(start, length))
 
         _, made = lax.scan(
-            lambda _, at: (None, of_part(at, parts.length)), None, after(parts.starts, self.given)
+            lambda _, at: (None, of_part(at, parts.length)), None, self._later(parts.starts)
         )
         # The parts side by side, along the axis that they are parts of.
         made = jnp.moveaxis(made, 0, parts.to)
@@ -73,12 +73,20 @@ class Magnitudes:
         totals = tuple(_compat.zeros(x) for x in linear.inputs)
         if parts.rest:
             totals = of_part(parts.end, parts.rest)
-        totals, _ = lax.scan(step, totals, after(parts.starts, self.given))
+        totals, _ = lax.scan(step, totals, self._later(parts.starts))
         return totals
+
+    def _later(self, array: Array) -> Array:
+        """The same array, made when relevance has arrived."""
+        return array if self._arrived is None else held(array, self._arrived)
+
+    @functools.cached_property
+    def _arrived(self) -> Array | None:
+        return once_there(self.given)
 
     @functools.cached_property
     def _weight(self) -> Array:
-        return self.of(after(self.linear.weight, self.given))
+        return self.of(self._later(self.linear.weight))
 
     @functools.cached_property
     def _parts(self) -> _Parts | None:

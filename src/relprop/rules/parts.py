@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from relprop.rules.parameters import Number, number
@@ -36,7 +38,7 @@ def positive(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     >>> positive(jnp.array([1.0, -2.0])).tolist()
     [1.0, 0.0]
     """
-    return jnp.maximum(x, 0)
+    return lax.max(x, _zero(x))
 
 
 def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -45,7 +47,7 @@ def negative(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     >>> negative(jnp.array([0.0, -2.0])).tolist()
     [0.0, -2.0]
     """
-    return jnp.minimum(x, 0)
+    return lax.min(x, _zero(x))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +64,10 @@ class Favouring:
         return x + number(self.gamma, x) * positive(x)
 
 
+def _zero(x: Array) -> np.ndarray:
+    return np.zeros((), x.dtype)
+
+
 def is_by_entry(part: Any) -> bool:
     """Whether a part is one of each entry by itself, so that some can be made without others."""
     return any(part is own for own in (jnp.abs, positive, negative)) or isinstance(part, Favouring)
@@ -70,8 +76,8 @@ def is_by_entry(part: Any) -> bool:
 #: Parts that are in proportion to x, with their size per unit of x. NaN is a part of all.
 PER_UNIT: Mapping[Any, Callable[[Array], Array | Bool[Array, "..."] | None]] = {
     whole: lambda x: None,
-    nonzero: lambda x: x != 0,
-    positive: lambda x: ~(x <= 0),
-    negative: lambda x: ~(x >= 0),
+    nonzero: lambda x: lax.ne(x, _zero(x)),
+    positive: lambda x: lax.bitwise_not(lax.le(x, _zero(x))),
+    negative: lambda x: lax.bitwise_not(lax.ge(x, _zero(x))),
     jnp.abs: jnp.sign,
 }

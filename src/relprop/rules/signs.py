@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from relprop._core.site import LinearMap
@@ -67,4 +68,7 @@ def sum_of_sign(
     # Never negative, but for rounding errors.
     twice = size + total if sign > 0 else size - total
     rounding = 2 * jnp.finfo(total.dtype).eps * (1 + math.sqrt(terms))
-    return jnp.where(twice <= rounding * size, jnp.zeros_like(twice), sign / 2 * twice)
+    small = lax.le(twice, lax.mul(lax.full_like(size, rounding), size))
+    return lax.select(
+        small, lax.full_like(twice, 0), lax.mul(lax.full_like(twice, sign / 2), twice)
+    )
