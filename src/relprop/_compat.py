@@ -103,7 +103,7 @@ def transposed(
         One array per active operand; None where JAX has no such rule, or devices hold different
         parts, which `jax.linear_transpose` has to see to.
     """
-    rule = ad.primitive_transposes.get(eqn.primitive)
+    rule = ad.primitive_transposes.get(eqn.primitive) or _TRANSPOSES.get(eqn.primitive.name)
     kinds = [type_of(value) for value in values]
     alone = not any(varying(kind) or _explicit(kind) for kind in (*kinds, type_of(given)))
     if rule is None or eqn.primitive.multiple_results or not alone:
@@ -117,6 +117,19 @@ def transposed(
         for part, kind, on in zip(found, kinds, active, strict=True)
         if on
     ]
+
+
+def _slice_transposed(given: Any, x: Any, start_indices: Any, strides: Any, **_: Any) -> list[Any]:
+    steps = strides or (1,) * given.ndim
+    taken = [(n - 1) * step + 1 if n else 0 for n, step in zip(given.shape, steps, strict=True)]
+    ends = zip(x.aval.shape, start_indices, taken, strict=True)
+    after = [whole - start - length for whole, start, length in ends]
+    padding = [(a, b, step - 1) for a, b, step in zip(start_indices, after, steps, strict=True)]
+    return [lax.pad(given, jnp.zeros((), given.dtype), padding)]
+
+
+# Of primitives whose rules JAX has elsewhere.
+_TRANSPOSES = {"slice": _slice_transposed}
 
 
 @contextlib.contextmanager
