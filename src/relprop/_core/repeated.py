@@ -26,8 +26,8 @@ class Shared:
     Args:
         function: of a step, of whether to keep the ledger, of the values of the operands, and of
             other trees of arrays; it returns a tree of arrays.
-        plan: with all steps that may come; those that are like no other are traced in place. None
-            where more may follow than one plan has.
+        plan: of the pass; its steps that are like no other are traced in place, and not those in
+            bodies, which JAX traces several times. None where more may follow than one plan has.
     """
 
     def __init__(self, function: Callable[..., Any], plan: Plan | None = None) -> None:
@@ -38,9 +38,11 @@ class Shared:
     @functools.cached_property
     def _alone(self) -> set[Hashable]:
         """The kinds of which the plan has one step."""
-        plans = () if self._plan is None else self._plan.nested()
+        if self._plan is None:
+            return set()
+        plans = self._plan.nested()
         counts = collections.Counter(_kind_or_none(step) for plan in plans for step in plan.steps)
-        return {kind for kind, count in counts.items() if count == 1}
+        return {kind for kind in map(_kind_or_none, self._plan.steps) if counts[kind] == 1}
 
     def __call__(self, step: Step, keep: bool, values: Sequence[Any], *more: Any) -> Any:
         if not _compat.is_staged():  # Each operation is executed as it comes.
