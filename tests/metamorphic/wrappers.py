@@ -194,6 +194,27 @@ def always_where(f):
 
 
 @wrapper
+def unlimited(f):
+    """Limits at infinity, and a choice between a value and itself."""
+
+    def wrapped(*args):
+        out = jnp.clip(f(*args), -jnp.inf, jnp.inf)
+        return jnp.where(out > 0, out, out)
+
+    return wrapped
+
+
+@wrapper
+def alone_in_a_mean(f):
+    return lambda *args: jnp.stack([f(*args)]).mean(0)[None].sum(0)
+
+
+@wrapper
+def custom_gradient(f):
+    return jax.custom_gradient(lambda *args: jax.vjp(f, *args))
+
+
+@wrapper
 def monitored(f):
     """As for a log: callbacks that look at the values."""
 

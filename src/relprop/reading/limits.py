@@ -33,6 +33,10 @@ def never_limited(draft: Draft, equation: Equation) -> Atom | None:
     """What is limited by a number that stands for infinity, as running maxima begin with one."""
     sign = -1.0 if equation.name == "max" else 1.0
     for limit, other in (equation.inputs, equation.inputs[::-1]):
+        # Infinity itself limits nothing, whatever else there is.
+        itself = draft.index.number(limit) == sign * np.inf
+        if itself and is_literal(draft.index.maker, limit):
+            return other
         if _is_infinite(draft, limit, sign) and _is_finite(draft, other):
             return other
     return None

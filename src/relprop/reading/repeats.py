@@ -71,6 +71,8 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         found = never_limited(draft, equation)
     elif equation.name == "select_n":
         found = _chosen(draft, equation)
+    elif equation.name == "reduce_sum":
+        found = _alone(draft, equation)
     elif equation.name == "transpose":
         found = _transposed_back(draft, equation)
     if found is None or isinstance(found, Literal):
@@ -85,11 +87,27 @@ def _is_nothing(draft: Draft, atom: Atom) -> bool:
 
 
 def _chosen(draft: Draft, equation: Equation) -> Atom | None:
-    """The case that the code itself always chooses."""
+    """The case that the code itself always chooses, or that there is whatever it chooses."""
+    if len(set(equation.inputs[1:])) == 1:
+        return equation.inputs[1]
     which = draft.index.number(equation.inputs[0])
     if which is None or not is_literal(draft.index.maker, equation.inputs[0]):
         return None
     return equation.inputs[1 + int(which)]
+
+
+def _alone(draft: Draft, equation: Equation) -> Atom | None:
+    """The one value that is added up along an axis made for it, as by ``jnp.stack([x]).sum(0)``."""
+    made, axes = draft.index.maker.get(equation.inputs[0]), tuple(equation.params["axes"])
+    if made is not None and made.name == "stack" and len(made.inputs) == 1:
+        return made.inputs[0] if axes == (made.params["axis"],) else None
+    if made is None or made.name != "broadcast_in_dim":
+        return None
+    kept = made.params["broadcast_dimensions"]
+    shape, whole = made.inputs[0].shape, made.outputs[0].shape
+    same = tuple(whole[axis] for axis in kept) == shape and len(kept) + len(axes) == len(whole)
+    alone = same and all(whole[axis] == 1 and axis not in kept for axis in axes)
+    return made.inputs[0] if alone else None
 
 
 def _transposed_back(draft: Draft, equation: Equation) -> Atom | None:
