@@ -158,7 +158,7 @@ class Propagator:
     def transposed(
         self, operation: Operation, active: Sequence[bool], values: Sequence[Any], given: Array
     ) -> Sequence[Array] | None:
-        """The vector-Jacobian product of an operation that is linear, by the rule of its primitive.
+        """The vector-Jacobian product of an operation that is affine, by the rule of its primitive.
 
         That is traced in a twentieth of the time that JAX takes to derive it from `evaluate`.
 
@@ -171,7 +171,7 @@ class Propagator:
         Returns:
             One array per active operand; None leaves it to JAX.
         """
-        as_traced = type(self).evaluate is Propagator.evaluate
+        as_traced = self.transposable and type(self).evaluate is Propagator.evaluate
         return operation.transposed(active, values, given) if as_traced else None
 
 
@@ -341,7 +341,7 @@ class Numbers:
     def _transposed(self, cotangents: Sequence[Array | None]) -> tuple[Array, ...] | None:
         """The vector-Jacobian product by rules of JAX's primitives; None where these don't do."""
         kind = self.operation.propagator
-        linear = kind.transposable and (kind.structural or self.is_linear)
+        linear = kind.structural or self.is_linear
         if kind.native or len(self.outputs) > 1 or not (linear or kind.multiplies):
             return None
         given = cotangent(cotangents[0], self.output)

@@ -187,6 +187,12 @@ class Biased(_Followed):
         *values, bias = values
         return [self.result(operation, values) + self.sign * bias]
 
+    def transposed(self, operation, active, values, given):
+        first = self.first(operation)
+        if len(operation.equations) > 2 or active[-1]:
+            return None
+        return first.propagator.transposed(first, active[:-1], values[:-1], given)
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardedLayer(Propagator):
