@@ -6,7 +6,9 @@ which the same thing is always written in the same way:
 1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
    coefficients depend on the inputs is a loop over these (`polynomials`);
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`folds`, `online`), as is
-   a window over a whole axis (`reductions`); what is taken in order is a slice (`gathers`); a
+   a window over a whole axis (`reductions`), what adds up all entries one by one (`additions`), and
+   a pair of exponentials under a logarithm (`pairs`); what is taken in order is a slice
+   (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
    there twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`);
@@ -28,6 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any
 
 from relprop._core.graph import Equation, Graph, Value
+from relprop.reading.additions import added_at_once
 from relprop.reading.biases import before_scales
 from relprop.reading.bodies import opened
 from relprop.reading.contractions import contracted
@@ -37,6 +40,7 @@ from relprop.reading.gathers import taken_in_order
 from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
 from relprop.reading.padding import padded
+from relprop.reading.pairs import paired
 from relprop.reading.parts import joined, split
 from relprop.reading.polynomials import expanded
 from relprop.reading.products import regrouped, spelled_out
@@ -48,6 +52,7 @@ from relprop.reading.rows import by_number
 from relprop.reading.signs import signed
 from relprop.reading.similarities import divided_first
 from relprop.reading.sums import settled
+from relprop.reading.taken import taken_last
 
 PASSES = (
     opened,
@@ -57,10 +62,13 @@ PASSES = (
     by_number,
     simplified,
     reduced,
+    paired,
+    added_at_once,
     quantised,
     without_diagonals,
     contracted,
     normalised_first,
+    taken_last,
     divided_first,
     shifted_back,
     spelled_out,

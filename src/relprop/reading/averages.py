@@ -1,19 +1,91 @@
-"""An average that is divided by the sum of its weights last is one by weights that sum to one."""
+"""An average that is divided by the sum of its weights last is one by weights that sum to one.
+
+``(e * v).sum() / e.sum()`` is the sum of ``(e / e.sum()) * v``, and ``(a * x + b * y) / (a + b)``
+that of ``a / (a + b) * x`` and ``b / (a + b) * y``.
+"""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Equation
-from relprop.propagators.linear import Division
+from relprop._core.graph import Atom, Equation
+from relprop.propagators.linear import Addition, Division
 from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
-from relprop.reading.terms import Symbol, power, summed
+from relprop.reading.pieces import together
+from relprop.reading.terms import LONGEST, Symbol, plus, power, summed
 
 
 def averaged(
+    draft: Draft, algebra: Algebra, equation: Equation, position: int
+) -> list[Equation] | None:
+    """An average as one by weights that sum to one, if it is divided by the sum of its weights."""
+    return _over_an_axis(draft, algebra, equation, position) or _of_some(
+        draft, algebra, equation, position
+    )
+
+
+def _of_some(
+    draft: Draft, algebra: Algebra, equation: Equation, position: int
+) -> list[Equation] | None:
+    """``(a * x + b * y) / (a + b)`` as ``a / (a + b) * x + b / (a + b) * y``."""
+    atom, other = equation.inputs[position], equation.inputs[1 - position]
+    summands = [*_summands(draft, atom)]
+    if not 1 < len(summands) <= LONGEST or other.shape not in ((), atom.shape):
+        return None
+    pairs = [pair for a in summands if (pair := _weighed(draft, a)) is not None]
+    if len(pairs) < len(summands):
+        return None
+    divides = isinstance(registry.lookup(equation.primitive), Division)
+    index = algebra.indices(atom.shape)
+    weights = together(plus(*(algebra.of(w, index if w.shape else ()) for w, _ in pairs)))
+    total = algebra.of(other, index if other.shape else ())
+    if total != (weights if divides else power(weights, -1)):
+        return None
+    out, new, parts = equation.outputs[0], [], []
+    for weight, value in pairs:
+
+        def share(w: Array, v: Array, s: Array) -> Array:
+            return jnp.broadcast_to((w / s if divides else w * s) * v, out.shape)
+
+        new += draft.derived(share, [weight, value, other], equation)
+        parts += new[-1].outputs
+    new += draft.derived(lambda *a: functools.reduce(jnp.add, a), parts, equation, out)
+    return new
+
+
+def _summands(draft: Draft, atom: Atom) -> Iterator[Atom]:
+    """What a value is the sum of, as far as nobody else reads that."""
+    queue = [atom]
+    while queue:
+        atom = queue.pop(0)
+        maker = draft.index.maker.get(atom)
+        kind = None if maker is None else registry.lookup(maker.primitive)
+        adds = isinstance(kind, Addition) and kind.sign > 0 and draft.index.only_reader(atom)
+        if maker is not None and adds and len(draft.index.operands(maker)) == 2:
+            queue[:0] = maker.inputs
+        else:
+            yield atom
+
+
+def _weighed(draft: Draft, atom: Atom) -> tuple[Atom, Atom] | None:
+    """The exponential and the value that a summand is the product of."""
+    maker = draft.index.maker.get(atom)
+    if maker is None or maker.name != "mul":
+        return None
+    for weight, value in (maker.inputs, maker.inputs[::-1]):
+        own = weight in draft.index.exponentials[0]
+        if own and weight.shape in ((), atom.shape) and value not in draft.index.exponentials[0]:
+            return weight, value
+    return None
+
+
+def _over_an_axis(
     draft: Draft, algebra: Algebra, equation: Equation, position: int
 ) -> list[Equation] | None:
     """``(e * v).sum() / e.sum()`` as the sum of ``(e / e.sum()) * v``."""

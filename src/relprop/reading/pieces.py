@@ -21,6 +21,7 @@ from relprop.reading.terms import (
     Symbol,
     Term,
     exponential,
+    factored,
     indices_of,
     mentions,
     plus,
@@ -44,6 +45,16 @@ def together(term: Term) -> Term:
                 if found is not None:
                     return together(found)
     return term
+
+
+def raised(term: Term, exponent: float) -> Term:
+    """A power of a term; what is left of a sum without common factors may be one over an axis."""
+    if len(term) > 1 and exponent != 1:
+        common, inner, coefficient = factored(term)
+        whole = together(inner)
+        if whole != inner:
+            return times(power({common: coefficient}, exponent), power(whole, exponent))
+    return power(term, exponent)
 
 
 def _over_all(term: Term, product: Product, base: Any, bound: Symbol) -> Term | None:

@@ -109,7 +109,7 @@ def power(term: Term, exponent: float) -> Term:
         return {raised: coefficient**exponent}
     if exponent == 1:
         return term
-    common, inner, coefficient = _factored(term)
+    common, inner, coefficient = factored(term)
     if coefficient < 0:  # The sum may be positive all the same.
         inner, coefficient = scaled(inner, -1.0), -coefficient
     outer = frozenset((base, rounded(p * exponent)) for base, p in common)
@@ -142,7 +142,7 @@ def logarithm(term: Term) -> Term:
     if not term:
         raise ValueError
     if len(term) > 1:
-        common, inner, coefficient = _factored(term)
+        common, inner, coefficient = factored(term)
         if coefficient < 0:  # The sum is positive all the same: it has a logarithm.
             inner, coefficient = scaled(inner, -1.0), -coefficient
         term = {joined(common, frozenset({(("add", frozenset(inner.items())), 1.0)})): coefficient}
@@ -242,7 +242,7 @@ def joined(a: Product, b: Product) -> Product:
     return frozenset((base, p) for base, p in powers.items() if p)
 
 
-def _factored(term: Term) -> tuple[Product, Term, float]:
+def factored(term: Term) -> tuple[Product, Term, float]:
     """Common factors of all summands, what is left of those, and a common coefficient."""
     lowest: dict[Base, float] = {}
     bases = {base for product in term for base, _ in product}

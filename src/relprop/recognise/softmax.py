@@ -78,7 +78,7 @@ def _blocks(flow: Dataflow, term: Term, index: Iterable[object]) -> Iterator[Pro
             continue
         above = product - {(base, power)}
         inner = [frozenset({(base, 1.0)})] if base[0] != "add" else [p for p, _ in base[1]]
-        if base[0] == "add" and _lists(flow, base[1], above, index):
+        if base[0] == "add" and (_lists(flow, base[1], above, index) or _is_share(base[1], above)):
             yield frozenset({(base, 1.0)})
         for part in inner:
             if _matches(part, above, index):
@@ -143,6 +143,28 @@ def _lists(
     return False
 
 
+def _is_share(summands: Iterable[tuple[Product, float]], above: Product) -> bool:
+    """Whether what stands above is one of several different exponentials that are added below.
+
+    With one and the powers of one exponential it is a sigmoid, or another function of one value.
+    """
+    parts = {product for product, factor in summands if product and factor > 0}
+    raised = [_exponentials_in(part) for part in parts]
+    return above in parts and all(raised) and len(frozenset().union(*raised)) > 1
+
+
+def _exponentials_in(product: Product) -> frozenset[Any]:
+    """The exponentials that a product is made of, if it is made of those alone, and of masks."""
+    found: set[Any] = set()
+    for base, power in product:
+        inner = base[2] if base[0] in ("sum", "rows") and power == 1 else None
+        more = frozenset({base}) if base[0] == "exp" else _exponentials_in(inner or ONE)
+        if not more and base[0] != "mask":
+            return frozenset()
+        found |= more
+    return frozenset(found)
+
+
 def _product(a: Product, b: Product) -> Product:
     powers = dict(a)
     for base, power in b:
@@ -174,10 +196,12 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         argument = equation.inputs[0]
         if argument in sums:
             queue.append(argument)  # As in `exp(z - logsumexp(z))`, and not the sigmoid of a gate.
+            argument = _less_a_sum(flow, argument, sums)
         start = unshifted(flow, argument, over if argument.shape == value.shape else None)
         if isinstance(start, Value) and start in flow.dependent and start not in sums:
             moved = _moved(flow, equation.inputs[0], start)
             found.setdefault(start, {})[moved] = None
+    found = _without_a_common_shift(flow, found)
     told = _leaves(flow, value) if len(found) > 1 else set()
     for start in [*found]:
         # What cancels is none, as differences of maxima, by which sums of blocks are scaled.
@@ -191,6 +215,29 @@ def arguments(flow: Dataflow, value: Atom, over: Collection[int] | None = None) 
         if len(parts) == len(moved) and parts[0].shape == value.shape:
             return parts
     return [*found]
+
+
+def _without_a_common_shift(
+    flow: Dataflow, starts: dict[Value, dict[Atom, None]]
+) -> dict[Value, dict[Atom, None]]:
+    """The a and b of ``a - m`` and ``b - m``: what is taken from all that is summed cancels."""
+    makers = [flow.producer(start) for start in starts]
+    shifts = {m.inputs[1] if m is not None and m.name == "sub" else None for m in makers}
+    if len(starts) < 2 or len(shifts) != 1 or None in shifts:
+        return starts
+    values = [flow.origin(m.inputs[0])[0] for m in makers if m is not None]
+    known = [v for v in values if isinstance(v, Value) and v in flow.dependent]
+    return {v: {v: None} for v in known} if len(known) == len(makers) else starts
+
+
+def _less_a_sum(flow: Dataflow, atom: Atom, sums: Collection[Atom]) -> Atom:
+    """The z of ``z - log(sum)``, whatever has been summed; of anything else, itself."""
+    difference = flow.producer(flow.origin(atom)[0])
+    if difference is not None and difference.name == "sub":
+        value, total = difference.inputs
+        if total in sums and value not in sums and value in flow.dependent:
+            return value
+    return atom
 
 
 def _leaves(flow: Dataflow, atom: Atom) -> set[Value]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from relprop._core.graph import Atom, Equation, Value
 from relprop.reading.algebra import Algebra
-from relprop.reading.pieces import together
+from relprop.reading.pieces import raised, together
 from relprop.reading.terms import (
     ONE,
     Base,
@@ -31,36 +31,35 @@ _GUARD = 1e-3
 def addition(algebra: Algebra, equation: Equation, index: Index) -> Term:
     """A sum or a difference."""
     sign = -1.0 if equation.name == "sub" else 1.0
-    pair = _log_add_exp(algebra, equation)
-    if pair is not None:
-        maximum, _ = pair
+    maximum = log_add_exp(algebra.maker, equation)
+    if maximum is not None:
         parts = (exponential(algebra.operand(maximum, i, index)) for i in (0, 1))
         return logarithm(together(plus(*parts)))
     a, b = (algebra.operand(equation, i, index) for i in (0, 1))
     return together(plus(a, scaled(b, sign)))
 
 
-def _log_add_exp(algebra: Algebra, equation: Equation) -> tuple[Equation, Equation] | None:
-    """``max(a, b) + log1p(exp(-|a - b|))``: how a sum of two exponentials is kept in range."""
-    makers = [algebra.maker(atom) for atom in equation.inputs]
+def log_add_exp(maker: Callable[[Atom], Equation | None], equation: Equation) -> Equation | None:
+    """Of ``max(a, b) + log1p(exp(-|a - b|))`` the maximum: a sum of exponentials, kept in range."""
+    makers = [maker(atom) for atom in equation.inputs]
     names = ["" if maker is None else maker.name for maker in makers]
     if equation.name != "add" or sorted(names) != ["log1p", "max"]:
         return None
     maximum, step = makers[names.index("max")], makers[names.index("log1p")]
     assert maximum is not None and step is not None
     for name in ("exp", "neg", "abs", "sub"):
-        inner = algebra.maker(step.inputs[0])
+        inner = maker(step.inputs[0])
         if inner is None or inner.name != name:
             return None
         step = inner
     same = set(map(id, step.inputs)) == set(map(id, maximum.inputs))
-    return (maximum, step) if same else None
+    return maximum if same else None
 
 
 def product(algebra: Algebra, equation: Equation, index: Index) -> Term:
     """A product or a quotient."""
     a, b = (algebra.operand(equation, i, index) for i in (0, 1))
-    product = times(a, power(b, -1) if equation.name == "div" else b)
+    product = times(a, raised(b, -1) if equation.name == "div" else b)
     return {_unmasked(factors): c for factors, c in product.items()}
 
 
@@ -96,8 +95,8 @@ def pow_(algebra: Algebra, equation: Equation, index: Index) -> Term | None:
 
 def logistic(term: Term, equation: Equation) -> Term:
     """The sigmoid: an exponential over one and that."""
-    raised = exponential(term)
-    return times(raised, power(plus({ONE: 1.0}, raised), -1))
+    above = exponential(term)
+    return times(above, raised(plus({ONE: 1.0}, above), -1))
 
 
 def tanh(term: Term, equation: Equation) -> Term:

@@ -1,0 +1,141 @@
+"""What is divided by its own sum is divided before entries of it are taken.
+
+``e[0] / e.sum()`` is ``(e / e.sum())[0]``, ``exp(z[0] - logsumexp(z))`` is an entry of the softmax.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.general import is_elementwise, is_move
+from relprop.reading.draft import Draft
+from relprop.reading.primitives import algebra_of
+from relprop.reading.repeats import simplified
+
+_FUNCTIONS = ("exp", "log", "neg")
+
+
+def taken_last(draft: Draft) -> None:
+    """Divides, or shifts, a value by what it was reduced to before entries of it are taken."""
+    if not draft.index.exponentials[1]:
+        return
+    while _one_taken_last(draft):
+        simplified(draft)
+
+
+def _one_taken_last(draft: Draft) -> bool:
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        new = _by_reduction(draft, equation) or _function(draft, equation)
+        if new:
+            made[equation] = new
+    if made:
+        draft.put(made)
+    return bool(made)
+
+
+def _by_reduction(draft: Draft, equation: Equation) -> list[Equation]:
+    """An entry, combined with what all entries of its axis were reduced to."""
+    sums = draft.index.exponentials[1]
+    if equation.name not in ("div", "mul", "sub") or len(draft.index.operands(equation)) != 2:
+        return []
+    for position in (0, 1) if equation.name == "mul" else (0,):
+        part, other = equation.inputs[position], equation.inputs[1 - position]
+        if other not in sums or part.shape != other.shape or not isinstance(part, Value):
+            continue
+        source, moves = _before_taking(draft, part)
+        axes = _axes(draft, part, source) if moves else None
+        if axes is None or not _reduced_over(draft, other, source, axes):
+            continue
+
+        def whole(x: Array, y: Array, position: int = position) -> Array:
+            y = jnp.expand_dims(y, axes) if y.ndim < x.ndim else y
+            y = jnp.broadcast_to(y, x.shape)
+            return equation.evaluate([x, y] if position == 0 else [y, x])[0]
+
+        return _then_taken(draft, equation, whole, [source, other], moves)
+    return []
+
+
+def _function(draft: Draft, equation: Equation) -> list[Equation]:
+    """A function of an entry of what was made by this pass, which comes before it, too."""
+    if equation.name not in _FUNCTIONS or equation.inputs[0] not in draft.index.dependent:
+        return []
+    source, moves = _before_taking(draft, equation.inputs[0])
+    maker = draft.index.maker.get(source)
+    own = maker is not None and not draft.is_made(source) and maker.name in ("sub", "mul", "div")
+    if not own or not moves or source not in draft.index.exponentials[1]:
+        return []
+    return _then_taken(draft, equation, lambda x: equation.evaluate([x])[0], [source], moves)
+
+
+def _then_taken(
+    draft: Draft,
+    like: Equation,
+    function: Callable[..., Array],
+    inputs: Sequence[Atom],
+    moves: Sequence[Equation],
+) -> list[Equation]:
+    """A function of whole arrays, and what is taken out of its result."""
+    new = draft.derived(function, inputs, like)
+
+    def taken(x: Array) -> Array:
+        for move in moves:
+            (x,) = move.evaluate([x])
+        return x
+
+    return [*new, *draft.derived(taken, [new[-1].outputs[0]], like, like.outputs[0])]
+
+
+def _before_taking(draft: Draft, atom: Atom) -> tuple[Value, list[Equation]]:
+    """A value before entries were taken out of it, and the moves that took them; none if none."""
+    moves: list[Equation] = []
+    while (maker := draft.index.maker.get(atom)) is not None and is_move(maker):
+        if len(maker.inputs) != 1 or maker.inputs[0] not in draft.index.dependent:
+            break
+        moves.insert(0, maker)
+        (atom,) = maker.inputs
+    assert isinstance(atom, Value)
+    return atom, moves if any(move.name == "slice" for move in moves) else []
+
+
+def _axes(draft: Draft, part: Value, source: Value) -> tuple[int, ...] | None:
+    """The axes of a source along which a part of it is one entry; the others stay as they are."""
+    algebra = algebra_of(lambda a: None if a is source else draft.index.maker.get(a), _no_number)
+    index = algebra.indices(part.shape)
+    term = algebra.of(part, index)
+    gone = max(0, len(source.shape) - len(index))
+    for axes in itertools.combinations(range(len(source.shape)), gone):
+        kept = iter(index)
+        for (base, _), *more in term:
+            place = base[2] if not more and base[:2] == ("value", source) else ()
+            wanted = tuple(None if a in axes else next(kept) for a in range(len(place)))
+            if place and all(
+                isinstance(i, int) if w is None else i == w
+                for i, w in zip(place, wanted, strict=True)
+            ):
+                return axes
+    return None
+
+
+def _no_number(atom: Atom) -> None:
+    return None
+
+
+def _reduced_over(draft: Draft, atom: Atom, source: Value, axes: tuple[int, ...]) -> bool:
+    """Whether a value is a function of a sum over axes of a source, or of what that has become."""
+    while (maker := draft.index.maker.get(atom)) is not None:
+        if maker.name == "reduce_sum":
+            (inner,) = maker.inputs
+            alike = tuple(maker.params["axes"]) == axes and inner.shape == source.shape
+            return alike and (inner is source or draft.index.leads(source, inner))
+        operands = draft.index.operands(maker)
+        if len(operands) != 1 or not (is_move(maker) or is_elementwise(maker)):
+            return False
+        (atom,) = operands
+    return False
