@@ -6,7 +6,8 @@ which the same thing is always written in the same way:
 1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
    coefficients depend on the inputs is a loop over these (`polynomials`);
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`folds`, `online`), as is
-   a window over a whole axis (`reductions`), what adds up all entries one by one (`additions`), and
+   a window over a whole axis (`reductions`), what adds up all entries one by one (`additions`),
+   groups of them (`groups`), and
    a pair of exponentials under a logarithm (`pairs`); what is taken in order is a slice
    (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
@@ -37,6 +38,7 @@ from relprop.reading.contractions import contracted
 from relprop.reading.diagonals import without_diagonals
 from relprop.reading.draft import Draft
 from relprop.reading.gathers import taken_in_order
+from relprop.reading.groups import folded
 from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
 from relprop.reading.padding import padded
@@ -62,6 +64,7 @@ PASSES = (
     by_number,
     simplified,
     reduced,
+    folded,
     paired,
     added_at_once,
     quantised,

@@ -26,7 +26,7 @@ def by_number(draft: Draft) -> None:
     for equation in draft.equations:
         if equation.name not in _METHODS or equation.outputs[0] not in draft.index.dependent:
             continue
-        rows = _rows(draft, equation)
+        rows = rows_of(draft, equation)
         if rows is None:
             continue
         key = rows.tobytes()
@@ -61,7 +61,7 @@ _METHODS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _rows(draft: Draft, equation: Equation) -> np.ndarray | None:
+def rows_of(draft: Draft, equation: Equation) -> np.ndarray | None:
     """The numbers of whole rows, if these are what is taken or added to, and all are there."""
     operand, indices = equation.inputs[:2]
     numbers = equation.params["dimension_numbers"]

@@ -53,7 +53,7 @@ def _by_reduction(draft: Draft, equation: Equation) -> list[Equation]:
         if axes is None or not _reduced_over(draft, other, source, axes):
             continue
 
-        def whole(x: Array, y: Array, position: int = position) -> Array:
+        def whole(x: Array, y: Array, position: int = position, axes: tuple[int, ...] = axes) -> Array:
             y = jnp.expand_dims(y, axes) if y.ndim < x.ndim else y
             y = jnp.broadcast_to(y, x.shape)
             return equation.evaluate([x, y] if position == 0 else [y, x])[0]
