@@ -12,7 +12,8 @@ which the same thing is always written in the same way:
    (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
    there twice (`repeats`);
-3. products are written entry by entry where they are, and by factors of one origin (`products`);
+3. products are written entry by entry where they are, and by factors of one origin (`products`),
+   and sigmoids about zero as what they are (`tanhs`);
 4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
    signs to its weight (`signs`);
 5. a normalisation comes before what is linear in its result (`quotients`, `averages`,
@@ -55,6 +56,7 @@ from relprop.reading.signs import signed
 from relprop.reading.similarities import divided_first
 from relprop.reading.sums import settled
 from relprop.reading.taken import taken_last
+from relprop.reading.tanhs import centred
 
 PASSES = (
     opened,
@@ -76,6 +78,7 @@ PASSES = (
     shifted_back,
     spelled_out,
     regrouped,
+    centred,
     signed,
     joined,
     split,

@@ -1,20 +1,22 @@
 """Logarithms of sums of exponentials, with the shift of the arguments where it belongs.
 
 ``(z - m) - log(sum(exp(z - m)))`` is ``z - logsumexp(z)``, ``log(exp(z) / s)`` is ``z - log(s)``,
-and ``logsumexp(z - c)`` is ``logsumexp(z) - c``.
+and ``logsumexp(z - c)`` is ``logsumexp(z) - c``. ``exp(log(q) - c)`` is ``q * exp(-c)``: what is
+added up in logarithms is a sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
+from relprop._core.operation import Propagator
 from relprop.propagators.general import is_move
-from relprop.propagators.linear import Addition
+from relprop.propagators.linear import Addition, Division, Multiplication
 from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.primitives import algebra_of
@@ -25,9 +27,56 @@ def shifted_back(draft: Draft) -> None:
     """Reads the logarithm of a sum of exponentials with the shift of their arguments."""
     if not any(equation.name == "log" for equation in draft.equations):
         return
+    _raised_again(draft)
     _logarithms_of_quotients(draft)
     _shifted_together(draft)
     _shifted_before(draft)
+
+
+def _raised_again(draft: Draft) -> None:
+    """Reads ``exp(n * log(q) - c)`` with constants c as ``q**n * exp(-c)``."""
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        if equation.name != "exp":
+            continue
+        atom, factor = equation.inputs[0], 1.0
+        shifts: list[tuple[Atom, float]] = []
+        while (maker := draft.index.maker.get(atom)) is not None:
+            if maker.name == "log" and factor >= 1 and factor == int(factor):
+                value, power = maker.inputs[0], int(factor)
+                made[equation] = _without_logarithm(draft, equation, value, power, shifts)
+            kind, operands = registry.lookup(maker.primitive), draft.index.operands(maker)
+            if len(operands) != 1 or not (isinstance(kind, Addition) or _scales(kind)):
+                break
+            (atom,), left = operands, maker.inputs[0] is operands[0]
+            other = maker.inputs[1 if left else 0]
+            if isinstance(kind, Addition) and (left or kind.sign > 0):
+                shifts.append((other, factor * kind.sign))
+            elif _scales(kind) and (n := draft.index.number(other)) is not None:
+                factor *= n
+            else:
+                break
+    if made:
+        draft.put(made)
+
+
+def _scales(kind: Propagator) -> bool:
+    return isinstance(kind, Multiplication) and not isinstance(kind, Division)
+
+
+def _without_logarithm(
+    draft: Draft, like: Equation, value: Atom, power: int, shifts: Sequence[tuple[Atom, float]]
+) -> list[Equation]:
+    """A power of what a logarithm was taken of, times exponentials of what was added to that."""
+    (out,) = like.outputs
+
+    def product(q: Array, *constants: Array) -> Array:
+        q = q**power
+        for c, (_, factor) in zip(constants, shifts, strict=True):
+            q = q * jnp.exp(c * jnp.asarray(factor, q.dtype))
+        return jnp.broadcast_to(q, out.shape)
+
+    return draft.derived(product, [value, *(atom for atom, _ in shifts)], like, out)
 
 
 def _shifted_together(draft: Draft) -> None:

@@ -25,6 +25,7 @@ from relprop.reading.exponentials import EXPONENTIALS, followed
 from relprop.reading.pieces import looked_up, taken_apart
 from relprop.reading.terms import ONE, Product, Symbol, Term, mentions, renamed, values
 from relprop.recognise.dataflow import Dataflow
+from relprop.recognise.odd import is_odd
 
 
 def softmaxes(flow: Dataflow) -> Iterator[Operation]:
@@ -304,6 +305,8 @@ def unshifted(flow: Dataflow, atom: Atom, over: Collection[int] | None = None) -
         if equation.name not in ("add", "sub"):
             return atom
         a, b = equation.inputs
+        if any(flow.number(x) is not None for x in (a, b)) and is_odd(flow, atom):
+            return atom  # A part of the function, as the limit of a soft cap is.
         same = flow.origin(a)[0] is flow.origin(b)[0]
         if same:
             return flow.origin(a)[0]
