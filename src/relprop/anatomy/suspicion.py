@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Value
 from relprop._core.plan import Step
 from relprop.anatomy.blocks import Suspicion, place
 from relprop.anatomy.decays import of_states
+from relprop.anatomy.statistics import own_statistic
 from relprop.anatomy.wiring import Wiring
 
 _ROOTS = ("rsqrt", "sqrt")
-_EXPONENTIALS = ("exp", "exp2")
+_EXPONENTIALS = ("exp", "exp2", "logistic")
 #: What sums up entries of one value, though it is no reduction.
 _COLLECTING = ("scatter-add", "scan", "while")
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform")
@@ -31,26 +32,14 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
     """Quotients and products that remind of softmax, normalisation or activation."""
     chance = _random_values(wiring)
     states: set[Value] | None = None
+    told: set[Step] = set()
     for step in wiring.steps:
         if step.off_path:
             continue
-        if step.structure == "quotient":
-            above, below = wiring.active(step)[0], wiring.active(step)[-1]
-            if _sums(wiring, below) and _share(wiring, above, below):
-                kind = "softmax or normalisation"
-                reason = "a quotient whose denominator is a sum over the input"
-                yield _suspicion(step, kind, reason)
-        elif step.structure == "activation" and step.primitive in _EXPONENTIALS:
-            if _less_a_logarithm(wiring, step):
-                reason = (
-                    "an exponential less the logarithm of a sum that may not be that of its own"
-                )
-                yield _suspicion(step, "softmax or normalisation", reason)
-        elif step.structure == "activation" and step.primitive in _ROOTS:
-            if _sums(wiring, wiring.active(step)[0]) and _divides_its_own(wiring, step):
-                yield _suspicion(
-                    step, "normalisation", "the root of a sum, which does more than divide"
-                )
+        found = _of_a_sum(wiring, step) or _of_itself(wiring, step, told)
+        if found is not None:
+            told.add(step)
+            yield _suspicion(step, *found)
         elif step.structure == "product" and _are_activations(wiring, step):
             states = of_states(wiring) if states is None else states
             if states.isdisjoint(step.operation.outputs):
@@ -58,6 +47,35 @@ def suspicions(wiring: Wiring) -> Iterator[Suspicion]:
                 yield _suspicion(step, "gate", reason)
         elif _is_random(wiring, step, chance):
             yield _suspicion(step, "dropout", "random numbers change a value: a training mode?")
+
+
+def _of_a_sum(wiring: Wiring, step: Step) -> tuple[str, str] | None:
+    """What a step reminds of that divides by a sum, takes its root or its logarithm away."""
+    if step.structure == "quotient":
+        above, below = wiring.active(step)[0], wiring.active(step)[-1]
+        if _sums(wiring, below) and _share(wiring, above, below):
+            reason = "a quotient whose denominator is a sum over the input"
+            return "softmax or normalisation", reason
+    elif step.structure == "activation" and step.primitive in _EXPONENTIALS:
+        if _less_a_logarithm(wiring, step):
+            reason = "an exponential less the logarithm of a sum that may not be that of its own"
+            return "softmax or normalisation", reason
+    elif step.structure == "activation" and step.primitive in _ROOTS:
+        if _sums(wiring, wiring.active(step)[0]) and _divides_its_own(wiring, step):
+            return "normalisation", "the root of a sum, which does more than divide"
+    return None
+
+
+def _of_itself(wiring: Wiring, step: Step, told: Set[Step]) -> tuple[str, str] | None:
+    """What a step reminds of that scales a value by something computed from its own entries."""
+    if step.structure not in ("product", "quotient"):
+        return None
+    passed = own_statistic(wiring, step)
+    if not passed or not told.isdisjoint(passed):
+        return None
+    names = {e.name for s in passed for e in s.operation.equations}
+    kind = "softmax or normalisation" if names & {*_EXPONENTIALS} else "normalisation"
+    return kind, "a value times a statistic of its own entries"
 
 
 def _less_a_logarithm(wiring: Wiring, step: Step) -> bool:
