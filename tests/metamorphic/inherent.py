@@ -114,6 +114,8 @@ DIFFERENCES: tuple[Row, ...] = (
         ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "epsilon_plus",
          "epsilon_plus_flat", "epsilon_gamma_box", "attn_lrp", "relp", "gamma_vit", "lstm"),
         "a softmax over two logits, of which one is a constant, has the rule of a softmax"),
+    Row("softmax_of_two", "sigmoid", _ALL,
+        "a sigmoid of a difference of two logits is an activation, and no softmax over them"),
     Row("interpolating_gate", "n + z*(h - n) | n - z*n + z*h", _HALVED,
         "the halves are those of z and of h - n, and n is read once more"),
     # Attention.

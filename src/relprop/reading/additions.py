@@ -31,6 +31,11 @@ _ENTRY = "entry"  # What a part is that is nothing but an entry.
 
 def added_at_once(draft: Draft) -> None:
     """Writes sums of all entries of an axis as such."""
+    while _some_added_at_once(draft):
+        pass
+
+
+def _some_added_at_once(draft: Draft) -> bool:
     sources = _sources(draft)
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
@@ -47,6 +52,7 @@ def added_at_once(draft: Draft) -> None:
             made.update(new)
     if made:
         draft.put(made)
+    return bool(made)
 
 
 class _Source(NamedTuple):

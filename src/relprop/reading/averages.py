@@ -17,8 +17,8 @@ from relprop._core.graph import Atom, Equation
 from relprop.propagators.linear import Addition, Division
 from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
-from relprop.reading.pieces import together
-from relprop.reading.terms import LONGEST, Symbol, plus, power, summed
+from relprop.reading.pieces import written_out
+from relprop.reading.terms import LONGEST, Index, Symbol, plus, power, summed
 
 
 def averaged(
@@ -36,16 +36,16 @@ def _of_some(
     """``(a * x + b * y) / (a + b)`` as ``a / (a + b) * x + b / (a + b) * y``."""
     atom, other = equation.inputs[position], equation.inputs[1 - position]
     summands = [*_summands(draft, atom)]
-    if not 1 < len(summands) <= LONGEST or other.shape not in ((), atom.shape):
+    if not 1 < len(summands) <= LONGEST or not _fits(other, atom):
         return None
     pairs = [pair for a in summands if (pair := _weighed(draft, a)) is not None]
     if len(pairs) < len(summands):
         return None
     divides = isinstance(registry.lookup(equation.primitive), Division)
     index = algebra.indices(atom.shape)
-    weights = together(plus(*(algebra.of(w, index if w.shape else ()) for w, _ in pairs)))
-    total = algebra.of(other, index if other.shape else ())
-    if total != (weights if divides else power(weights, -1)):
+    weights = written_out(plus(*(algebra.of(w, _within(w, index)) for w, _ in pairs)))
+    total = algebra.of(other, _within(other, index))
+    if written_out(total if divides else power(total, -1)) != weights:
         return None
     out, new, parts = equation.outputs[0], [], []
     for weight, value in pairs:
@@ -80,9 +80,21 @@ def _weighed(draft: Draft, atom: Atom) -> tuple[Atom, Atom] | None:
         return None
     for weight, value in (maker.inputs, maker.inputs[::-1]):
         own = weight in draft.index.exponentials[0]
-        if own and weight.shape in ((), atom.shape) and value not in draft.index.exponentials[0]:
+        if own and _fits(weight, atom) and value not in draft.index.exponentials[0]:
             return weight, value
     return None
+
+
+def _fits(part: Atom, whole: Atom) -> bool:
+    """Whether a value is the same along those axes that it lacks or has one entry of."""
+    if not part.shape:
+        return True
+    pairs = zip(part.shape, whole.shape, strict=False)
+    return len(part.shape) == len(whole.shape) and all(n in (1, m) for n, m in pairs)
+
+
+def _within(atom: Atom, index: Index) -> Index:
+    return tuple(0 if n == 1 else i for n, i in zip(atom.shape, index, strict=False))
 
 
 def _over_an_axis(

@@ -1,8 +1,8 @@
 """Sums over groups of entries, and one number for each group: a folded axis, however it is written.
 
-With A the matrix that says which group an entry is in, ``h @ A`` is ``h.reshape(-1, n).sum(1)`` and
-``A @ v`` is ``repeat(v, n)``; so are a window as wide as its stride, a sum of segments, and a gather
-that takes each entry n times. Groups are equally large, and one comes after the other.
+With A the matrix that says which group an entry is in, ``h @ A`` is ``h.reshape(-1, n).sum(1)``, as
+are a window as wide as its stride and a sum of segments, and ``A @ v`` is ``repeat(v, n)``, as is a
+gather that takes each entry n times. Groups are equally large, and one comes after the other.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 from jaxtyping import Array
 
 from relprop._core import registry
-from relprop._core.graph import Equation, Value
+from relprop._core.graph import Atom, Equation, Value
+from relprop.propagators.general import is_elementwise, is_move
 from relprop.propagators.linear import Dense
+from relprop.propagators.sums import ScatteredSum, Sum, WindowSum
 from relprop.reading.draft import Draft
 from relprop.reading.rows import rows_of
 
@@ -106,8 +108,12 @@ def _repeated(draft: Draft, equation: Equation) -> list[Equation]:
     aside = operand not in draft.index.dependent or indices in draft.index.touched
     if aside or not size or more <= size or more > _MOST or operand in draft.index.exponentials[0]:
         return []
+    if not _is_of_sums(draft, operand):
+        return []
     longer = [a for a, (n, m) in enumerate(zip(operand.shape, out.shape, strict=False)) if n != m]
-    known = draft.known(indices) if len(longer) == 1 and len(operand.shape) == len(out.shape) else None
+    known = (
+        draft.known(indices) if len(longer) == 1 and len(operand.shape) == len(out.shape) else None
+    )
     if known is None or more % size:
         return []
     with jax.ensure_compile_time_eval():
@@ -117,6 +123,19 @@ def _repeated(draft: Draft, equation: Equation) -> list[Equation]:
     wanted = np.repeat(np.arange(size).reshape(operand.shape), more // size, longer[0])
     same = wanted.shape == taken.shape and np.array_equal(wanted, taken)
     return _put(draft, equation, operand, groups) if same and isinstance(operand, Value) else []
+
+
+def _is_of_sums(draft: Draft, atom: Atom) -> bool:
+    """Whether a value is a function, entry by entry, of sums."""
+    while (maker := draft.index.maker.get(atom)) is not None:
+        kind = registry.lookup(maker.primitive)
+        if isinstance(kind, Sum | WindowSum | ScatteredSum | Dense):
+            return True
+        operands = draft.index.operands(maker)
+        if not operands or not (is_move(maker) or is_elementwise(maker)):
+            return False
+        (atom, *_) = operands
+    return False
 
 
 def _segments(draft: Draft, equation: Equation) -> list[Equation]:

@@ -20,20 +20,21 @@ from relprop.propagators.linear import Addition, Division, Multiplication
 from relprop.reading.algebra import Algebra
 from relprop.reading.draft import Draft
 from relprop.reading.primitives import algebra_of
-from relprop.reading.terms import Index, plus, scaled
+from relprop.reading.terms import Index, plus, scaled, values
 
 
 def shifted_back(draft: Draft) -> None:
     """Reads the logarithm of a sum of exponentials with the shift of their arguments."""
     if not any(equation.name == "log" for equation in draft.equations):
         return
-    _raised_again(draft)
+    while _raised_again(draft):
+        _shifted_for_range(draft)
     _logarithms_of_quotients(draft)
     _shifted_together(draft)
     _shifted_before(draft)
 
 
-def _raised_again(draft: Draft) -> None:
+def _raised_again(draft: Draft) -> bool:
     """Reads ``exp(n * log(q) - c)`` with constants c as ``q**n * exp(-c)``."""
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
@@ -56,8 +57,53 @@ def _raised_again(draft: Draft) -> None:
                 factor *= n
             else:
                 break
+    # One inside another comes first: the shift of its argument may go.
+    outs = {equation.outputs[0] for equation in made}
+    inner = {e: new for e, new in made.items() if not draft.index.leads(outs, e.outputs[0])}
+    if inner:
+        draft.put(inner)
+    return bool(inner)
+
+
+def _shifted_for_range(draft: Draft) -> None:
+    """Reads ``log(sum(q * exp(-c))) + c`` as ``log(sum(q))``."""
+    algebra = algebra_of(draft.index.maker.get, draft.index.number)
+    made: dict[Equation, list[Equation]] = {}
+    for equation in draft.equations:
+        kind, operands = registry.lookup(equation.primitive), draft.index.operands(equation)
+        if not isinstance(kind, Addition) or kind.sign < 0 or len(operands) != 1:
+            continue
+        logarithm = _moved_from(draft, operands[0], "log")
+        total = None if logarithm is None else _moved_from(draft, logarithm.inputs[0], "reduce_sum")
+        product = None if total is None else draft.index.maker.get(total.inputs[0])
+        if product is None or product.name != "mul" or total is None:
+            continue
+        (out,) = equation.outputs
+        (shift,) = (a for a in equation.inputs if a is not operands[0])
+        value = [a for a in product.inputs if a in draft.index.dependent]
+        index = algebra.indices(out.shape)
+        known = values(algebra.of(shift, _within(shift, index)))
+        if len(value) != 1 or not known or known & values(algebra.of(out, index)):
+            continue
+        axes = total.params["axes"]
+        whole = value[0].shape == total.inputs[0].shape
+
+        def sums(q: Array, axes: tuple[int, ...] = axes, out: Value = out) -> Array:
+            return jnp.log(jnp.sum(q, axes)).reshape(out.shape)
+
+        if whole:
+            made[equation] = draft.derived(sums, value, equation, out)
     if made:
         draft.put(made)
+
+
+def _moved_from(draft: Draft, atom: Atom, name: str) -> Equation | None:
+    """The equation of some name that makes a value, perhaps moved; a sum may be kept positive."""
+    while (maker := draft.index.maker.get(atom)) is not None and maker.name != name:
+        if not (is_move(maker) or maker.name == "abs") or len(maker.inputs) != 1:
+            return None
+        (atom,) = maker.inputs
+    return maker
 
 
 def _scales(kind: Propagator) -> bool:
@@ -71,7 +117,7 @@ def _without_logarithm(
     (out,) = like.outputs
 
     def product(q: Array, *constants: Array) -> Array:
-        q = q**power
+        q = q if power == 1 and shifts else q**power
         for c, (_, factor) in zip(constants, shifts, strict=True):
             q = q * jnp.exp(c * jnp.asarray(factor, q.dtype))
         return jnp.broadcast_to(q, out.shape)

@@ -47,6 +47,21 @@ def together(term: Term) -> Term:
     return term
 
 
+def written_out(term: Term) -> Term:
+    """A term in which each sum over one short axis is that of its entries."""
+    total: Term = {}
+    for product, coefficient in term.items():
+        sums = [base for base, exponent in product if base[0] == "sum" and exponent == 1]
+        if len(sums) != 1 or len(sums[0][1]) != 1 or sums[0][1][0].size > LONGEST:
+            total = plus(total, {product: coefficient})
+            continue
+        ((base,), ((bound,), inside)) = sums, sums[0][1:3]
+        rest: Term = {product - {(base, 1.0)}: coefficient}
+        entries = ({renamed(inside, {bound: i}): 1.0} for i in range(bound.size))
+        total = plus(total, *(times(rest, entry) for entry in entries))
+    return total
+
+
 def raised(term: Term, exponent: float) -> Term:
     """A power of a term; what is left of a sum without common factors may be one over an axis."""
     if len(term) > 1 and exponent != 1:

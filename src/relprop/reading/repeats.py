@@ -15,6 +15,8 @@ from relprop.reading.limits import never_limited
 from relprop.reading.numbers import is_literal
 from relprop.reading.turns import before_each_turn
 
+_IN_ANY_ORDER = ("add", "mul", "max", "min")
+
 
 def simplified(draft: Draft) -> None:
     """Reads a value that equals another one as that."""
@@ -154,7 +156,10 @@ def _key(draft: Draft, equation: Equation) -> Hashable:
         return None
     recall = draft.recalled.get(equation.outputs[0])
     params = tuple(sorted(equation.params.items(), key=lambda item: item[0]))
-    key = (equation.primitive, equation.scope, recall, params, tuple(map(_name, equation.inputs)))
+    names: Hashable = tuple(map(_name, equation.inputs))
+    if equation.name in _IN_ANY_ORDER and len(set(equation.inputs)) == 2:
+        names = frozenset(map(_name, equation.inputs))
+    key = (equation.primitive, equation.scope, recall, params, names)
     try:
         hash(key)
     except TypeError:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -53,8 +52,10 @@ def _by_reduction(draft: Draft, equation: Equation) -> list[Equation]:
         if axes is None or not _reduced_over(draft, other, source, axes):
             continue
 
-        def whole(x: Array, y: Array, position: int = position, axes: tuple[int, ...] = axes) -> Array:
-            y = jnp.expand_dims(y, axes) if y.ndim < x.ndim else y
+        def whole(
+            x: Array, y: Array, position: int = position, axes: tuple[int, ...] = axes
+        ) -> Array:
+            y = y.reshape([1 if a in axes else n for a, n in enumerate(x.shape)])
             y = jnp.broadcast_to(y, x.shape)
             return equation.evaluate([x, y] if position == 0 else [y, x])[0]
 
@@ -108,18 +109,12 @@ def _axes(draft: Draft, part: Value, source: Value) -> tuple[int, ...] | None:
     """The axes of a source along which a part of it is one entry; the others stay as they are."""
     algebra = algebra_of(lambda a: None if a is source else draft.index.maker.get(a), _no_number)
     index = algebra.indices(part.shape)
-    term = algebra.of(part, index)
-    gone = max(0, len(source.shape) - len(index))
-    for axes in itertools.combinations(range(len(source.shape)), gone):
-        kept = iter(index)
-        for (base, _), *more in term:
-            place = base[2] if not more and base[:2] == ("value", source) else ()
-            wanted = tuple(None if a in axes else next(kept) for a in range(len(place)))
-            if place and all(
-                isinstance(i, int) if w is None else i == w
-                for i, w in zip(place, wanted, strict=True)
-            ):
-                return axes
+    for (base, _), *more in algebra.of(part, index):
+        if more or base[:2] != ("value", source):
+            return None
+        axes = tuple(a for a, i in enumerate(base[2]) if isinstance(i, int))
+        kept = [i for i in base[2] if not isinstance(i, int)]
+        return axes if axes and kept == [i for i in index if i != 0] else None
     return None
 
 
@@ -132,7 +127,7 @@ def _reduced_over(draft: Draft, atom: Atom, source: Value, axes: tuple[int, ...]
     while (maker := draft.index.maker.get(atom)) is not None:
         if maker.name == "reduce_sum":
             (inner,) = maker.inputs
-            alike = tuple(maker.params["axes"]) == axes and inner.shape == source.shape
+            alike = {*maker.params["axes"]} == {*axes} and inner.shape == source.shape
             return alike and (inner is source or draft.index.leads(source, inner))
         operands = draft.index.operands(maker)
         if len(operands) != 1 or not (is_move(maker) or is_elementwise(maker)):

@@ -21,6 +21,10 @@ def _centred(z):
     return z - _mean(z)
 
 
+def _by_entry(q):
+    return functools.reduce(lambda a, c: a + c, [q[:, i] for i in range(q.shape[1])])[:, None]
+
+
 # The mean of squares, which all norms below are made of.
 MEANS_OF_SQUARES = {
     "mean(z*z)": lambda z: _mean(z * z),
@@ -52,6 +56,15 @@ MEANS_OF_SQUARES = {
     "trace of outer": lambda z: jax.vmap(lambda r: jnp.trace(jnp.outer(r, r)))(z)[:, None] / D,
     "two halves": lambda z: (
         ((z[:, :3] ** 2).sum(-1, keepdims=True) + (z[:, 3:] ** 2).sum(-1, keepdims=True)) / D
+    ),
+    "halves, then entries": lambda z: _by_entry(z[:, :3] ** 2 + z[:, 3:] ** 2) / D,
+    "entries of squares": lambda z: _by_entry(z * z) / D,
+    "associative_scan": lambda z: lax.associative_scan(jnp.add, z * z, axis=1)[:, -1:] / D,
+    "exp(logsumexp(log))": lambda z: jnp.exp(
+        jax.nn.logsumexp(jnp.log(z * z), -1, keepdims=True) - np.log(D)
+    ),
+    "exp(logsumexp(2 log|z|))": lambda z: (
+        jnp.exp(jax.nn.logsumexp(2 * jnp.log(jnp.abs(z)), -1, keepdims=True)) / D
     ),
     **each(lambda wrap: lambda z: wrap(_mean)(z * z), bodies("mean", *BODIES)),
     **each(lambda wrap: wrap(lambda z: _mean(z * z)), bodies("mean of squares", *BODIES)),
@@ -241,6 +254,19 @@ def group_norm(w, b, g, c, v):
         ]
         return jnp.concatenate(parts, -1) * g + c
 
+    places = np.repeat(np.arange(HEADS), 3)
+    member = np.eye(HEADS)[places]
+
+    def finish(y):
+        return y * g + c
+
+    def with_groups(total, spread):
+        def f(z):
+            y = z - spread(total(z) / 3)
+            return finish(y / jnp.sqrt(spread(total(y * y) / 3) + eps))
+
+        return f
+
     def by_matrix(y):
         centred = _centred(y)
         return centred * lax.rsqrt(jnp.einsum("thd,thd->th", centred, centred)[..., None] / 3 + eps)
@@ -253,6 +279,19 @@ def group_norm(w, b, g, c, v):
         ),
         "einsum": grouped(by_matrix),
         "split": each,
+        "membership": with_groups(lambda y: y @ member, lambda s: s @ member.T),
+        "membership, inverse root": lambda z: finish(
+            (lambda y: y * ((((y * y) @ member / 3 + eps) ** -0.5) @ member.T))(
+                z - z @ (member @ member.T) / 3
+            )
+        ),
+        "segments": with_groups(
+            lambda y: jax.ops.segment_sum(y.T, places, HEADS).T, lambda s: s[:, places]
+        ),
+        "windows": with_groups(
+            lambda y: lax.reduce_window(y, 0.0, lax.add, (1, 3), (1, 3), "VALID"),
+            lambda s: jnp.repeat(s, 3, axis=1),
+        ),
         "vmap over groups": grouped(
             jax.vmap(lambda y: _centred(y) * lax.rsqrt(y.var(-1, keepdims=True) + eps), 1, 1)
         ),

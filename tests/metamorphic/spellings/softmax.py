@@ -94,6 +94,10 @@ def spellings_of_softmax(size):
         "exp(z - chain of logaddexp)": lambda z: jnp.exp(
             z - functools.reduce(jnp.logaddexp, _columns(z))
         ),
+        "sigmoid(z - logsumexp of the others)": lambda z: jnp.stack(
+            [jax.nn.sigmoid(z[..., i] - _lse_without(z, i)) for i in range(size)], -1
+        ),
+        "entries over the sum of entries": of_exp(_entries_over_sum),
         **each(lambda wrap: lambda z: _over_sum(wrap(jnp.exp)(_shifted(z))), bodies("e", *BODIES)),
         **each(_sum_in, bodies("sum", *BODIES)),
     }
@@ -106,6 +110,15 @@ def _in_halves(f, z):
 
 def _halves_over_sum(e):
     return _in_halves(lambda part: part / _sum(e), e)
+
+
+def _lse_without(z, i):
+    return jax.nn.logsumexp(jnp.concatenate([z[..., :i], z[..., i + 1 :]], -1), -1)
+
+
+def _entries_over_sum(e):
+    entries = [e[..., i] for i in range(e.shape[-1])]
+    return jnp.stack([entry / functools.reduce(jnp.add, entries) for entry in entries], -1)
 
 
 def _columns(z):
@@ -129,6 +142,90 @@ def _sum_in(wrap):
 def softmax(w, v):
     """Beside its input, so that something is left where attention maps are constants."""
     return each(lambda f: lambda x: x + f(x @ w) @ v, spellings_of_softmax(D))
+
+
+@piece(w=normal(D, 2), v=normal(2, D))
+def softmax_of_two(w, v):
+    def of_entries(share):
+        return lambda z: jnp.stack([share(z[:, 0], z[:, 1]), share(z[:, 1], z[:, 0])], -1)
+
+    def shifted(a, b):
+        m = jnp.maximum(a, b)
+        return jnp.exp(a - m) / (jnp.exp(a - m) + jnp.exp(b - m))
+
+    spellings = {
+        "jax.nn.softmax": jax.nn.softmax,
+        "e0/(e0 + e1)": of_entries(lambda a, b: jnp.exp(a) / (jnp.exp(a) + jnp.exp(b))),
+        "shifted by the larger": of_entries(shifted),
+        "exp(z0 - logaddexp)": of_entries(lambda a, b: jnp.exp(a - jnp.logaddexp(a, b))),
+        "e[0]/(e[0] + e[1])": lambda z: _entries_over_sum(jnp.exp(z)),
+        "exp(z - logaddexp)": lambda z: jnp.exp(z - jnp.logaddexp(z[:, :1], z[:, 1:])),
+        "sigmoid": of_entries(lambda a, b: jax.nn.sigmoid(a - b)),
+    }
+    return each(lambda f: lambda x: x + f(x @ w) @ v, spellings)
+
+
+@piece(w=normal(D, D), u=normal(D, D), v=normal(D, D))
+def softmax_of_two_values(w, u, v):
+    """Of each entry of two values, as of two things that are mixed."""
+
+    def shifted(a, b):
+        m = jnp.maximum(a, b)
+        return jnp.exp(a - m) / (jnp.exp(a - m) + jnp.exp(b - m))
+
+    spellings = {
+        "stacked": lambda a, b: jax.nn.softmax(jnp.stack([a, b]), axis=0)[0],
+        "ea/(ea + eb)": lambda a, b: jnp.exp(a) / (jnp.exp(a) + jnp.exp(b)),
+        "exp(a - logaddexp)": lambda a, b: jnp.exp(a - jnp.logaddexp(a, b)),
+        "shifted by the larger": shifted,
+    }
+    return each(lambda f: lambda x: x + f(x @ w, x @ u) @ v, spellings)
+
+
+@piece(w=normal(D, 2), v=normal(D, D), u=normal(D, D))
+def mixture_of_two(w, v, u):
+    def of_shares(shares):
+        def f(x):
+            p = shares(x @ w)
+            return p[:, :1] * (x @ v) + p[:, 1:] * (x @ u)
+
+        return f
+
+    def late(total, columns):
+        def f(x):
+            e = jnp.exp(x @ w)
+            a, b = columns(e)
+            return (a * (x @ v) + b * (x @ u)) / total(e)
+
+        return f
+
+    return {
+        "softmax": of_shares(jax.nn.softmax),
+        "entries over the sum of entries": of_shares(lambda z: _entries_over_sum(jnp.exp(z))),
+        "divided last": late(_sum, _columns),
+        "by the sum of entries": late(lambda e: (e[:, 0] + e[:, 1])[:, None], _columns),
+        "entries first": late(
+            lambda e: (e[:, 0] + e[:, 1])[:, None], lambda e: (e[:, 0, None], e[:, 1, None])
+        ),
+    }
+
+
+@piece(w=normal(D, D), v=normal(D, D))
+def capped_softmax(w, v):
+    """Scores between -5 and 5."""
+
+    def sigmoid(z):
+        return 1 / (1 + jnp.exp(-z))
+
+    caps = {
+        "5 tanh(z/5)": lambda z: 5 * jnp.tanh(z / 5),
+        "10 sigmoid(2z/5) - 5": lambda z: 10 * jax.nn.sigmoid(2 * z / 5) - 5,
+        "5(2 sigmoid - 1)": lambda z: 5 * (2 * jax.nn.sigmoid(z * 0.4) - 1),
+        "5 - 10 sigmoid(-2z/5)": lambda z: 5 - 10 * jax.nn.sigmoid(-2 * z / 5),
+        "by exponentials": lambda z: 10 * sigmoid(2 * z / 5) - 5,
+        "less its limit": lambda z: 5 * jnp.tanh(z / 5) - 5.0,
+    }
+    return each(lambda cap: lambda x: x + jax.nn.softmax(cap(x @ w)) @ v, caps)
 
 
 def _mask():
