@@ -106,4 +106,8 @@ def unexplained(wiring: Wiring, explained: Set[Value]) -> Iterator[Suspicion]:
 
 
 def _softmaxes(wiring: Wiring) -> Iterator[Step]:
-    yield from (s for s in wiring.steps if s.structure == "softmax" and not s.off_path)
+    for step in wiring.steps:
+        if step.structure == "softmax" and not step.off_path:
+            (out,) = step.operation.outputs
+            if all(axis < len(out.shape) for axis in summed_axes(step)):  # No single entry.
+                yield step

@@ -160,8 +160,8 @@ def _joined(algebra: Algebra, thing: Any, symbol: Symbol) -> list[tuple[int, int
         if maker is not None and maker.name == "concatenate":
             axis = maker.params["dimension"]
             sizes = [atom.shape[axis] for atom in maker.inputs]
-            if thing[2][axis] == symbol and len(sizes) <= MOST and all(sizes):
-                return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+            if thing[2][axis] == symbol and len(sizes) <= MOST:
+                return [(sum(sizes[:i]), size) for i, size in enumerate(sizes) if size]
         return []
     return next((found for inner in thing if (found := _joined(algebra, inner, symbol))), [])
 

@@ -1,20 +1,24 @@
 """What is divided by its own sum is divided before entries of it are taken.
 
-``e[0] / e.sum()`` is ``(e / e.sum())[0]``, ``exp(z[0] - logsumexp(z))`` is an entry of the softmax.
+``e[0] / e.sum()`` is ``(e / e.sum())[0]``; ``exp(z[0] - logsumexp(z))`` and
+``sigmoid(z[0] - logsumexp(z[1:]))`` are entries of the softmax.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.general import is_elementwise, is_move
 from relprop.reading.draft import Draft
+from relprop.reading.pieces import taken_apart, together
 from relprop.reading.primitives import algebra_of
 from relprop.reading.repeats import simplified
+from relprop.reading.terms import Symbol, exponential, plus, summed
 
 _FUNCTIONS = ("exp", "log", "neg")
 
@@ -30,7 +34,11 @@ def taken_last(draft: Draft) -> None:
 def _one_taken_last(draft: Draft) -> bool:
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
-        new = _by_reduction(draft, equation) or _function(draft, equation)
+        new = (
+            _by_reduction(draft, equation)
+            or _function(draft, equation)
+            or _against_the_others(draft, equation)
+        )
         if new:
             made[equation] = new
     if made:
@@ -73,6 +81,32 @@ def _function(draft: Draft, equation: Equation) -> list[Equation]:
     if not own or not moves or source not in draft.index.exponentials[1]:
         return []
     return _then_taken(draft, equation, lambda x: equation.evaluate([x])[0], [source], moves)
+
+
+def _against_the_others(draft: Draft, equation: Equation) -> list[Equation]:
+    """The sigmoid of an entry less the logarithm of the sum of the exponentials of the others."""
+    difference = draft.index.maker.get(equation.inputs[0]) if equation.name == "logistic" else None
+    if difference is None or difference.name != "sub":
+        return []
+    part, other = difference.inputs
+    if other not in draft.index.exponentials[1] or part not in draft.index.dependent:
+        return []
+    source, moves = _before_taking(draft, part)
+    axes = _axes(draft, part, source) if moves and isinstance(part, Value) else None
+    if axes is None or part.shape != other.shape:
+        return []
+    algebra = algebra_of(draft.index.maker.get, draft.index.number)
+    index = algebra.indices(part.shape)
+    kept = iter(i for i in index if i != 0)
+    whole = algebra.indices(source.shape)
+    place = tuple(
+        i if a in axes or not isinstance(i, Symbol) else next(kept) for a, i in enumerate(whole)
+    )
+    parts = (exponential(algebra.of(atom, index)) for atom in (part, other))
+    entries = exponential(algebra.of(source, place))
+    if together(taken_apart(algebra, plus(*parts))) != summed(entries, [place[a] for a in axes]):
+        return []
+    return _then_taken(draft, equation, lambda z: jax.nn.softmax(z, axes), [source], moves)
 
 
 def _then_taken(
