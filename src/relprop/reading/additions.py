@@ -39,7 +39,9 @@ def _some_added_at_once(draft: Draft) -> bool:
     sources = _sources(draft)
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
-        (out, *_) = equation.outputs or (None,)
+        if len(equation.outputs) != 1:
+            continue
+        (out,) = equation.outputs
         source = sources.get(out)
         if source is None or not source.adds or math.prod(out.shape) >= math.prod(source.of.shape):
             continue
@@ -72,13 +74,13 @@ def _sources(draft: Draft) -> dict[Any, _Source]:
             continue
         (out,) = equation.outputs
         before = [found.get(a) for a in operands]
-        if equation.name == "slice" and before == [None]:
+        if equation.name == "slice" and before == [None] and isinstance(operands[0], Value):
             found[out] = _Source(operands[0], False)
         elif _passes(draft, equation) or is_elementwise(equation):
             known = {source.of for source in before if source is not None}
             if len(known) == 1 and None not in before:
                 adds = _adds(draft, equation) or any(s is not None and s.adds for s in before)
-                found[out] = _Source(*known, adds)
+                found[out] = _Source(known.pop(), adds)
     return found
 
 
@@ -123,7 +125,9 @@ def _sum(draft: Draft, out: Value, source: Value) -> dict[Equation, list[Equatio
     made: dict[Equation, list[Equation]] = {}
     whole, like = source, draft.index.maker[out]
     if entry.key != _ENTRY:
-        first = min((draft.index.maker[part] for part in parts), key=draft.index.position.get)
+        first = min(
+            (draft.index.maker[part] for part in parts), key=draft.index.position.__getitem__
+        )
 
         def function(x: Array, *others: Array) -> Array:
             # What is the same for all entries lacks their axes, or has them with one entry.
@@ -260,7 +264,7 @@ def _before(draft: Draft, part: Value, source: Value) -> dict[Atom, None]:
 
 
 def _maker(
-    draft: Draft, parts: Sequence[Value], source: Value
+    draft: Draft, parts: Mapping[Value, Atom | None], source: Value
 ) -> Callable[[Atom], Equation | None]:
     """What makes values, where each part is but the entries that it is a function of."""
     taken: dict[Atom, Equation] = {}

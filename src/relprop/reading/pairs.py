@@ -21,7 +21,11 @@ from relprop.reading.terms import LONGEST
 
 def paired(draft: Draft) -> None:
     """Writes logarithms of sums of exponentials that were computed two by two as such."""
-    pairs = {e.outputs[0]: pair for e in draft.equations if (pair := _pair(draft, e)) is not None}
+    pairs: dict[Atom, tuple[Atom, Atom]] = {}
+    for equation in draft.equations:
+        pair = _pair(draft, equation)
+        if pair is not None:
+            pairs[equation.outputs[0]] = pair
     inside = {e for out, pair in pairs.items() for e in _between(draft, out, pair)}
     looked_at = {*draft.asked, *draft.visible}
     made: dict[Equation, list[Equation]] = {}
@@ -30,7 +34,7 @@ def paired(draft: Draft) -> None:
         read = out in looked_at or not inside.issuperset(draft.index.readers.get(out, ()))
         if read and len(summands) <= LONGEST:
             like = draft.index.maker[out]
-            made[like] = draft.derived(_logarithm, summands, like, out)
+            made[like] = draft.derived(_logarithm, summands, like, like.outputs[0])
     if made:
         draft.put(made)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from relprop._core.graph import Atom
+from relprop._core.graph import Atom, Equation
 from relprop._core.operation import Operation
 from relprop.propagators.recognised import ActivationFunction
 from relprop.recognise.dataflow import Dataflow, is_elementwise
@@ -18,7 +18,7 @@ _MOST = 16
 def is_odd(flow: Dataflow, value: Atom) -> bool:
     """Whether a value is a function of another one, entry by entry, with f(-x) = -f(x)."""
     waiting = [value]
-    passed = []
+    passed: list[Equation] = []
     while len(passed) < _MOST:
         last = max(waiting, key=flow.order)
         equation = flow.producer(last)
@@ -33,7 +33,7 @@ def is_odd(flow: Dataflow, value: Atom) -> bool:
         if len(waiting) == 1 and bent:
             (start,) = waiting
             outside = (start, *(a for e in passed for a in e.inputs if a not in flow.dependent))
-            function = Operation(ActivationFunction(), tuple(passed), outside, (value,))
+            function = Operation(ActivationFunction(), tuple(passed), outside, passed[-1].outputs)
             curve = probed(function, flow.number)
             if curve is not None and _is_odd(curve):
                 return True
