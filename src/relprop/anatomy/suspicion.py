@@ -129,7 +129,7 @@ def _divides_its_own(wiring: Wiring, root: Step) -> bool:
                 others = [a for a in operands if a is not value]
                 if any(_share(wiring, other, value) for other in others):
                     return True
-            elif reader.structure in ("structural", "offset", "scale", "activation"):
+            elif reader.structure in ("structural", "offset", "scale", "activation", "maximum"):
                 queue.extend(reader.operation.outputs)
     return False
 

@@ -336,11 +336,20 @@ def _keeps(equation: Equation) -> bool:
 def _only_scales(flow: Dataflow, equation: Equation) -> bool:
     """Whether a value stays what it is, but for its unit and where it would be about zero."""
     if equation.name in ("add", "max", "clamp", "select_n"):
-        others = [a for a in equation.inputs if a not in flow.dependent and a.inexact]
-        return all(map(flow.is_number, others))
+        # What is chosen where a root is zero may be any number, as may an upper limit.
+        chosen = equation.name == "select_n"
+        others = [a for a in equation.inputs[chosen:] if a not in flow.dependent]
+        low = others[: 0 if chosen else 1]
+        guards = (flow.number(a) or 0.0 for a in low)
+        return all(map(flow.is_number, others)) and all(abs(n) <= _GUARD for n in guards)
+    if equation.name == "min":
+        limits = (flow.number(a) or 0.0 for a in equation.inputs if a not in flow.dependent)
+        return all(n >= 1 / _GUARD for n in limits)
     return equation.name in ("mul", "div", "stop_gradient")
 
 
+# A number of that size keeps a root from being zero; roots themselves are of the order of one.
+_GUARD = 1e-2
 _LINEAR = (Addition, Negation, Linear, DeviceSum)
 _ONE_SIDED = (Multiplication, Contraction)
 

@@ -23,7 +23,7 @@ from relprop._core.operation import Operation
 from relprop.propagators.recognised import Softmax
 from relprop.reading.exponentials import EXPONENTIALS, followed
 from relprop.reading.pieces import looked_up, taken_apart
-from relprop.reading.terms import ONE, Product, Symbol, Term, mentions, renamed, values
+from relprop.reading.terms import LONGEST, ONE, Product, Symbol, Term, mentions, renamed, values
 from relprop.recognise.dataflow import Dataflow
 from relprop.recognise.odd import is_odd
 
@@ -58,8 +58,10 @@ def is_softmax(flow: Dataflow, value: Value) -> bool:
     """Whether the term of a value is that of a softmax."""
     index = flow.algebra.indices(value.shape)
     term = flow.algebra.of(value, index)
-    if set(term) == {ONE}:  # Of one entry, as that of the first token with a cache.
-        return abs(term[ONE] - 1.0) < 1e-6
+    if set(term) == {ONE} and term[ONE] > 0:
+        # Of one entry, as that of the first token with a cache, or of some that are equal.
+        count = 1 / term[ONE]
+        return 0.5 < count <= LONGEST and abs(count - round(count)) < 1e-5
     return bool(_divisors(flow, term, index))
 
 
