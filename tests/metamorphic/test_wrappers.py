@@ -29,6 +29,12 @@ def test_wrappers(wrapper, judge):
     assert not any(v.fails for v in verdicts), table(verdicts)
 
 
+@pytest.mark.parametrize("wrapper", ["switch", "cond_of_equals", "scan_of_length_one"])
+def test_bodies_in_bodies(wrapper, judge):
+    verdicts = [*judge.all([Network("dense", "switch(product)", (wrapper, "switch"))])]
+    assert not any(v.fails for v in verdicts), table(verdicts)
+
+
 @pytest.mark.parametrize("exposure", EXPOSURES[1:])
 def test_exposures(exposure, judge):
     networks = [Network(name, PIECES[name].reference, (), "alone", exposure) for name in WRAPPED]

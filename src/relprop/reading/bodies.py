@@ -1,9 +1,9 @@
 """Bodies with one caller are part of what is around them.
 
-`jax.checkpoint`, functions with a derivative of their own, a `cond` whose predicate is known, a
-loop of one turn: none of them changes what is computed, so a layer whose bias is added outside, or
-a root that is divided by outside, must not be told apart by them. What was inside of
-`jax.checkpoint` is still computed again on the way back.
+`jax.checkpoint`, functions with a derivative of their own, a `cond` whose predicate is known or
+whose branches are equal, a loop of one turn: none of them changes what is computed, so a layer
+whose bias is added outside, or a root that is divided by outside, must not be told apart by them.
+What was inside of `jax.checkpoint` is still computed again on the way back.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from relprop._core.graph import (
 from relprop._core.trace import graph_of
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Contraction, Dense, Division, Multiplication
+from relprop.reading.branches import are_equal
 from relprop.reading.draft import Draft, resolved, rewired
 
 
@@ -39,11 +40,12 @@ def opened(draft: Draft) -> None:
     if not any(equation.bodies for equation in draft.equations):
         return
     same: dict[Value, Atom] = {}
-    made = [
-        e
-        for equation in draft.equations
-        for e in _opened(draft, equation, same, None, inside=False)
-    ]
+    made: list[Equation] = []
+    for equation in draft.equations:
+        for inner in _opened(draft, equation, same, None, inside=False):
+            made.append(inner)
+            # What a predicate inside is computed from is known from here on.
+            draft.makers.update(dict.fromkeys(inner.outputs, inner))
     draft.replace(made, same)
 
 
@@ -207,8 +209,10 @@ def _body(draft: Draft, equation: Equation) -> Graph | None:
         return body if plain else None
     if isinstance(kind, Branch):
         index = draft.known(equation.inputs[0])
-        if index is None or any(map(_has_names, equation.bodies)):
+        if any(map(_has_names, equation.bodies)):
             return None  # A place with a name is there, also where it has no relevance.
+        if index is None:
+            return equation.bodies[0] if are_equal(equation) else None
         return equation.bodies[int(np.clip(index, 0, len(equation.bodies) - 1))]
     if isinstance(kind, Scan) and equation.params["length"] == 1:
         return equation.bodies[0]

@@ -37,6 +37,7 @@ class Draft:
         outputs: the values that stand for the outputs of the graph.
         constants: arrays that it closes over, those of opened bodies among them.
         recalled: of values that are computed again on the way back, the call that asks for it.
+        makers: of values that have come in and are not in the index yet, what makes them.
         entered: loops and the like that were inside of a call, by their first result, with that.
     """
 
@@ -60,6 +61,7 @@ class Draft:
         self._asked = [True] * len(graph.outputs) if asked is None else list(asked)
         self._traced = {out for equation in graph.equations for out in equation.outputs}
         self._index: Index | None = None
+        self.makers: dict[Atom, Equation] = {}
 
     # What is asked of the reading so far.
 
@@ -88,7 +90,7 @@ class Draft:
         if atom in self.constants:
             array = self.constants[atom]
             return None if _compat.is_traced(array) else np.asarray(array)
-        equation = self.index.maker.get(atom)
+        equation = self.index.maker.get(atom) or self.makers.get(atom)
         if equation is None or depth == 0 or equation.bodies or equation.has_effects:
             return None
         if any(np.prod(out.shape) > _SMALL for out in equation.outputs):
