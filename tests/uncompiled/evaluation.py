@@ -21,12 +21,13 @@ _BODIES = {
     "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr",
     "remat2": "jaxpr", "remat": "jaxpr", "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vmap_call": "call",
 }  # fmt: skip
 
 
 def evaluated(f: Callable[..., Any], args: Sequence[Any]) -> Any:
     """What f returns, as arrays of NumPy; by f itself where something has no numbers yet."""
-    if not _known(jax.tree.leaves(args)):
+    if _compat.is_staged() or not _known(jax.tree.leaves(args)):
         return f(*args)
     jaxpr, shapes = _compat.make_jaxpr(f, *args)
     if not _known(_compat.open_jaxpr(jaxpr)[1]):  # A rule may have traced parameters.

@@ -100,7 +100,7 @@ def _filling(dtype: np.dtype) -> Any:
         return np.nan
     if dtype.kind == "i":
         return np.iinfo(dtype).min
-    return True if dtype == bool else np.iinfo(dtype).max
+    return True if dtype.kind == "b" else np.iinfo(dtype).max
 
 
 def overwrite(out: Any, places: Any, updates: Any) -> None:

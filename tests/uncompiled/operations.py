@@ -183,6 +183,7 @@ _OTHERS: dict[str, Callable[..., Any]] = {
     "transpose": lambda x, permutation: x.transpose(permutation),
     "rev": lambda x, dimensions: np.flip(x, tuple(dimensions)),
     "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),
+    "stack": lambda *xs, axis: np.stack(xs, axis),
     "split": lambda x, sizes, axis: np.split(x, np.cumsum(sizes)[:-1], axis),
     "slice": lambda x, start_indices, limit_indices, strides: x[
         tuple(map(slice, start_indices, limit_indices, strides or (1,) * x.ndim))

@@ -65,6 +65,7 @@ CASES = {
     "erf": lambda: (lax.erf(X), lax.erfc(X), lax.erf_inv(jnp.tanh(X))),
     "powers": lambda: (jnp.abs(X) ** X, X**-3, lax.rsqrt(jnp.abs(X)), jnp.cbrt(X)),
     "curves": lambda: (jax.nn.sigmoid(40 * X), jnp.arctan2(X, X[:1]), jnp.expm1(X), jnp.tan(X)),
+    "stack": lambda: jnp.stack([X, X + 1], 1),
     "split": lambda: jnp.split(X, (1, 3), 1),
     "reshape": lambda: lax.reshape(X, (6, 10), (2, 1, 0)),
     "slice": lambda: (X[:, 1::2], X[:, ::-1], jnp.concatenate([X, X], 1), X.T[..., None]),

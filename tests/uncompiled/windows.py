@@ -58,11 +58,11 @@ def pooled(reduce: Callable[..., Any], lowest: Callable[[np.dtype], Any]) -> Cal
 
 
 def smallest(dtype: np.dtype) -> Any:
-    return -np.inf if dtype.kind == "f" else False if dtype == bool else np.iinfo(dtype).min
+    return -np.inf if dtype.kind == "f" else False if dtype.kind == "b" else np.iinfo(dtype).min
 
 
 def largest(dtype: np.dtype) -> Any:
-    return np.inf if dtype.kind == "f" else True if dtype == bool else np.iinfo(dtype).max
+    return np.inf if dtype.kind == "f" else True if dtype.kind == "b" else np.iinfo(dtype).max
 
 
 def convolved(
