@@ -12,6 +12,7 @@ import relprop
 from relprop import presets, rules
 from relprop.rules import Epsilon, Flat, Gamma, WSquare, ZBox
 
+pytestmark = pytest.mark.usefixtures("by_numpy")
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(1, 5, 4, 2))
 KERNEL, BIAS, SCALE, SHIFT = (

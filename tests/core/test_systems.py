@@ -19,7 +19,7 @@ from relprop.rules import Epsilon, Gamma, Gradient, Uniform, Zero
 
 from .test_gradient_parity import close
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
 
 RNG = np.random.default_rng(0)
 N = 4
