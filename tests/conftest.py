@@ -60,6 +60,8 @@ if os.environ.get("RELPROP_CHECK") == "all":
 jaxtyping.install_import_hook(packages, "tests.annotations.checked")
 import relprop  # noqa: E402, F401
 
+from .uncompiled.fixtures import by_jax, by_numpy  # noqa: E402, F401
+
 if os.environ.get("RELPROP_CHECK") != "all":
     annotations.leave_out_graphs(["relprop.propagators", "relprop.rules"])
 

@@ -24,6 +24,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from .uncompiled import evaluated
+
 
 class Draw:
     """Numbers that depend on the name of a case only."""
@@ -32,22 +34,23 @@ class Draw:
         self._generator = np.random.default_rng(zlib.crc32(name.encode()))
 
     def __call__(self, *shape: int, scale: float = 1.0, dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.asarray(scale * self._generator.standard_normal(shape), dtype)
+        drawn = scale * self._generator.standard_normal(shape)
+        return jnp.asarray(np.asarray(drawn, np.float32).astype(dtype))
 
     def positive(self, *shape: int, low: float = 0.5, high: float = 2.0) -> jax.Array:
-        return jnp.asarray(self._generator.uniform(low, high, shape), jnp.float32)
+        return jnp.asarray(np.asarray(self._generator.uniform(low, high, shape), np.float32))
 
     def dense(self, inputs: int, outputs: int, *stack: int) -> jax.Array:
         return self(*stack, inputs, outputs, scale=inputs**-0.5)
 
     def integers(self, *shape: int, below: int) -> jax.Array:
-        return jnp.asarray(self._generator.integers(0, below, shape), jnp.int32)
+        return jnp.asarray(np.asarray(self._generator.integers(0, below, shape), np.int32))
 
     def distinct(self, *shape: int, scale: float = 0.25) -> jax.Array:
         """No two of them are near each other, so that nothing ties or changes order."""
         size = int(np.prod(shape))
         order = self._generator.permutation(size) - (size - 1) / 2 + 0.3
-        return jnp.asarray(scale * order.reshape(shape), jnp.float32)
+        return jnp.asarray(np.asarray(scale * order.reshape(shape), np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1387,7 +1390,7 @@ def state_space_model(draw):
 
 
 def _linen_call(model, draw, x):
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.tree.map(jnp.asarray, evaluated(model.init, (jax.random.key(0), x)))
     return lambda x: model.apply(variables, x), (x,)
 
 

@@ -162,15 +162,24 @@ def value_and_relevance(
             places=wanted,
             on_suspicion=on_suspicion,
         )
-        outputs, tape = forward(run.plan, run.trace.arrays)
-        leaving, record = run.backward(tape, run.seed(outputs[0]))
+        outputs, result, inside = _explaining(run, argnums)(*run.trace.arrays)
         out = run.trace.returned(_compat.looked_at(outputs))
-        result = run.result(leaving, tape, argnums)
         if composite.seed == "score":
             warn_of_growth(times_the_score(outputs[0], result), growth_limit)
-        return out, (result, record.places) if wanted else result
+        return out, (result, inside) if wanted else result
 
     return value_and_relevance_of
+
+
+def _explaining(run: Run, argnums: int | Sequence[int]) -> Callable[..., Any]:
+    """The function of the traced leaves that computes outputs, relevance and places."""
+
+    def explain(*arrays: Any) -> tuple[Any, Any, Any]:
+        outputs, tape = forward(run.plan, arrays)
+        leaving, record = run.backward(tape, run.seed(outputs[0]))
+        return outputs, run.result(leaving, tape, argnums), record.places
+
+    return explain
 
 
 def vrp(

@@ -20,6 +20,7 @@ from relprop.anatomy import (
     Suspicion,
 )
 
+pytestmark = pytest.mark.usefixtures("by_numpy")
 KEYS = jax.random.split(jax.random.key(0), 12)
 B, T, D, H = 2, 5, 8, 4
 X = jax.random.normal(KEYS[0], (B, T, D))

@@ -13,9 +13,11 @@ from relprop.attribution import transformer_attribution
 from relprop.chefer.aggregate import positive_mean, rollout
 from tests.attribution.test_streams import Paper
 
+from ..uncompiled import uncompiled
+
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
+    pytest.mark.usefixtures("unoptimised", "by_numpy"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]
@@ -84,7 +86,7 @@ def error(found, expected):
 def test_the_maps_of_the_reference(golden, model, image):
     fn, params = model
 
-    @jax.jit
+    @uncompiled
     def explain(x, index):
         def score(x):
             return fn(params, x)["logits"][0, index]
@@ -135,7 +137,7 @@ def test_bert_and_the_reference(transformers):
     def score(x):
         return fn(params, inputs_embeds=x)["logits"][0, index]
 
-    found = jax.jit(transformer_attribution(score, start_layer=1, details=True))(embeddings)
+    found = transformer_attribution(score, start_layer=1, details=True)(embeddings)
     for i in (1, 2):
         relevance, gradient = found.relevance[i - 1], found.gradient[i - 1]
         assert error(relevance, golden[f"{case}/block{i}/attn_cam_f64"]) < 2e-3
@@ -180,7 +182,7 @@ def test_both_class_tokens_of_a_deit(transformers):
         return fn(params, x)["logits"][0, 1]
 
     explain = transformer_attribution(score, method="generic", query=(0, 1))
-    assert error(jax.jit(explain)(jnp.asarray(image.numpy())), expected[:2].mean(0)) < 1e-4
+    assert error(explain(jnp.asarray(image.numpy())), expected[:2].mean(0)) < 1e-4
 
 
 def test_encoder_and_decoder_of_a_t5(transformers):
@@ -216,7 +218,7 @@ def test_encoder_and_decoder_of_a_t5(transformers):
 
     with jax.numpy_rank_promotion("allow"):
         explain = transformer_attribution(score, (0, 1), method="generic", query=-1)
-        found = jax.jit(explain)(jnp.asarray(source.numpy()), jnp.asarray(target.numpy()))
+        found = explain(jnp.asarray(source.numpy()), jnp.asarray(target.numpy()))
     for name, tokens in found.items():
         assert error(tokens, paper.R["target", name][-1]) < 1e-4
 
@@ -267,7 +269,7 @@ def test_object_queries_of_a_detr(transformers):
         explain = transformer_attribution(
             score, 1, method="generic", query=3, parameters="*query_position_embeddings*"
         )
-        found = jax.jit(explain)(params, jnp.asarray(image.numpy()))
+        found = explain(params, jnp.asarray(image.numpy()))
         with pytest.raises(relprop.InputError, match="come from constants"):
             explain = transformer_attribution(score, 1, method="generic", query=3)
             jax.eval_shape(explain, params, jnp.asarray(image.numpy()))

@@ -15,6 +15,7 @@ from relprop.chefer.aggregate import min_max, rollout
 from relprop.chefer.explain import explain
 from relprop.chefer.generate import attribution
 
+from ..uncompiled import uncompiled
 from . import golden
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -77,7 +78,7 @@ def runs_of(variant, bits):
     with jax.enable_x64(bits == 64):
         model = model_of(variant, bits)
 
-        @jax.jit
+        @uncompiled
         def compute(model, inputs, index):
             run = explain(model, inputs, index, variant, 1.0, "per_sample", PLACES)
             return run, results_of(model, run, index, "per_sample")
@@ -174,7 +175,7 @@ def batched_runs(variant):
     arrays, model = golden.load(FILES[variant]), model_of(variant, 32)
     inputs = model.arguments(arrays["input_ids"], arrays["attention_mask"])
 
-    @jax.jit
+    @uncompiled
     def compute(model, inputs, index):
         run = explain(model, inputs, index, variant, 1.0, "reference")
         return run, results_of(model, run, index, "reference")

@@ -12,7 +12,9 @@ import relprop
 from relprop.chefer import layers
 from relprop.presets import chefer
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+from ..uncompiled import uncompiled
+
+pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
 TOKENS, WIDTH = 5, 4
 CAUSAL = np.tril(np.ones((TOKENS, TOKENS), bool))
 
@@ -51,7 +53,9 @@ def attention(hide, lowest):
 def test_what_is_masked_takes_no_relevance(x64, hide, variant):
     x = jnp.asarray(np.random.default_rng(9).normal(size=(TOKENS, WIDTH)))
     rules = chefer(variant)
-    explain = jax.jit(lambda lowest: relprop.relevance(attention(HIDINGS[hide], lowest), rules)(x))
+    explain = uncompiled(
+        lambda lowest: relprop.relevance(attention(HIDINGS[hide], lowest), rules)(x)
+    )
     large = explain(-1e9)
     for lowest in (-jnp.inf, float(jnp.finfo("float64").min)):
         found = explain(lowest)
@@ -63,11 +67,11 @@ def test_what_is_masked_takes_no_relevance(x64, hide, variant):
 @pytest.mark.parametrize("hide", ["added", "all heads"])
 def test_masks_of_the_least_number(hide, dtype):
     x = jnp.asarray(np.random.default_rng(9).normal(size=(TOKENS, WIDTH)), "float32")
-    exact = jax.jit(relprop.relevance(attention(HIDINGS[hide], -1e9), chefer()))(x)
+    exact = uncompiled(relprop.relevance(attention(HIDINGS[hide], -1e9), chefer()))(x)
     limit = 4 * float(jnp.finfo(dtype).eps) * np.abs(exact).max()
     for lowest in (-jnp.inf, float(jnp.finfo(dtype).min)):
         score = attention(HIDINGS[hide], lowest)
-        found = jax.jit(relprop.relevance(score, chefer()))(x.astype(dtype))
+        found = uncompiled(relprop.relevance(score, chefer()))(x.astype(dtype))
         assert np.abs(np.asarray(found, "float32") - exact).max() < limit
 
 
@@ -128,7 +132,7 @@ def test_layouts(x64, channels):
         def score(x):
             return jnp.square(convolved(x, kernels, bias, numbers)).sum()
 
-        found = jax.jit(relprop.relevance(score, chefer()))(x.transpose(order))
+        found = uncompiled(relprop.relevance(score, chefer()))(x.transpose(order))
         return found.transpose([images.index(axis) for axis in "NCHW"])
 
     expected = explained(("NCHW", "OIHW", "NCHW"))

@@ -16,6 +16,7 @@ from relprop.chefer.aggregate import min_max, rollout
 from relprop.chefer.explain import explain, gradients, over_samples
 from relprop.chefer.generate import attribution
 
+from ..uncompiled import uncompiled
 from . import golden
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -57,7 +58,7 @@ def run_of(variant, bits):
         images = jnp.asarray(arrays["images"], f"float{bits}")
         index = jnp.array([int(arrays[f"img{i}/{tag}/class_index"]) for tag, i in SAMPLES])
 
-        @jax.jit
+        @uncompiled
         def compute(model, images, index):
             run = explain(
                 model,
@@ -174,7 +175,7 @@ def batched_run(variant):
     """A function of the classes, compiled once."""
     model, images = model_of(FILES[variant], 32), golden.load(FILES[variant])["images"]
 
-    @jax.jit
+    @uncompiled
     def compute(model, images, index):
         run = explain(model, (images,), index, variant, 1.0, "reference")
         results = {
@@ -221,7 +222,7 @@ def baselines_of(file, bits):
             best = arrays["pred"].tolist()
             index = best + [(i + 1) % model.classes for i in best]
 
-        @jax.jit
+        @uncompiled
         def compute(model, images, index):
             run = functools.partial(gradients, model)
             both = jnp.concatenate([images, images])

@@ -7,7 +7,7 @@ import pytest
 
 import relprop
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors")
+pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
 
 RULES = relprop.presets.attn_lrp()
 X = jnp.array([[0.3, -1.0, 2.0, 0.7]])
@@ -20,6 +20,7 @@ def relevance(f):
     return relprop.relevance(lambda x: f(x).sum(), RULES)(X)
 
 
+@pytest.mark.usefixtures("leaks_are_errors")
 @pytest.mark.parametrize(
     "spellings",
     [
@@ -38,6 +39,7 @@ def test_relevance_does_not_depend_on_the_spelling(spellings):
         np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("leaks_are_errors")
 @pytest.mark.parametrize(
     "f",
     [
@@ -64,6 +66,7 @@ def test_relevance_does_not_depend_on_who_else_reads(f):
     )
 
 
+@pytest.mark.usefixtures("leaks_are_errors")
 def test_a_bias_before_an_activation_takes_its_share():
     book = relprop.ledger(lambda x: jax.nn.relu(x + 0.5).sum(), RULES)(X)
     np.testing.assert_allclose(book.bias, 3 * 0.5, rtol=1e-5)

@@ -17,6 +17,7 @@ import relprop
 from relprop.rules import Epsilon, Flat, Gradient
 
 from .. import zoo_functions as zoo
+from ..uncompiled import evaluated, uncompiled
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -45,13 +46,13 @@ def _wide(x):
 
 
 @pytest.mark.parametrize("case", zoo.params())
-def test_parity_under_jit(case):
-    """One compilation for `relevance` and `jax.grad`, `vrp` and `jax.vjp`."""
+def test_parity_where_it_is_traced(case):
+    """As under `jax.jit`; `test_under_vmap` compiles, and here are the numbers of all cases."""
     f, args = case.explained()
     numbers = tuple(range(len(args)))
     seed, cotangent = _random_seed(jax.eval_shape(f, *args))
 
-    @jax.jit
+    @uncompiled
     def everything(*args):
         value, relevance = relprop.value_and_relevance(zoo.score(f), GRADIENT, numbers)(*args)
         _, back = relprop.vrp(f, *args, rules=GRADIENT)
@@ -119,18 +120,25 @@ def test_the_zoo_is_large_and_named_once():
 def test_under_vmap(case):
     f, args = case.explained()
     numbers = tuple(range(len(args)))
-    batch = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a + 0.1, -1.3 * a]), args)
+    batch = jax.tree.map(_three_of, args)
     got = jax.jit(jax.vmap(relprop.relevance(zoo.score(f), GRADIENT, numbers)))(*batch)
     close(got, jax.jit(jax.vmap(jax.grad(zoo.score(f), numbers)))(*batch))
+
+
+def _three_of(a):
+    a = np.asarray(a)
+    return jnp.asarray(np.stack([a, 0.5 * a + 0.1, -1.3 * a]).astype(a.dtype))
+
+
+def _direction(a):
+    return jnp.asarray(np.cos(np.arange(a.size) + 0.5).reshape(a.shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("case", zoo.params(having="second"))
 def test_hessian_vector_product(case):
     f, args = case.explained()
     numbers = tuple(range(len(args)))
-    directions = jax.tree.map(
-        lambda a: jnp.cos(jnp.arange(a.size, dtype=jnp.float32) + 0.5).reshape(a.shape), args
-    )
+    directions = jax.tree.map(_direction, args)
 
     def along(gradient):
         def dotted(*args):
@@ -140,7 +148,8 @@ def test_hessian_vector_product(case):
         return dotted
 
     def product(transform):
-        return jax.jit(jax.grad(along(transform(zoo.score(f), argnums=numbers)), numbers))(*args)
+        gradient = jax.grad(along(transform(zoo.score(f), argnums=numbers)), numbers)
+        return evaluated(gradient, args)
 
     got = product(functools.partial(relprop.relevance, rules=GRADIENT))
     close(got, product(jax.grad), 1e-4)
@@ -149,12 +158,10 @@ def test_hessian_vector_product(case):
 @pytest.mark.parametrize("case", zoo.named("mlp remat scan_over_layers cond_on_data"))
 def test_forward_derivative_of_relevance(case):
     f, args = case.explained()
-    tangents = jax.tree.map(
-        lambda a: jnp.cos(jnp.arange(a.size, dtype=jnp.float32) + 0.5).reshape(a.shape), args
-    )
+    tangents = jax.tree.map(_direction, args)
 
     def derivative(explain):
-        return jax.jit(lambda args, tangents: jax.jvp(explain, args, tangents))(args, tangents)
+        return evaluated(lambda *given: jax.jvp(explain, *given), (args, tangents))
 
     got = derivative(relprop.relevance(zoo.score(f), GRADIENT))
     close(got, derivative(jax.grad(zoo.score(f))), 1e-4)
@@ -212,8 +219,8 @@ def test_x64(case):
     numbers = tuple(range(len(args)))
     with jax.enable_x64(True):
         args = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), args)
-        got = jax.jit(relprop.relevance(zoo.score(f), GRADIENT, numbers))(*args)
-        expected = jax.jit(jax.grad(zoo.score(f), numbers))(*args)
+        got = evaluated(relprop.relevance(zoo.score(f), GRADIENT, numbers), args)
+        expected = evaluated(jax.grad(zoo.score(f), numbers), args)
         assert all(r.dtype == jnp.float64 for r in jax.tree.leaves(got))
         close(got, expected, 1e-12)
 
@@ -283,8 +290,8 @@ ARGS = (jnp.array([1.0, 2.0]), {"a": jnp.array([0.5, -1.0]), "b": (jnp.ones((2, 
 
 @pytest.mark.parametrize("argnums", [0, 1, 2, -1, (0,), (0, 1), (2, 0), (1, -1), [0, 2]], ids=str)
 def test_argnums(argnums):
-    got = relprop.relevance(_three, GRADIENT, argnums)(*ARGS)
-    close(got, jax.grad(_three, argnums)(*ARGS))
+    got = evaluated(relprop.relevance(_three, GRADIENT, argnums), ARGS)
+    close(got, evaluated(jax.grad(_three, argnums), ARGS))
 
 
 def test_vrp_of_several_arguments():

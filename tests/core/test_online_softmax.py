@@ -10,6 +10,7 @@ import relprop
 from relprop import presets
 from relprop.rules import Epsilon
 
+pytestmark = pytest.mark.usefixtures("by_numpy")
 T, D, N = 6, 4, 2
 KEYS = jax.random.split(jax.random.key(3), 6)
 X = jax.random.normal(KEYS[0], (T, D))
@@ -143,6 +144,7 @@ def _lse(z):
     return jax.nn.logsumexp(z, -1)
 
 
+@pytest.mark.usefixtures("by_jax")
 def test_values_and_gradient():
     """The forward pass runs the loop as it was written, and a gradient goes through it."""
     f = model(by_scan)

@@ -12,7 +12,7 @@ import relprop
 from relprop import Composite
 from relprop.rules import Constant, Pass, Stop
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors")
+pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors", "by_numpy")
 
 X = jnp.array([[1.0, -2.0, 3.0], [0.5, 0.2, -1.0]])
 W = jnp.array([[1.0, 0.5, -1.0], [2.0, -0.3, 0.7], [0.1, 0.9, -0.4]])
@@ -63,6 +63,7 @@ def test_a_region_taken_as_a_constant():
     np.testing.assert_allclose(relprop.relevance(normalised, rules)(X), X / 4, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("by_jax")
 def test_a_region_that_closes_over_a_traced_parameter():
     def g(x, w):
         return relprop.region("layer")(lambda x: jnp.tanh(x @ w))(x).sum()

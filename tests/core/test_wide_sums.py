@@ -14,6 +14,7 @@ from jax import lax
 import relprop
 from relprop.rules import Epsilon
 
+pytestmark = pytest.mark.usefixtures("by_numpy")
 T, D = 3, 12
 X = jnp.asarray(np.random.default_rng(0).standard_normal((T, D)), jnp.float32)
 V = jnp.asarray(np.random.default_rng(1).standard_normal((D, 2)), jnp.float32)

@@ -13,6 +13,8 @@ import numpy as np
 
 import relprop
 
+from ..uncompiled import evaluated
+
 #: What an author of a model would name; means, scales and reshapes are left out.
 NAMED = (
     "dense",
@@ -36,7 +38,7 @@ def assert_gradient(fn: Callable[..., Any], params: Any, x: Any) -> None:
 
     explain = relprop.relevance(score, relprop.presets.gradient(), argnums=1)
     gradient = jax.grad(score, argnums=1)
-    R, expected = jax.jit(lambda *args: (explain(*args), gradient(*args)))(params, x)
+    R, expected = evaluated(lambda *args: (explain(*args), gradient(*args)), (params, x))
     expected = np.asarray(expected)
     assert np.abs(expected).max() > 1e-3  # A gradient of zero would prove nothing.
     np.testing.assert_allclose(R, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
@@ -60,9 +62,9 @@ def assert_same_relevance(f: Callable[..., Any], g: Callable[..., Any], x: Any) 
     rules = relprop.Composite().at(structure=LAYERS).use(relprop.rules.Gamma(0.25))
     explain = [relprop.value_and_relevance(lambda x, h=h: h(x).sum(), rules) for h in (f, g)]
     batch = jnp.stack([x, -x])
-    (values, found), (value, expected) = jax.jit(
-        lambda batch: (jax.vmap(explain[0])(batch), explain[1](batch[0]))
-    )(batch)
+    (values, found), (value, expected) = evaluated(
+        lambda batch: (jax.vmap(explain[0])(batch), explain[1](batch[0])), (batch,)
+    )
     scale = np.abs(expected).max()
     assert scale > 1e-3
     np.testing.assert_allclose(values[0], value, rtol=1e-4)

@@ -16,6 +16,8 @@ import pytest
 
 import relprop
 
+from ..uncompiled import evaluated
+
 pytestmark = [
     pytest.mark.frameworks,
     pytest.mark.usefixtures("unoptimised"),
@@ -74,7 +76,7 @@ def test_embeddings_and_layers(family, attention, method):
 
     places = LAYERS.get(family, "model/layers/*")
     explain = relprop.value_and_relevance(score, PRESETS[method], has_aux=True, places=places)
-    (_, logits), (R, inside) = jax.jit(explain)(jnp.asarray(golden["inputs_embeds"]))
+    (_, logits), (R, inside) = evaluated(explain, (jnp.asarray(golden["inputs_embeds"]),))
     close(logits, golden["logits"])
     close(R, golden["relevance_embeds_f64"])
     layers = sorted(inside)

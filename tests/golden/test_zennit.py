@@ -31,9 +31,9 @@ from relprop.rules import (
     ZPlus,
 )
 
+from ..uncompiled import uncompiled
 from . import torch_layers as tl
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 DATA = pathlib.Path(__file__).parents[1] / "data"
 LAYERS = dict(np.load(DATA / "zennit.npz"))
 NETWORKS = dict(np.load(DATA / "zennit_networks.npz"))
@@ -127,7 +127,7 @@ def test_single_layer(layer, rule, kind):
         x = jnp.asarray(LAYERS[f"{base}/x"], dtype)
         seed = jnp.asarray(LAYERS[f"{base}/R_{kind}"], dtype)
 
-        @jax.jit
+        @uncompiled
         def explain(x, parameters, seed):
             y, back = relprop.vrp(lambda x: forward(x, parameters), x, rules=composite)
             return y, back(seed)[0]
@@ -271,7 +271,7 @@ def test_network(case):
         sd = parameters(LAYERS, f"{model}/sd/", dtype)
         x = jnp.asarray(LAYERS[f"{model}/input"], dtype)
 
-        @jax.jit
+        @uncompiled
         def explain(x, sd):
             logits, back = relprop.vrp(lambda x: FUNCTIONS[model](x, sd), x, rules=rules)
             found = {}
@@ -348,7 +348,7 @@ def test_inside(case, x64):
     one = {"conv1": "bn1", "conv2": "bn2"} if canon == "mergebn" else {}
     places = sorted({one.get(module, module) for module in expected})
 
-    @jax.jit
+    @uncompiled
     def explain(x, sd):
         explained = relprop.vrp(lambda x: named_cnn(x, sd), x, rules=rules, places=places)
         seed = jax.nn.one_hot(LAYERS["cnn/target_argmax"], explained[0].shape[1])
@@ -381,7 +381,7 @@ def test_network_of_the_second_file(key, x64):
     sd = parameters(NETWORKS, f"{model}/sd/", jnp.float64)
     x = jnp.asarray(NETWORKS[f"{model}/x"], jnp.float64)
 
-    @jax.jit
+    @uncompiled
     def explain(x, sd):
         logits, back = relprop.vrp(lambda x: SECOND[model](x, sd), x, rules=rules)
         target = np.broadcast_to(NETWORKS[f"{model}/class"], len(x))

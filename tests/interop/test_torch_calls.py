@@ -13,7 +13,7 @@ import relprop
 from relprop.interop._torch_check import difference, plain
 from relprop.interop._torch_lowerings import LOWERINGS
 
-from ..metamorphic.uncompiled import evaluated
+from ..uncompiled import evaluated
 from . import torch_calls
 
 pytestmark = [

@@ -12,12 +12,12 @@ import numpy as np
 
 import relprop
 
+from ..uncompiled import evaluated, unchecked
 from .explainers import ATTRIBUTION, EXPLAINERS, RULES, attribution
 from .grammar import PIECES
 from .inherent import DIFFERENCES, REFUSALS, Row
 from .networks import Network
 from .subject import Subject
-from .uncompiled import evaluated, unchecked
 from .unsettled import is_unsettled
 
 VALUES, RELEVANCE = 1e-8, 1e-6

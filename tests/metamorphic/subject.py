@@ -16,7 +16,7 @@ from relprop._run import Run
 from relprop.composites import composite_of
 from relprop.recognise.findings import Findings
 
-from .uncompiled import evaluated
+from ..uncompiled import evaluated
 
 # Tracing what rules do takes most of the time. The networks of the sample differ in a few steps
 # each, so that all of them share what has been traced; users get that within one explanation.

@@ -14,10 +14,10 @@ import relprop
 from relprop import presets
 
 from .. import zoo_functions as zoo
+from ..uncompiled import unchecked
 from .grammar import as_users
 from .rewritten import each_wrapped, with_intermediates
 from .subject import Subject
-from .uncompiled import unchecked
 from .wrappers import WRAPPERS
 
 pytestmark = pytest.mark.usefixtures("unoptimised")

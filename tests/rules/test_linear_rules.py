@@ -18,6 +18,7 @@ from jax import lax
 import relprop
 from relprop import rules
 from tests import oracles
+from tests.uncompiled import uncompiled
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -282,7 +283,7 @@ def _case(name):
         along[kind.channel[1]] = channels = out[kind.channel[1]]
         bias = np.reshape([(0.75, -0.5, 0.0)[(k + k // 6) % 3] for k in range(channels)], along)
 
-        @jax.jit
+        @uncompiled
         def probe(kernel, bias):
             nothing = [jnp.zeros(shape) for shape in kind.shapes]
             ones = jnp.ones(kernel.shape)
@@ -368,7 +369,7 @@ def _explained(layer, dtype):
     with jax.enable_x64(dtype == "float64"):
         arrays = (case.xs, case.kernel, case.bias)
         arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), arrays)
-        relevance = jax.jit(explain)(*arrays, jnp.asarray(case.seed, _precision(dtype)))
+        relevance = uncompiled(explain)(*arrays, jnp.asarray(case.seed, _precision(dtype)))
     return failed | dict(zip(names, relevance, strict=True))
 
 
@@ -530,5 +531,8 @@ def test_weights_inside_of_an_operation_are_seen_or_the_rule_is_refused(rule, x6
     weight = np.linalg.inv(matrix).T
     defined = oracle(np.reshape(x, -1), oracles.Layer(weight, None, weight != 0), seed)
     _assert_close(
-        np.reshape(jax.jit(back)(seed[:, None])[0], -1), defined, "float64", f"{applied} on solve"
+        np.reshape(uncompiled(back)(seed[:, None])[0], -1),
+        defined,
+        "float64",
+        f"{applied} on solve",
     )

@@ -17,7 +17,9 @@ from relprop import presets, rules
 from relprop.chefer import rules as chefer
 from relprop.plots._computation import short
 from relprop.rules import AlphaBeta, Epsilon, Gamma, Stabilizer, ZBox
+from tests.uncompiled import evaluated
 
+pytestmark = pytest.mark.usefixtures("by_numpy")
 NAN, INF = float("nan"), float("inf")
 RANDOM = np.random.default_rng(0)
 W = jnp.asarray(RANDOM.normal(size=(4, 3)), jnp.float32)
@@ -167,14 +169,13 @@ def test_parameters_may_be_arrays_or_traced(name, x64_):
         expected = explain(0.1)
         small = jnp.asarray(0.1, jnp.float32)
         several = jnp.asarray([0.1, 0.2])
-        given = [lambda: explain(np.float64(0.1)), lambda: jax.jit(explain)(small)]
-        if not x64_:  # Without compiling, each operation takes as long as an explanation with it.
-            given += [
-                lambda: explain(small),
-                lambda: jax.jit(relprop.relevance(f, make(small)))(X),
-                lambda: jax.vmap(explain)(several)[0],
-            ]
-        for found in (*(take() for take in given), jax.jit(jax.vmap(explain))(several)[0]):
+        for found in (
+            explain(np.float64(0.1)),
+            explain(small),
+            evaluated(explain, (small,)),
+            evaluated(relprop.relevance(f, make(small)), (X,)),
+            evaluated(jax.vmap(explain), (several,))[0],
+        ):
             assert found.dtype == expected.dtype
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
@@ -184,7 +185,7 @@ def test_explanations_are_differentiable_in_their_parameters(name, x64):
     def explain(e):
         return relprop.relevance(f, OF_A_NUMBER[name](e))(X.astype(jnp.float64))
 
-    forward, backward = jax.jacfwd(explain)(0.1), jax.jacrev(explain)(0.1)
+    forward, backward = (evaluated(d(explain), (0.1,)) for d in (jax.jacfwd, jax.jacrev))
     steps = (explain(0.1 + 1e-5) - explain(0.1 - 1e-5)) / 2e-5
     np.testing.assert_allclose(forward, steps, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(backward, forward, rtol=1e-9, atol=1e-12)
@@ -217,7 +218,7 @@ def test_explanations_are_mapped_over_rules(rule):
     several = jax.tree.map(lambda a: jnp.asarray([a, 2.0 * a]), rule)
     with warnings.catch_warnings(action="ignore"):
         last = jax.tree.map(lambda a: 2.0 * a, rule)
-    found = jax.vmap(explain, in_axes=(0, None))(several, X)
+    found = evaluated(jax.vmap(explain, in_axes=(0, None)), (several, X))
     np.testing.assert_allclose(found, [explain(rule, X), explain(last, X)], rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(jax.jit(explain)(rule, X), found[0], rtol=2e-5, atol=1e-6)
 

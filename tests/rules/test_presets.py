@@ -16,6 +16,7 @@ from jax import lax
 
 import relprop
 from relprop import presets
+from tests.uncompiled import evaluated
 
 KEYS = jax.random.split(jax.random.key(0), 16)
 B, T, D = 2, 5, 6
@@ -28,7 +29,7 @@ def constant(x):
     return lax.stop_gradient(x)
 
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
 
 
 def identity(function):
@@ -42,7 +43,7 @@ def half(product):
 
 def check(f, modified, rules, *args, tolerance=2e-5):
     x, *rest = args
-    value, gradient = jax.jit(jax.value_and_grad(lambda x: modified(x, *rest)))(x)
+    value, gradient = evaluated(jax.value_and_grad(lambda x: modified(x, *rest)), (x,))
     score, found = jax.jit(lambda x, params: relprop.value_and_relevance(f, rules)(x, *params))(
         x, rest
     )
