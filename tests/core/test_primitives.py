@@ -643,11 +643,14 @@ def test_collectives(name, rule):
     close(*jax.vmap(each, axis_name="i")(x))
 
 
+# Before any page of the docs registers a primitive of its own.
+REGISTERED = frozenset(relprop.propagators.registered())
+
+
 def test_every_registered_primitive_has_a_row_or_a_reason():
     covered = {row.primitive for row in ROWS} | set(COLLECTIVES)
-    registered = set(relprop.propagators.registered())
     elsewhere = {row.primitive for row in NEWER}
-    assert registered - covered - elsewhere - set(WITHOUT) == set(), "neither a row nor a reason"
+    assert REGISTERED - covered - elsewhere - set(WITHOUT) == set(), "neither a row nor a reason"
     assert covered & set(WITHOUT) == set(), "a row and a reason for none"
 
 
