@@ -27,6 +27,8 @@ from relprop.reading.terms import LONGEST, Product, Symbol, Term, leaf, summed
 
 _JOINS = ("concatenate", "pad")
 _ENTRY = "entry"  # What a part is that is nothing but an entry.
+# Functions of more equations, one inside another, are not looked at.
+_DEEPEST = 12
 
 
 def added_at_once(draft: Draft) -> None:
@@ -218,7 +220,7 @@ def _common_function(
 
 
 def _entry(
-    draft: Draft, atom: Atom, own: Atom, shared: Set[Atom], depth: int = 12
+    draft: Draft, atom: Atom, own: Atom, shared: Set[Atom], depth: int = _DEEPEST
 ) -> _Entry | None:
     """What a part is of its own entries."""
     if atom is own:
@@ -231,10 +233,12 @@ def _entry(
     maker = draft.index.maker.get(atom)
     if maker is None or not is_elementwise(maker) or len(maker.outputs) != 1 or not depth:
         return None
-    inner = [_entry(draft, a, own, shared, depth - 1) for a in maker.inputs]
-    if any(entry is None for entry in inner):
-        return None
-    known = [entry for entry in inner if entry is not None]
+    known: list[_Entry] = []
+    for operand in maker.inputs:
+        inner = _entry(draft, operand, own, shared, depth - 1)
+        if inner is None:  # Looking at the others would take time that doubles with the depth.
+            return None
+        known.append(inner)
     ends = [0, *itertools.accumulate(len(entry.others) for entry in known)]
 
     def function(x: Array, others: Sequence[Array]) -> Array:
@@ -249,17 +253,19 @@ def _entry(
 
 
 def _before(draft: Draft, part: Value, source: Value) -> dict[Atom, None]:
-    """All that a part is computed from, entry by entry, up to what was taken out of a source."""
+    """What a part is computed from, entry by entry, up to what was taken out of a source."""
     found: dict[Atom, None] = {}
-    queue: list[Atom] = [part]
-    while queue:
-        atom = queue.pop(0)
-        if atom in found or atom not in draft.index.dependent:
-            continue
-        found[atom] = None
-        maker = draft.index.maker.get(atom)
-        if maker is not None and not _is_taken(draft, atom, source) and is_elementwise(maker):
-            queue.extend(maker.inputs)
+    level: list[Atom] = [part]
+    for _ in range(_DEEPEST + 1):
+        before: list[Atom] = []
+        for atom in level:
+            if atom in found or atom not in draft.index.dependent:
+                continue
+            found[atom] = None
+            maker = draft.index.maker.get(atom)
+            if maker is not None and not _is_taken(draft, atom, source) and is_elementwise(maker):
+                before.extend(maker.inputs)
+        level = before
     return found
 
 

@@ -179,6 +179,8 @@ def _membership(draft: Draft, equation: Equation) -> list[Equation]:
 def _groups_of(matrix: np.ndarray, axis: int) -> _Groups | None:
     """What a product with a matrix does along an axis, if that has the form of groups."""
     n, m = matrix.shape
+    if not matrix.size:
+        return None
     scale = matrix.flat[0]
     if not np.isfinite(scale) or scale == 0 or matrix.dtype.kind not in "fiu":
         return None

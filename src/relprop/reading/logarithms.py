@@ -43,7 +43,7 @@ def _raised_again(draft: Draft) -> bool:
         atom, factor = equation.inputs[0], 1.0
         shifts: list[tuple[Atom, float]] = []
         while (maker := draft.index.maker.get(atom)) is not None:
-            if maker.name == "log" and factor >= 1 and factor == int(factor):
+            if maker.name == "log" and factor >= 1 and factor.is_integer():
                 value, power = maker.inputs[0], int(factor)
                 made[equation] = _without_logarithm(draft, equation, value, power, shifts)
             kind, operands = registry.lookup(maker.primitive), draft.index.operands(maker)
@@ -54,7 +54,7 @@ def _raised_again(draft: Draft) -> bool:
             if isinstance(kind, Addition) and (left or kind.sign > 0):
                 shifts.append((other, factor * kind.sign))
             elif _scales(kind) and (n := draft.index.number(other)) is not None:
-                factor *= n
+                factor *= float(n)
             else:
                 break
     # One inside another comes first: the shift of its argument may go.

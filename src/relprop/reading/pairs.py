@@ -29,10 +29,12 @@ def paired(draft: Draft) -> None:
     inside = {e for out, pair in pairs.items() for e in _between(draft, out, pair)}
     looked_at = {*draft.asked, *draft.visible}
     made: dict[Equation, list[Equation]] = {}
+    counts: dict[Atom, int] = {}  # A pair of one pair twice has twice as many.
     for out, pair in pairs.items():
-        summands = [*_summands(pair, pairs)]
+        counts[out] = sum(counts.get(atom, 1) for atom in pair)
         read = out in looked_at or not inside.issuperset(draft.index.readers.get(out, ()))
-        if read and len(summands) <= LONGEST:
+        if read and counts[out] <= LONGEST:
+            summands = [*_summands(pair, pairs)]
             like = draft.index.maker[out]
             made[like] = draft.derived(_logarithm, summands, like, like.outputs[0])
     if made:

@@ -90,7 +90,7 @@ def _scaled_sigmoid(draft: Draft, atom: Atom) -> tuple[Value, float, list[Equati
         if isinstance(kind, Negation):
             height = -height
         elif isinstance(kind, Division):
-            if number is None or maker.inputs[0] is not atom:
+            if not number or maker.inputs[0] is not atom:
                 return None
             height /= number
         elif isinstance(kind, Multiplication):

@@ -335,17 +335,23 @@ def _keeps(equation: Equation) -> bool:
 
 def _only_scales(flow: Dataflow, equation: Equation) -> bool:
     """Whether a value stays what it is, but for its unit and where it would be about zero."""
-    if equation.name in ("add", "max", "clamp", "select_n"):
-        # What is chosen where a root is zero may be any number, as may an upper limit.
+    if equation.name in ("add", "max", "min", "clamp", "select_n"):
         chosen = equation.name == "select_n"
         others = [a for a in equation.inputs[chosen:] if a not in flow.dependent]
-        low = others[: 0 if chosen else 1]
-        guards = (flow.number(a) or 0.0 for a in low)
-        return all(map(flow.is_number, others)) and all(abs(n) <= _GUARD for n in guards)
-    if equation.name == "min":
-        limits = (flow.number(a) or 0.0 for a in equation.inputs if a not in flow.dependent)
-        return all(n >= 1 / _GUARD for n in limits)
+        if not others or not all(map(flow.is_number, others)):
+            return False
+        # What is chosen where a root is about zero may be any number.
+        low = [] if equation.name == "min" else _compared(flow, equation) if chosen else others[:1]
+        high = {"min": others, "clamp": others[1:]}.get(equation.name, [])
+        small = all(abs(flow.number(a) or 0.0) <= _GUARD for a in low)
+        return small and all((flow.number(a) or 0.0) >= 1 / _GUARD for a in high)
     return equation.name in ("mul", "div", "stop_gradient")
+
+
+def _compared(flow: Dataflow, choice: Equation) -> list[Atom]:
+    """The numbers by comparison with which something is chosen."""
+    test = flow.producer(choice.inputs[0])
+    return [] if test is None else [a for a in test.inputs if flow.number(a) is not None]
 
 
 # A number of that size keeps a root from being zero; roots themselves are of the order of one.

@@ -151,7 +151,10 @@ def _is_share(summands: Iterable[tuple[Product, float]], above: Product) -> bool
 
     With one and the powers of one exponential it is a sigmoid, or another function of one value.
     """
-    parts = {product for product, factor in summands if product and factor > 0}
+    summands = [*summands]
+    if any(factor < 0 for _, factor in summands):
+        return False
+    parts = {product for product, _ in summands if product}
     raised = [_exponentials_in(part) for part in parts]
     return above in parts and all(raised) and len(frozenset().union(*raised)) > 1
 
