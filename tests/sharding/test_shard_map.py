@@ -236,3 +236,20 @@ def test_a_maximum_over_devices_is_refused():
     spread = jax.shard_map(f, mesh=mesh(), in_specs=(P("d"), SPLIT), out_specs=P())
     with pytest.raises(relprop.MissingRuleError, match=r"pmax: .*\n.*test_shard_map.py"):
         relprop.relevance(total(spread), COARSE)(Y, WEIGHTS)
+
+
+@TRACKED
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x: jax.nn.relu(x @ WEIGHTS["up"]),
+        lambda x: x[:, jnp.array([0, 0, 3, 3])],
+        lambda x: x * lax.axis_index("t").astype(x.dtype) @ jnp.eye(8, dtype=x.dtype),
+    ],
+    ids=["weights", "places", "number of the device"],
+)
+def test_constants_of_all_devices_are_known_inside(layer, tracked):
+    """Where the relevance itself is computed on each device."""
+    own = relprop.relevance(lambda x: layer(x).sum(), Flat())
+    got = jax.shard_map(own, mesh=mesh(), in_specs=P("t"), out_specs=P("t"), check_vma=tracked)
+    assert jax.eval_shape(got, Y).shape == Y.shape

@@ -95,6 +95,8 @@ class Draft:
             return None
         if any(np.prod(out.shape) > _SMALL for out in equation.outputs):
             return None
+        if equation.name == "pvary":  # Which only devices can evaluate; the same is on all.
+            return self.known(equation.inputs[0], depth - 1)
         values = [self.known(a, depth - 1) for a in equation.inputs]
         if any(value is None for value in values):
             return None
