@@ -84,6 +84,14 @@ def test_degenerate_numbers_are_no_error(f):
     structures(f)
 
 
+def test_shifts_that_cancel_are_no_infinity():
+    def f(x):
+        return jnp.exp(jnp.log(x * x) + 90.0 - 90.0).sum()
+
+    with jax.numpy_rank_promotion("allow"):
+        assert jnp.isfinite(relprop.relevance(f, Epsilon())(X)).all()
+
+
 def test_pairs_of_pairs_take_little_time():
     """Summands double with each pair, so that nobody may list them."""
 

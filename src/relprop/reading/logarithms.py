@@ -7,6 +7,7 @@ added up in logarithms is a sum.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence, Set
 
 import jax.numpy as jnp
@@ -118,8 +119,10 @@ def _without_logarithm(
 
     def product(q: Array, *constants: Array) -> Array:
         q = q if power == 1 and shifts else q**power
-        for c, (_, factor) in zip(constants, shifts, strict=True):
-            q = q * jnp.exp(c * jnp.asarray(factor, q.dtype))
+        if shifts:  # Together they may be small where each is large.
+            pairs = zip(constants, shifts, strict=True)
+            parts = [c * jnp.asarray(factor, q.dtype) for c, (_, factor) in pairs]
+            q = q * jnp.exp(functools.reduce(jnp.add, parts))
         return jnp.broadcast_to(q, out.shape)
 
     return draft.derived(product, [value, *(atom for atom, _ in shifts)], like, out)
