@@ -160,7 +160,8 @@ class Propagator:
     ) -> Sequence[Array] | None:
         """The vector-Jacobian product of an operation that is affine, by the rule of its primitive.
 
-        That is traced in a twentieth of the time that JAX takes to derive it from `evaluate`.
+        That is traced in a twentieth of the time that JAX takes to derive it from `evaluate`. A
+        kind that evaluates in a way of its own, or has several equations, says so here.
 
         Args:
             operation: of one result.

@@ -288,6 +288,8 @@ class Contraction(Propagator):
         return operation.evaluate(values, **self._in_precision(operation, values))
 
     def transposed(self, operation, active, values, given):
+        if type(self).evaluate is not Contraction.evaluate:
+            return None
         precision = self._in_precision(operation, values)
         return operation.transposed(active, values, given, **precision)
 

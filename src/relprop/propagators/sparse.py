@@ -43,10 +43,7 @@ class SparseContraction(Contraction):
         return apply, dense if active[0] else entries
 
     def pull(self, operation, active, values):
-        return None
-
-    def transposed(self, operation, active, values, given):
-        return None
+        return None  # Its factors stand elsewhere.
 
     def evaluate(self, operation, values):
         entries, places, dense = values
