@@ -32,10 +32,11 @@ def norms(wiring: Wiring) -> Iterator[Norm]:
 
 def _kind(wiring: Wiring, step: Step, scale: Step | None) -> str:
     nearest, passed = _reductions(wiring, step.operation.inputs[0])
-    reduced = nearest[-1]
-    if len(nearest) == 1 and not _is_centred(wiring, reduced.inputs[0]):
+    # Entries that are picked out and added one by one are summed by no reduction.
+    if not nearest or (len(nearest) == 1 and not _is_centred(wiring, nearest[0].inputs[0])):
         averages = any(e.name in ("div", "mul") for e in passed)
         return "RMS norm" if averages else "L2 norm"
+    reduced = nearest[-1]
     axes, shape = reduced.params["axes"], reduced.inputs[0].shape
     if 0 in axes and len(shape) > 1 and shape[0] > 1:
         return "batch norm"
