@@ -26,6 +26,12 @@ Edit = Callable[[Array], Any]
 def zero(value: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
     """Zero ablation: nothing is there.
 
+    Args:
+        value: the value at the place.
+
+    Returns:
+        Zeros of the same shape and dtype.
+
     >>> zero(jnp.array([1.0, 2.0])).tolist()
     [0.0, 0.0]
     """
@@ -39,6 +45,9 @@ def mean(axis: int | Sequence[int] | None = 0) -> Edit:
 
     Args:
         axis: the axis or axes that the mean is taken over; None: all of them.
+
+    Returns:
+        An edit.
 
     >>> mean()(jnp.array([[1.0, 2.0], [3.0, 6.0]])).tolist()
     [[2.0, 4.0]]
@@ -54,6 +63,12 @@ def scale(factor: ArrayLike) -> Edit:
 
     .. math:: v \leftarrow c \, v
 
+    Args:
+        factor: a number, or an array that broadcasts to the value.
+
+    Returns:
+        An edit.
+
     >>> scale(0.5)(jnp.array([1.0, 2.0])).tolist()
     [0.5, 1.0]
     """
@@ -66,6 +81,9 @@ def resample(key: Key[Array, ""], axis: int = 0) -> Edit:
     Args:
         key: of the random permutation.
         axis: the axis along which entries are exchanged.
+
+    Returns:
+        An edit.
 
     >>> sorted(resample(jax.random.key(0))(jnp.arange(4.0)).tolist())
     [0.0, 1.0, 2.0, 3.0]
@@ -80,6 +98,12 @@ def patch(array: ArrayLike) -> Edit:
 
     The array itself is an edit as well; as a function it can be put into a part, by `at`.
 
+    Args:
+        array: a number, or an array that broadcasts to the value.
+
+    Returns:
+        An edit.
+
     >>> patch(1.0)(jnp.zeros(2)).tolist()
     [1.0, 1.0]
     """
@@ -93,6 +117,9 @@ def at(index: Any, edit: Any) -> Edit:
         index: what ``value[index]`` takes, such as ``np.s_[..., 3, :]``; it may be traced.
         edit: a function of the whole value, of whose result the part is taken; or an array that
             broadcasts to the part.
+
+    Returns:
+        An edit.
 
     Raises:
         InputError: a number in the index is out of range, or an array does not fit the part.

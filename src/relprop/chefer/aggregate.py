@@ -11,7 +11,21 @@ Maps = Sequence[Float[Array, "n t t"]]
 
 
 def positive_mean(maps: Float[Array, "n heads t t"]) -> Float[Array, "n t t"]:
-    r"""The mean over heads of the positive parts, :math:`\mathbb{E}_h[M^+]`: eq. 13."""
+    r"""The mean over heads of the positive parts.
+
+    .. math:: \bar M = \mathbb{E}_h[M^+]
+
+    Args:
+        maps: of one layer, one for each head.
+
+    Returns:
+        One map for each sample.
+
+    >>> print(positive_mean(jnp.array([[[[2.0]], [[-1.0]]]])))
+    [[[1.]]]
+
+    Source: eq. 13 of the paper.
+    """
     return jnp.mean(jnp.maximum(maps, 0), axis=1)
 
 
@@ -24,6 +38,13 @@ def rollout(maps: Maps, start_layer: int, normalise: bool) -> Float[Array, "n t 
         maps: one per layer.
         start_layer: s, the first that counts.
         normalise: whether the rows of :math:`\hat A` are divided by their sums.
+
+    Returns:
+        C, for each sample.
+
+    >>> print(rollout([jnp.array([[[0.0, 1.0], [1.0, 0.0]]])], 0, normalise=True)[0])
+    [[0.5 0.5]
+     [0.5 0.5]]
 
     Source: Abnar and Zuidema 2020; eq. 14 of the paper.
     """
@@ -43,6 +64,13 @@ def min_max(maps: Float[Array, "n ..."], constant: float) -> Float[Array, "n ...
     Args:
         maps: one per sample.
         constant: what a sample becomes all of whose numbers are the same.
+
+    Returns:
+        The scaled maps.
+
+    >>> print(min_max(jnp.array([[1.0, 3.0], [2.0, 2.0]]), 0.0))
+    [[0. 1.]
+     [0. 0.]]
     """
     axes = tuple(range(1, maps.ndim))
     low, high = (f(maps, axis=axes, keepdims=True) for f in (jnp.min, jnp.max))

@@ -70,6 +70,9 @@ def explain(
         batch: ``"per_sample"``, or ``"reference"``: as the reference does it, with sums over the
             whole batch and the classes of all samples in each of them.
         places: where else relevance is wanted.
+
+    Returns:
+        Logits, attention maps with their relevance and gradients, and what was asked for.
     """
     run = functools.partial(_run, model, variant=variant, alpha=alpha, places=places)
     return over_samples(run, inputs, index, batch)

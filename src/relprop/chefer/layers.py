@@ -13,26 +13,21 @@ dropout, layer normalisation) hands R on as it is, and has no function here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from relprop._core.relevance import alike, nothing_of_nan, scaled, summed_to
+from relprop._core.relevance import summed_to
 from relprop.chefer import functional
+from relprop.chefer.contractions import Arrays, alpha_beta, convolution
+from relprop.chefer.division import finite as finite
+from relprop.chefer.division import safe_divide as safe_divide
 from relprop.chefer.functional import Pair
-from relprop.rules.parameters import is_zero
-from relprop.rules.parts import negative, positive
-from relprop.rules.signs import sum_of_sign
 
 Variant = Literal["ours", "orig"]
-Arrays = Sequence[Array]
-# Linear in a list of arrays for a fixed weight, and in the weight for fixed arrays.
-Apply = Callable[[Arrays, Array], Array]
 
 __all__ = [
     "add",
@@ -45,6 +40,7 @@ __all__ = [
     "conv2d",
     "einsum",
     "finite",
+    "in_proportion",
     "index_select",
     "linear",
     "matmul",
@@ -52,51 +48,6 @@ __all__ = [
     "mul",
     "safe_divide",
 ]
-
-
-def safe_divide(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""Division as the reference does it.
-
-    .. math:: \frac{a}{b + 10^{-9}} \cdot [b \neq 0]
-
-    The stabiliser is not aware of the sign of b: just below zero it makes the denominator smaller,
-    and at -1e-9, where it would make it zero, the denominator becomes 1e-9. Where b is exactly
-    zero the result is zero, and of nothing no part is NaN.
-
-    Args:
-        a: numerator.
-        b: denominator, of the same shape.
-
-    >>> import jax.numpy as jnp
-    >>> print(safe_divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])))
-    [0.5 0. ]
-
-    Source: ``modules/layers_ours.py`` of the reference implementation.
-    """
-    a, b = alike(a, b)
-    b = nothing_of_nan(a, b)
-    zeros, least = lax.full_like(b, 0), lax.full_like(b, 1e-9)
-    denominator = lax.add(lax.max(b, least), lax.min(b, least))
-    denominator = lax.select(lax.eq(denominator, zeros), least, denominator)
-    return lax.mul(lax.div(a, denominator), lax.ne(b, zeros).astype(b.dtype))
-
-
-def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Infinite numbers as the largest that there are.
-
-    A mask adds minus infinity to what is not to be attended to, or the least number, and relevance
-    in proportion to either is nothing times infinity, which is not a number. With the largest
-    number in its place it is the limit of larger and larger masks: what is masked takes no
-    relevance, and the mask what would arrive there. The reference has no masks in its graph.
-
-    >>> import jax.numpy as jnp
-    >>> bool(finite(jnp.asarray(-jnp.inf, "float32")) == jnp.finfo("float32").min)
-    True
-    """
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return lax.complex(finite(jnp.real(x)), finite(jnp.imag(x)))
-    least, most = jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max
-    return lax.min(lax.max(x, jnp.asarray(least, x.dtype)), jnp.asarray(most, x.dtype))
 
 
 def linear(
@@ -118,6 +69,21 @@ def linear(
 
     In the set ``"orig"`` each of the two products in a numerator has a denominator of its own, so
     that an output with both hands on its relevance twice.
+
+    Args:
+        R: relevance of the output.
+        x: what went into the layer.
+        weight: of the layer; its bias takes no part.
+        alpha: weight of the contributions that speak for the output, from 1 on.
+        variant: the set of rules.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> x, weight = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 0.5], [1.0, -1.0]])
+    >>> print(linear(jnp.array([[4.0, 1.0]]), x, weight))  # 3/4 of 4 and all of 1; 1/4 of 4
+    [[4. 1.]]
 
     Source: ``Linear.relprop`` in ``modules/layers_ours.py`` and ``layers_lrp.py``; eq. 3 of the
     paper.
@@ -141,6 +107,22 @@ def conv2d(
     Three channels are taken for an image, in whatever layer: `box`, and alpha has no effect.
     Other convolutions have the alpha-beta rule with a denominator for each product, as `linear`
     has it in the set ``"orig"``.
+
+    Args:
+        R: relevance of the output.
+        x: images.
+        weight: the kernel.
+        stride: steps in pixels, one number or one for each axis.
+        padding: zeros on either side of the image, likewise.
+        alpha: as in `linear`.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> x, weight = jnp.array([[[[1.0, 2.0]]]]), jnp.array([[[[2.0, 1.0]]]])
+    >>> print(conv2d(jnp.array([[[[4.0]]]]), x, weight))  # both contribute 2
+    [[[[2. 2.]]]]
 
     Source: ``Conv2d.relprop`` in ``modules/layers_ours.py`` and ``layers_lrp.py``.
     """
@@ -166,6 +148,21 @@ def batch_norm(
 
     The reference squares the variance; the factor all but cancels.
 
+    Args:
+        R: relevance of the output.
+        x: what went into the layer.
+        weight: the factors that are learnt, w.
+        variance: of the training data, :math:`\sigma^2`.
+        eps: :math:`\epsilon`.
+
+    Returns:
+        The relevance of x: R, but where x is nearly zero.
+
+    >>> import jax.numpy as jnp
+    >>> R, x = jnp.array([[[[3.0, 1.0]]]]), jnp.array([[[[1.0, 0.0]]]])
+    >>> print(batch_norm(R, x, jnp.array([2.0]), jnp.array([1.0])))
+    [[[[3. 0.]]]]
+
     Source: ``BatchNorm2d.relprop`` in ``modules/layers_ours.py``.
     """
     factor = functional.along(weight / jnp.sqrt(variance**2 + eps), 1, 4)
@@ -181,6 +178,18 @@ def in_proportion(
 
     Of a product with several operands each gets all of R.
 
+    Args:
+        R: relevance of the output.
+        f: the layer, as a function of arrays.
+        *xs: what went into it.
+
+    Returns:
+        The relevance of each of `xs`.
+
+    >>> import jax.numpy as jnp
+    >>> print(*in_proportion(jnp.array(4.0), jnp.sum, jnp.array([1.0, 3.0])))
+    [1. 3.]
+
     Source: ``RelPropSimple.relprop`` in ``modules/layers_ours.py``.
     """
     xs = tuple(finite(x) for x in xs)
@@ -195,7 +204,24 @@ def max_pool2d(
     stride: Pair | None = None,
     padding: Pair = 0,
 ) -> Float[Array, "n c h w"]:
-    """A maximum pooling: relevance to the winner of each window, `in_proportion`."""
+    """A maximum pooling: relevance to the winner of each window, `in_proportion`.
+
+    Args:
+        R: relevance of the output.
+        x: what was pooled.
+        size: of a window, one number or one for each axis.
+        stride: steps of the window; None for its size.
+        padding: entries on either side, which never win.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> print(max_pool2d(jnp.array([[[[4.0]]]]), jnp.array([[[[1.0, 3.0]]]]), (1, 2)))
+    [[[[0. 4.]]]]
+
+    Source: ``MaxPool2d`` in ``modules/layers_ours.py``.
+    """
     return in_proportion(R, lambda x: functional.max_pool2d(x, size, stride, padding), x)[0]
 
 
@@ -207,7 +233,25 @@ def avg_pool2d(
     padding: Pair = 0,
     count_include_pad: bool = True,
 ) -> Float[Array, "n c h w"]:
-    """An average pooling, `in_proportion`. Means near zero make it badly conditioned."""
+    """An average pooling, `in_proportion`. Means near zero make it badly conditioned.
+
+    Args:
+        R: relevance of the output.
+        x: what was pooled.
+        size: of a window, one number or one for each axis.
+        stride: steps of the window; None for its size.
+        padding: zeros on either side.
+        count_include_pad: whether the zeros of the padding are counted.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> print(avg_pool2d(jnp.array([[[[4.0]]]]), jnp.array([[[[1.0, 3.0]]]]), (1, 2)))
+    [[[[1. 3.]]]]
+
+    Source: ``AvgPool2d`` in ``modules/layers_ours.py``.
+    """
 
     def pool(x: Array) -> Array:
         return functional.avg_pool2d(x, size, stride, padding, count_include_pad)
@@ -218,7 +262,22 @@ def avg_pool2d(
 def adaptive_avg_pool2d(
     R: Float[Array, "n c h2 w2"], x: Float[Array, "n c h w"], size: Pair
 ) -> Float[Array, "n c h w"]:
-    """An average pooling to a given size, `in_proportion`."""
+    """An average pooling to a given size, `in_proportion`.
+
+    Args:
+        R: relevance of the output.
+        x: what was pooled.
+        size: of the output, one number or one for each axis.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> print(adaptive_avg_pool2d(jnp.array([[[[4.0]]]]), jnp.array([[[[1.0, 3.0]]]]), 1))
+    [[[[1. 3.]]]]
+
+    Source: ``AdaptiveAvgPool2d`` in ``modules/layers_ours.py``.
+    """
     return in_proportion(R, lambda x: functional.adaptive_avg_pool2d(x, size), x)[0]
 
 
@@ -229,6 +288,20 @@ def einsum(
 
     The models of the reference divide the results by two.
 
+    Args:
+        R: relevance of the output.
+        equation: as in `jax.numpy.einsum`.
+        a: the first operand.
+        b: the second operand.
+
+    Returns:
+        The relevance of a and of b.
+
+    >>> import jax.numpy as jnp
+    >>> left, right = einsum(jnp.array(4.0), "i,i->", jnp.array([1.0, 3.0]), jnp.ones(2))
+    >>> print(left, right)
+    [1. 3.] [1. 3.]
+
     Source: ``einsum`` in ``modules/layers_ours.py``.
     """
     left, right = in_proportion(R, lambda a, b: functional.einsum(equation, a, b), a, b)
@@ -238,7 +311,23 @@ def einsum(
 def matmul(
     R: Float[Array, "*batch m n"], a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]
 ) -> tuple[Float[Array, "*batch m k"], Float[Array, "*batch k n"]]:
-    """A product of matrices, `in_proportion`: each gets all of R, as in `einsum`."""
+    """A product of matrices, `in_proportion`: each gets all of R, as in `einsum`.
+
+    Args:
+        R: relevance of the output.
+        a: the first matrix.
+        b: the second matrix.
+
+    Returns:
+        The relevance of a and of b.
+
+    >>> import jax.numpy as jnp
+    >>> left, right = matmul(jnp.array([[4.0]]), jnp.array([[1.0, 3.0]]), jnp.ones((2, 1)))
+    >>> print(left, right.T)
+    [[1. 3.]] [[1. 3.]]
+
+    Source: ``MatMul`` in ``modules/layers_ours.py``.
+    """
     left, right = in_proportion(R, jnp.matmul, a, b)
     return left, right
 
@@ -246,13 +335,45 @@ def matmul(
 def mul(
     R: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """A product entry by entry, `in_proportion`: each gets all of R."""
+    """A product entry by entry, `in_proportion`: each gets all of R.
+
+    Args:
+        R: relevance of the output.
+        a: the first factor.
+        b: the second factor.
+
+    Returns:
+        The relevance of a and of b.
+
+    >>> import jax.numpy as jnp
+    >>> left, right = mul(jnp.array([4.0, 1.0]), jnp.array([1.0, 3.0]), jnp.array([2.0, 0.0]))
+    >>> print(left, right)  # of a product that is zero nothing is handed on
+    [4. 0.] [4. 0.]
+
+    Source: ``Mul`` in ``modules/layers_ours.py``.
+    """
     left, right = in_proportion(R, jnp.multiply, a, b)
     return left, right
 
 
 def add_eye(R: Float[Array, "n h t t"], x: Float[Array, "n h t t"]) -> Float[Array, "n h t t"]:
-    """The addition of the unit matrix, `in_proportion`."""
+    """The addition of the unit matrix, `in_proportion`.
+
+    Args:
+        R: relevance of the sum.
+        x: the maps that it was added to.
+
+    Returns:
+        The relevance of x; the rest stays at the unit matrix.
+
+    >>> import jax.numpy as jnp
+    >>> R, x = jnp.array([[[[4.0, 1.0], [1.0, 4.0]]]]), jnp.array([[[[1.0, 3.0], [3.0, 1.0]]]])
+    >>> print(add_eye(R, x)[0, 0])
+    [[2. 1.]
+     [1. 2.]]
+
+    Source: ``AddEye`` in ``modules/layers_ours.py``.
+    """
     eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
     return in_proportion(R, lambda x: x + eye, x)[0]
 
@@ -260,13 +381,45 @@ def add_eye(R: Float[Array, "n h t t"], x: Float[Array, "n h t t"]) -> Float[Arr
 def index_select(
     R: Float[Array, "..."], x: Float[Array, "..."], axis: int, indices: int | Sequence[int]
 ) -> Float[Array, "..."]:
-    """The choice of some entries along an axis, `in_proportion`: the others get nothing."""
+    """The choice of some entries along an axis, `in_proportion`: the others get nothing.
+
+    Args:
+        R: relevance of what was chosen.
+        x: what it was chosen from.
+        axis: along which.
+        indices: which, one or several.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> print(index_select(jnp.array([[4.0]]), jnp.array([[1.0, 3.0]]), 1, 0))
+    [[4. 0.]]
+
+    Source: ``IndexSelect.relprop`` in ``modules/layers_ours.py``.
+    """
     chosen = jnp.atleast_1d(jnp.asarray(indices))
     return in_proportion(R, lambda x: jnp.take(x, chosen, axis=axis), x)[0]
 
 
 def cat(R: Float[Array, "..."], xs: Arrays, axis: int) -> tuple[Float[Array, "..."], ...]:
-    """The concatenation of arrays, `in_proportion`."""
+    """The concatenation of arrays, `in_proportion`.
+
+    Args:
+        R: relevance of the whole.
+        xs: its parts.
+        axis: along which they lie one after the other.
+
+    Returns:
+        The relevance of each part.
+
+    >>> import jax.numpy as jnp
+    >>> left, right = cat(jnp.array([4.0, 1.0]), [jnp.array([1.0]), jnp.array([3.0])], 0)
+    >>> print(left, right)
+    [4.] [1.]
+
+    Source: ``Cat.relprop`` in ``modules/layers_ours.py``.
+    """
     return in_proportion(R, lambda *xs: jnp.concatenate(xs, axis), *xs)
 
 
@@ -276,6 +429,17 @@ def clone(Rs: Sequence[Float[Array, "*s"]], x: Float[Array, "*s"]) -> Float[Arra
     .. math:: R = x \sum_i \frac{R_i}{x}
 
     The sum of what the readers hand back where x is not zero, and nothing where it is.
+
+    Args:
+        Rs: what each reader hands back.
+        x: the value.
+
+    Returns:
+        The relevance of x.
+
+    >>> import jax.numpy as jnp
+    >>> print(clone([jnp.array([4.0, 1.0]), jnp.array([1.0, 1.0])], jnp.array([2.0, 0.0])))
+    [5. 0.]
 
     Source: ``Clone.relprop`` in ``modules/layers_ours.py``.
     """
@@ -302,6 +466,20 @@ def add(
     and likewise for b. That changes nothing where A and B have one sign. Where they differ, the one
     whose sign is not that of the sum of R changes the sign of all its entries.
 
+    Args:
+        R: relevance of the sum.
+        a: the first summand.
+        b: the second summand.
+        variant: the set of rules.
+
+    Returns:
+        The relevance of a and of b.
+
+    >>> import jax.numpy as jnp
+    >>> left, right = add(jnp.array([4.0, 2.0]), jnp.array([1.0, 1.0]), jnp.array([3.0, 0.0]))
+    >>> print(left, right)
+    [1. 2.] [3. 0.]
+
     Source: ``Add.relprop`` in ``modules/layers_ours.py`` and ``layers_lrp.py``; eq. 9 and 10 of
     the paper.
     """
@@ -320,119 +498,3 @@ def normalised(R: Array, left: Array, right: Array) -> tuple[Array, Array]:
         return part * safe_divide(safe_divide(jnp.abs(own), whole) * total, own)
 
     return share(left, A), share(right, B)
-
-
-def alpha_beta(
-    R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float, joint: bool
-) -> list[Array]:
-    """The alpha-beta rule of any linear layer; see `linear` for what `joint` says."""
-    beta = alpha - 1
-    pluses, minuses = [positive(x) for x in xs], [negative(x) for x in xs]
-
-    def part(w1: Array, w2: Array) -> list[Array]:
-        z1, z2 = apply(pluses, w1), apply(minuses, w2)
-        if joint:
-            s1 = s2 = safe_divide(R, z1 + z2)
-        else:
-            s1, s2 = safe_divide(R, z1), safe_divide(R, z2)
-        back1, back2 = transposed(apply, xs, w1, s1), transposed(apply, xs, w2, s2)
-        return [
-            scaled(p, b1) + scaled(m, b2)
-            for p, m, b1, b2 in zip(pluses, minuses, back1, back2, strict=True)
-        ]
-
-    w_plus, w_minus = positive(weight), negative(weight)
-    out = [alpha * active for active in part(w_plus, w_minus)]
-    if is_zero(beta):
-        return out
-    inhibiting = part(w_minus, w_plus)
-    return [active - beta * inhibitor for active, inhibitor in zip(out, inhibiting, strict=True)]
-
-
-def joint_alpha_beta(
-    R: Array, xs: Arrays, weight: Array, apply: Apply, alpha: float
-) -> list[Array]:
-    r"""`alpha_beta` with joint denominators, in three products instead of four or eight.
-
-    With z = xW, which the forward pass has, and a = |x||W| the denominators are (z + a) / 2 and
-    (z - a) / 2, term by term, and
-
-    .. math:: R_{in} = \tfrac12 \left[ x \odot (s^+ - s^-) W^\top
-                                    + |x| \odot (s^+ + s^-) |W|^\top \right]
-
-    with :math:`s^\pm` the relevance over the denominators, times alpha and beta. What is nearly
-    nothing of a is less exact than in `alpha_beta`.
-    """
-    beta, size = alpha - 1, jnp.abs(weight)
-    z, a = apply(xs, weight), apply([jnp.abs(x) for x in xs], size)
-    # Of x (.., n), W (m, n) and their product (.., m).
-    terms = math.sqrt(sum(x.size for x in xs) * weight.size / max(z.size, 1))
-    # Without a contribution a denominator has to be exactly zero, not the rounding of z and a.
-    plain = signed = alpha * safe_divide(R, sum_of_sign(z, a, 1, terms))
-    if not is_zero(beta):
-        inhibiting = beta * safe_divide(R, sum_of_sign(z, a, -1, terms))
-        plain, signed = plain - inhibiting, signed + inhibiting
-    plains, signeds = transposed(apply, xs, weight, plain), transposed(apply, xs, size, signed)
-    return [
-        (scaled(x, p) + scaled(jnp.abs(x), s)) / 2
-        for x, p, s in zip(xs, plains, signeds, strict=True)
-    ]
-
-
-def convolution(
-    R: Array,
-    xs: Arrays,
-    weight: Array,
-    apply: Apply,
-    alpha: float,
-    layout: tuple[int, int] | None = (0, 1),
-) -> list[Array]:
-    """The rule of a convolution.
-
-    Args:
-        R: relevance of the output.
-        xs: the images, as a list of one array.
-        weight: the kernel.
-        apply: the convolution as a function of images and kernel.
-        alpha: weight of the contributions that speak for the output.
-        layout: the axes of samples and channels; None where what is convolved has no such axes
-            and is no image.
-    """
-    if layout is not None and all(x.shape[layout[1]] == 3 for x in xs):
-        return box(R, xs, weight, apply, layout[0])
-    return alpha_beta(R, xs, weight, apply, alpha, joint=False)
-
-
-def box(R: Array, xs: Arrays, weight: Array, apply: Apply, samples: int = 0) -> list[Array]:
-    r"""The z-box rule, in the box that each image itself spans.
-
-    .. math:: R_i = \sum_j \frac{x_i w_{ij} - l w_{ij}^+ - h w_{ij}^-}
-                     {\sum_k x_k w_{kj} - l w_{kj}^+ - h w_{kj}^- + 10^{-9}} R_j
-
-    with l and h the least and the largest number of an image, over channels and pixels: all axes
-    but the one that counts the samples. The zeros of a padding are no part of the box. There is no
-    care for a zero in the denominator: in a constant image it is rounding noise.
-
-    Source: ``Conv2d.relprop`` in ``modules/layers_ours.py``; Montavon et al. 2017, eq. 7.
-    """
-
-    def filled(reduce: Callable[..., Array], x: Array) -> Array:
-        axes = tuple(axis for axis in range(x.ndim) if axis != samples)
-        return jnp.broadcast_to(reduce(x, axis=axes, keepdims=True), x.shape)
-
-    w_plus, w_minus = positive(weight), negative(weight)
-    lows, highs = [filled(jnp.min, x) for x in xs], [filled(jnp.max, x) for x in xs]
-    z = apply(xs, weight) - apply(lows, w_plus) - apply(highs, w_minus) + 1e-9
-    s = R / jnp.where((R == 0) & jnp.isnan(z), jnp.ones_like(z), z)
-    backs = (transposed(apply, xs, w, s) for w in (weight, w_plus, w_minus))
-    return [
-        scaled(x, whole) - scaled(low, up) - scaled(high, down)
-        for x, low, high, whole, up, down in zip(xs, lows, highs, *backs, strict=True)
-    ]
-
-
-def transposed(apply: Apply, xs: Arrays, weight: Array, s: Array) -> tuple[Array, ...]:
-    r""":math:`w^\top s`, one array for each operand."""
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs]
-    (out,) = jax.linear_transpose(lambda xs: apply(xs, weight), shapes)(s)
-    return tuple(out)

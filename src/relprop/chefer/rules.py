@@ -9,7 +9,8 @@ import jax.tree_util as jtu
 
 from relprop._core.relevance import scaled, summed_to
 from relprop._core.site import Site, shares
-from relprop.chefer import layers
+from relprop.chefer import contractions, layers
+from relprop.chefer.division import finite, safe_divide
 from relprop.chefer.layers import Variant
 from relprop.rules.base import Arriving, Leaving, Rule, irreversible
 from relprop.rules.linear_rule import LinearRule
@@ -51,8 +52,8 @@ class DenseRule(LinearRule):
         given = relevance.total(site.output), linear.inputs, linear.weight, linear.apply
         alpha = number(self.alpha, site.output)
         if self.variant == "ours":
-            return shares(layers.joint_alpha_beta(*given, alpha))
-        return shares(layers.alpha_beta(*given, alpha, joint=False))
+            return shares(contractions.joint_alpha_beta(*given, alpha))
+        return shares(contractions.alpha_beta(*given, alpha, joint=False))
 
 
 @jtu.register_pytree_with_keys_class
@@ -78,7 +79,7 @@ class ConvolutionRule(LinearRule):
         linear = site.linear
         R, alpha = relevance.total(site.output), number(self.alpha, site.output)
         given = R, linear.inputs, linear.weight, linear.apply, alpha
-        return shares(layers.convolution(*given, linear.layout))
+        return shares(contractions.convolution(*given, linear.layout))
 
 
 @jtu.register_pytree_with_keys_class
@@ -107,9 +108,9 @@ class InProportion(Rule):
     def propagate(self, site: Site, arriving: Arriving) -> Leaving:
         (relevance,) = arriving
         assert relevance is not None
-        R, z = relevance.total(site.output), layers.finite(site.output)
-        xs = [layers.finite(x) for x in site.inputs]
-        backs = site.vjp([layers.safe_divide(R, z)], at=xs)
+        R, z = relevance.total(site.output), finite(site.output)
+        xs = [finite(x) for x in site.inputs]
+        backs = site.vjp([safe_divide(R, z)], at=xs)
         part = number(self.part, z)
         return shares([part * scaled(x, c) for x, c in zip(xs, backs, strict=True)])
 
@@ -140,14 +141,14 @@ class Add(Rule):
         (relevance,) = arriving
         assert relevance is not None
         R, linear = relevance.total(site.output), site.linear
-        part = layers.safe_divide(R, layers.finite(site.output))
+        part = safe_divide(R, finite(site.output))
         # Both summands with their signs; of a sum with a constant that one has no way to go on.
         if all(site.active):
             terms = [w * x for w, x in zip(linear.weight, site.inputs, strict=True)]
         else:
             (x,) = site.inputs
             terms = [linear.weight * x, jnp.broadcast_to(jnp.asarray(linear.bias), R.shape)]
-        given = [scaled(layers.finite(term), summed_to(term.shape, part)) for term in terms]
+        given = [scaled(finite(term), summed_to(term.shape, part)) for term in terms]
         if self.variant == "ours":
             given = layers.normalised(R, given[0], given[1])
         return shares(given[: len(site.inputs)])

@@ -25,6 +25,9 @@ def pixels(shape: Sequence[int], channel_axis: int = -1) -> Int[np.ndarray, "...
         shape: of the sample.
         channel_axis: the axis of channels.
 
+    Returns:
+        Labels from 0 on, an array of the shape of the sample.
+
     Raises:
         InputError: there is no such axis.
 
@@ -46,6 +49,9 @@ def patches(
         shape: of the sample.
         size: length of a patch along the axes.
         axes: along which patches are cut; all that lies along other axes belongs together.
+
+    Returns:
+        Labels from 0 on, an array of the shape of the sample.
 
     Raises:
         InputError: there is no such axis, or a length is not positive.
@@ -72,6 +78,9 @@ def channels(shape: Sequence[int], axis: int = -1) -> Int[np.ndarray, "..."]:
         shape: of the sample.
         axis: along which the features lie.
 
+    Returns:
+        Labels from 0 on, an array of the shape of the sample.
+
     Raises:
         InputError: there is no such axis.
 
@@ -89,6 +98,9 @@ def tokens(shape: Sequence[int], axis: int = 0) -> Int[np.ndarray, "..."]:
     Args:
         shape: of the embeddings.
         axis: along which the tokens lie.
+
+    Returns:
+        Labels from 0 on, an array of the shape of the sample.
 
     Raises:
         InputError: there is no such axis.
@@ -110,9 +122,17 @@ def superpixels(
         compactness: how much nearness counts beside colour.
         channel_axis: of the channels; None if there are none.
 
+    Returns:
+        Labels from 0 on, an array of the shape of the image.
+
     Raises:
         ImportError: scikit-image is not installed.
         InputError: there is no such axis.
+
+    >>> image = np.zeros((8, 8, 3)) + np.repeat([0.0, 1.0], 4)[:, None]  # half black, half white
+    >>> labels = superpixels(image, 2)
+    >>> bool((labels[:, :4] == labels[0, 0]).all() and (labels[:, 4:] == labels[0, 7]).all())
+    True
 
     Source: Achanta et al. 2012 (SLIC); for removal of superpixels Rieger and Hansen 2020.
     """
@@ -136,6 +156,13 @@ def superpixels(
 
 def axis_of(shape: Sequence[int], axis: int) -> int:
     """An axis, counted from the front.
+
+    Args:
+        shape: of the sample.
+        axis: from the front, or a negative number from the end.
+
+    Returns:
+        The number of the axis, from 0 on.
 
     Raises:
         InputError: there is no such axis.

@@ -31,6 +31,13 @@ Fill = Callable[[Any, Any], Any]
 def filler(fill: Any, x: Float[Array, "*s"]) -> Fill:
     """Any fill as a function that returns an array like x.
 
+    Args:
+        fill: a number, an array, or a function of these two.
+        x: a sample.
+
+    Returns:
+        A function of a sample and of what is missing from it.
+
     Raises:
         InputError: an array, or what the function returns, cannot be broadcast to x.
 
@@ -52,6 +59,12 @@ def filler(fill: Any, x: Float[Array, "*s"]) -> Fill:
 def mean(axes: int | Sequence[int] | None = None) -> Fill:
     """The mean of the sample, over all axes, or over some: ``mean((0, 1))`` is one per channel.
 
+    Args:
+        axes: what the mean is taken over; None: all of them.
+
+    Returns:
+        A fill.
+
     >>> mean()(jnp.array([1.0, 3.0]), None).tolist()
     [2.0, 2.0]
     """
@@ -69,6 +82,9 @@ def blur(sigma: float, axes: Sequence[int] = (0, 1)) -> Fill:
     Args:
         sigma: in entries.
         axes: along which it is blurred.
+
+    Returns:
+        A fill.
 
     Raises:
         InputError: sigma is not positive.
@@ -103,6 +119,9 @@ def noise(key: Key[Array, ""], scale: ArrayLike = 1.0, around: ArrayLike = 0.0) 
         key: of the random numbers.
         scale: standard deviation, in units of x.
         around: its mean: a number, or an array that can be broadcast to x.
+
+    Returns:
+        A fill.
 
     >>> fill = noise(jax.random.key(0), scale=0.0, around=1.0)
     >>> fill(jnp.zeros(2), None).tolist()

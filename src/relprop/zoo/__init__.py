@@ -54,6 +54,9 @@ def load(
 def names() -> list[str]:
     """The names of the models.
 
+    Returns:
+        The names, sorted.
+
     >>> names()
     ['digits-cnn', 'digits-vit']
     """
@@ -61,7 +64,16 @@ def names() -> list[str]:
 
 
 def classes(name: str) -> list[str]:
-    """The labels of a model's outputs, in order; an unknown name is an UnknownNameError.
+    """The labels of a model's outputs, in order.
+
+    Arguments:
+        name: one of ``names()``.
+
+    Returns:
+        A label for each output.
+
+    Raises:
+        UnknownNameError: no such model.
 
     >>> classes("digits-cnn")[:3]
     ['0', '1', '2']
@@ -71,7 +83,16 @@ def classes(name: str) -> list[str]:
 
 
 def pixel_range(name: str) -> tuple[float, float]:
-    """The least and the greatest value of a model's input; an unknown name is an UnknownNameError.
+    """The least and the greatest value of a model's input.
+
+    Arguments:
+        name: one of ``names()``.
+
+    Returns:
+        The two ends of the range, as the bounds of a z-box.
+
+    Raises:
+        UnknownNameError: no such model.
 
     >>> pixel_range("digits-vit")
     (0.0, 1.0)
@@ -83,7 +104,9 @@ def pixel_range(name: str) -> tuple[float, float]:
 def samples() -> list[Path]:
     """The paths of the bundled images: 8x8 PNGs that neither model saw in training.
 
-    Their names say what they show: ``digit_<label>_<index in scikit-learn's data set>.png``.
+    Returns:
+        Paths, sorted. Their names say what they show:
+        ``digit_<label>_<index in scikit-learn's data set>.png``.
 
     >>> len(samples())
     12

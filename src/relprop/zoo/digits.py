@@ -159,6 +159,9 @@ def preprocess(image: Image.Image) -> Float[np.ndarray, "8 8 1"]:
     Arguments:
         image: white on black, as in scikit-learn's data set; colours are reduced to their luma.
 
+    Returns:
+        The image, its one channel last.
+
     Raises:
         InputError: the image is not 8x8, transparent, or of numbers whose range is not known (a
             ValueError).
@@ -210,6 +213,13 @@ def load(name: str) -> tuple[Callable[[Any, Any], Any], dict[str, Any]]:
 
 def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
     """The file in a folder that holds the weights of a model.
+
+    Arguments:
+        name: a key of ``MODELS``.
+        folder: where it lies.
+
+    Returns:
+        Its path, whether or not there is such a file.
 
     >>> weights_file("digits-cnn").name
     'digits_cnn.safetensors'
