@@ -21,8 +21,6 @@ from relprop.rules import Epsilon, Flat, Gamma, Gradient, ZBox, Zero, ZPlus
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 # Parameters are far from their defaults, so that a rule that isn't applied shows.
 RULES = {
     "epsilon": Epsilon(0.3),
