@@ -216,6 +216,15 @@ def alone_in_a_mean(f):
 
 
 @wrapper
+def differences_of_running_sums(f):
+    def wrapped(*args):
+        running = jnp.cumsum(f(*args), -1)
+        return running - jnp.pad(running, [(0, 0)] * (running.ndim - 1) + [(1, 0)])[..., :-1]
+
+    return wrapped
+
+
+@wrapper
 def custom_gradient(f):
     return jax.custom_gradient(lambda *args: jax.vjp(f, *args))
 

@@ -6,10 +6,9 @@ which the same thing is always written in the same way:
 1. bodies with one caller are part of what is around them (`bodies`), and a polynomial whose
    coefficients depend on the inputs is a loop over these (`polynomials`);
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`folds`, `online`), as is
-   a window over a whole axis (`reductions`), what adds up all entries one by one (`additions`),
-   groups of them (`groups`), and
-   a pair of exponentials under a logarithm (`pairs`); what is taken in order is a slice
-   (`gathers`); a
+   a window over a whole axis (`reductions`) or the difference of running sums (`running`), what
+   adds up all entries one by one (`additions`), groups of them (`groups`), and a pair of
+   exponentials under a logarithm (`pairs`); what is taken in order is a slice (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
    there twice (`repeats`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`),
@@ -52,6 +51,7 @@ from relprop.reading.quotients import normalised_first
 from relprop.reading.reductions import reduced
 from relprop.reading.repeats import simplified
 from relprop.reading.rows import by_number
+from relprop.reading.running import windowed
 from relprop.reading.signs import signed
 from relprop.reading.similarities import divided_first
 from relprop.reading.sums import settled
@@ -66,6 +66,7 @@ PASSES = (
     by_number,
     simplified,
     reduced,
+    windowed,
     folded,
     paired,
     added_at_once,
