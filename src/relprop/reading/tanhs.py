@@ -1,4 +1,8 @@
-"""A sigmoid about zero is a tanh: ``2 * sigmoid(2 * z) - 1``, in any units and however scaled."""
+"""What rises through zero as a tanh does is one.
+
+So is a sigmoid about zero, ``2 * sigmoid(2 * z) - 1``, in any units and however scaled, and the
+difference of two exponentials over their sum.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ from relprop.reading.draft import Draft
 
 
 def centred(draft: Draft) -> None:
-    """Writes sigmoids from which half of their height is taken as what rises through zero."""
+    """Writes as a tanh what is one."""
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
-        new = _tanh(draft, equation)
+        new = _tanh(draft, equation) or _ratio(draft, equation)
         if new:
             made[equation] = new
     if made:
@@ -52,6 +56,64 @@ def _tanh(draft: Draft, equation: Equation) -> list[Equation]:
         return jnp.broadcast_to(scaled, out.shape)
 
     return draft.derived(tanh, [argument], equation, out)
+
+
+def _ratio(draft: Draft, equation: Equation) -> list[Equation]:
+    """The tanh of half the difference, where that of two exponentials is divided by their sum."""
+    if not isinstance(registry.lookup(equation.primitive), Division):
+        return []
+    above, below = (_exponentials(draft, atom) for atom in equation.inputs)
+    if above.keys() != below.keys() or len(above) != 2:
+        return []
+    (first, second), (out,) = above, equation.outputs
+    rises, falls, total, same = above[first], above[second], below[first], below[second]
+    (x, a), (y, b) = _unscaled(draft, first[0]), _unscaled(draft, second[0])
+    # Of two values they would be the two entries of a softmax.
+    if x is not y or not rises or rises != -falls or total != same:
+        return []
+    scale, height = (first[1] * a - second[1] * b) / 2, rises / total
+
+    def tanh(x: Array) -> Array:
+        return jnp.tanh(x * jnp.asarray(scale, x.dtype)) * jnp.asarray(height, x.dtype)
+
+    return draft.derived(tanh, [x], equation, out)
+
+
+def _exponentials(draft: Draft, atom: Atom) -> dict[tuple[Value, int], float]:
+    """The factors of two exponentials in their sum; none where it is no such sum.
+
+    An exponential is given by what it is of, and -1 where it is one over that.
+    """
+    if atom not in draft.index.dependent:
+        return {}
+    value, height = _unscaled(draft, atom)  # type: ignore[arg-type]
+    maker = draft.index.maker.get(value)
+    kind = None if maker is None else registry.lookup(maker.primitive)
+    if maker is None or not isinstance(kind, Addition):
+        return {}
+    found: dict[tuple[Value, int], float] = {}
+    for term, sign in zip(maker.inputs, (1, kind.sign), strict=True):
+        if term not in draft.index.dependent or term.shape != value.shape:
+            return {}
+        one, factor = _unscaled(draft, term)  # type: ignore[arg-type]
+        exponent = _exponent(draft, one)
+        if exponent is None:
+            return {}
+        found[exponent] = height * sign * factor
+    return found
+
+
+def _exponent(draft: Draft, atom: Atom) -> tuple[Value, int] | None:
+    """What an exponential is of, and -1 where it is under one."""
+    sign, maker = 1, draft.index.maker.get(atom)
+    if maker is not None and maker.name == "integer_pow" and maker.params["y"] == -1:
+        sign, maker = -1, draft.index.maker.get(maker.inputs[0])
+    elif maker is not None and isinstance(registry.lookup(maker.primitive), Division):
+        one = draft.index.number(maker.inputs[0]) == 1
+        sign, maker = -1, draft.index.maker.get(maker.inputs[1]) if one else None
+    if maker is None or maker.name != "exp" or maker.inputs[0] not in draft.index.dependent:
+        return None
+    return maker.inputs[0], sign  # type: ignore[return-value]
 
 
 def _unscaled(draft: Draft, value: Value) -> tuple[Value, float]:

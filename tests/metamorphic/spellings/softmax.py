@@ -217,6 +217,9 @@ def capped_softmax(w, v):
     def sigmoid(z):
         return 1 / (1 + jnp.exp(-z))
 
+    def ratio(p, q):
+        return 5 * (p - q) / (p + q)
+
     caps = {
         "5 tanh(z/5)": lambda z: 5 * jnp.tanh(z / 5),
         "10 sigmoid(2z/5) - 5": lambda z: 10 * jax.nn.sigmoid(2 * z / 5) - 5,
@@ -224,6 +227,11 @@ def capped_softmax(w, v):
         "5 - 10 sigmoid(-2z/5)": lambda z: 5 - 10 * jax.nn.sigmoid(-2 * z / 5),
         "by exponentials": lambda z: 10 * sigmoid(2 * z / 5) - 5,
         "less its limit": lambda z: 5 * jnp.tanh(z / 5) - 5.0,
+        "5 sinh/cosh": lambda z: 5 * jnp.sinh(z / 5) / jnp.cosh(z / 5),
+        "difference over sum": lambda z: ratio(jnp.exp(z / 5), jnp.exp(-z / 5)),
+        "and its inverse": lambda z: ratio(jnp.exp(z / 5), 1 / jnp.exp(z / 5)),
+        "halves of both": lambda z: ratio(jnp.exp(z / 5) / 2, jnp.exp(-0.2 * z) / 2),
+        "the other way round": lambda z: -ratio(jnp.exp(-z / 5), jnp.exp(z / 5)),
     }
     return each(lambda cap: lambda x: x + jax.nn.softmax(cap(x @ w)) @ v, caps)
 
