@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -131,18 +132,22 @@ def _lists(
     above: Product,
     index: Iterable[object],
 ) -> bool:
-    """Whether a sum, written out, is that over all entries of what stands above."""
-    parts = {product for product, factor in summands if product and factor == 1}
+    """Whether a sum, written out, is that over all entries of what stands above, or more."""
     if not any(base[0] == "exp" for base, _ in above):
         return False
-    for axis in (s for s in index if isinstance(s, Symbol) and s.size == len(parts)):
+    below = dict(summands)
+    for axis in (s for s in index if isinstance(s, Symbol) and 1 < s.size <= LONGEST):
+        if not mentions(above, [axis]):
+            continue
         entries = [renamed(above, {axis: i}) for i in range(axis.size)]
-        if {*entries} == parts:
-            return True
-        # What is stacked has its parts as entries.
+        # What is stacked has its parts as entries, which may be numbers, or powers of each other.
         known = [looked_up(flow.algebra, entry) for entry in entries]
-        if all(set(term.values()) == {1.0} for term in known) and set().union(*known) == parts:
-            return True
+        for terms in ([{entry: 1.0} for entry in entries], known):
+            total: Counter[Product] = Counter()
+            for term in terms:
+                total.update(term)
+            if all(0 < n <= below.get(p, 0.0) * (1 + 1e-6) for p, n in total.items()):
+                return True
     return False
 
 
