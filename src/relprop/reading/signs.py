@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from jaxtyping import Array
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation
 from relprop.propagators.general import is_move
-from relprop.propagators.linear import Addition, Negation
+from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
 from relprop.reading.sums import is_any_layer
 
@@ -20,14 +21,19 @@ from relprop.reading.sums import is_any_layer
 def signed(draft: Draft) -> None:
     """Adds the negative of a layer where it is subtracted: the sign is that of its weight.
 
-    What was made negative before is added as it was, and the negative of the smallest of negatives
-    is the largest.
+    Two signs in a product cancel. What was made negative before is added as it was, and the
+    negative of the smallest of negatives is the largest.
     """
     made: dict[Equation, list[Equation]] = {}
     for equation in draft.equations:
         kind = registry.lookup(equation.primitive)
         if isinstance(kind, Negation):
-            new = _largest(draft, equation)
+            new = _largest(draft, equation) or _twice_negated(draft, equation)
+            if new:
+                made[equation] = new
+            continue
+        if isinstance(kind, Multiplication | Division):
+            new = _both_negated(draft, equation)
             if new:
                 made[equation] = new
             continue
@@ -48,6 +54,76 @@ def signed(draft: Draft) -> None:
             )
     if made:
         draft.put(made)
+
+
+# Products of more factors are not searched for a sign.
+_DEEPEST = 4
+
+
+def _twice_negated(draft: Draft, negation: Equation) -> list[Equation]:
+    """The product of which one factor and the whole are made negative."""
+    (value,), (out,) = negation.inputs, negation.outputs
+    found = _without_sign(draft, value, negation) if out in draft.index.dependent else None
+    if found is None:
+        return []
+    return draft.derived(found.function, found.inputs, negation, out)
+
+
+def _both_negated(draft: Draft, product: Equation) -> list[Equation]:
+    """The product of which two factors are made negative."""
+    (out,) = product.outputs
+    left, right = (
+        _without_sign(draft, atom, product) if atom in draft.index.dependent else None
+        for atom in product.inputs
+    )
+    if left is None or right is None or product.inputs[0] is product.inputs[1]:
+        return []
+    count = len(left.inputs)
+
+    def function(*arrays: Array) -> Array:
+        factors = [left.function(*arrays[:count]), right.function(*arrays[count:])]
+        return product.evaluate(factors)[0]
+
+    return draft.derived(function, [*left.inputs, *right.inputs], product, out)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Negated:
+    """A value as the negative of a function of others."""
+
+    function: Callable[..., Array]
+    inputs: list[Atom]
+
+
+def _without_sign(draft: Draft, atom: Atom, reader: Equation, depth: int = 0) -> _Negated | None:
+    """A product, moved about, without the sign of one of its factors; nobody else may read it."""
+    maker = draft.index.maker.get(atom)
+    if maker is None or depth > _DEEPEST or len(maker.outputs) != 1:
+        return None
+    if atom not in draft.index.dependent or draft.index.only_reader(atom) is not reader:
+        return None
+    kind = registry.lookup(maker.primitive)
+    if isinstance(kind, Negation):
+        return _Negated(lambda x: x, [maker.inputs[0]])
+    if not isinstance(kind, Multiplication | Division) and not is_move(maker):
+        return None
+    for place, factor in enumerate(maker.inputs):
+        found = _without_sign(draft, factor, maker, depth + 1)
+        if found is not None:
+            return _with_others(maker, place, found)
+    return None
+
+
+def _with_others(product: Equation, place: int, found: _Negated) -> _Negated:
+    """A product of which one factor is the negative of something."""
+    before, after = product.inputs[:place], product.inputs[place + 1 :]
+
+    def function(*arrays: Array) -> Array:
+        end = len(arrays) - len(after)
+        factor = found.function(*arrays[place:end])
+        return product.evaluate([*arrays[:place], factor, *arrays[end:]])[0]
+
+    return _Negated(function, [*before, *found.inputs, *after])
 
 
 _OPPOSITE = {"reduce_min": lax.max, "reduce_max": lax.min, "min": lax.max, "max": lax.min}

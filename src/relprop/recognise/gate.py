@@ -8,7 +8,7 @@ state of a recurrence is; a mere scale of its result is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -36,7 +36,8 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
     functions = {operation.last: operation for operation in flow.found(activations)}
     both = ends | functions
     taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
-    rooted = _of_normalisers(flow)
+    rooted = _functions_of({op.last for op in flow.found(normalisers)}, flow, is_elementwise)
+    weights = _functions_of({op.last for op in flow.found(softmaxes)}, flow)
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
@@ -49,7 +50,8 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
-            if max(scores) == _SIGMOID or _of_one_source(flow, both, gate, signal):
+            weighs = signal in weights  # A softmax weighs an activation, and is no signal.
+            if max(scores) == _SIGMOID or (not weighs and _of_one_source(flow, both, gate, signal)):
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
         elif len(operands) == 1 and scores == [_SIGMOID]:
             (gate,) = operands
@@ -58,14 +60,17 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
 
 
-def _of_normalisers(flow: Dataflow) -> set[Atom]:
-    """Normalisers, and functions of one of them, entry by entry."""
-    roots = {operation.last for operation in flow.found(normalisers)}
+def _functions_of(
+    lasts: Collection[Equation],
+    flow: Dataflow,
+    passes: Callable[[Equation], bool] = lambda equation: False,
+) -> set[Atom]:
+    """The results of some equations, also moved, or passed through other equations."""
     found: set[Atom] = set()
     for equation in flow.equations:
         operands = flow.operands(equation)
         alone = len(operands) == 1 and operands[0] in found
-        if equation in roots or (alone and (is_move(equation) or is_elementwise(equation))):
+        if equation in lasts or (alone and (is_move(equation) or passes(equation))):
             found.update(equation.outputs)
     return found
 
