@@ -10,7 +10,7 @@ which the same thing is always written in the same way:
    adds up all entries one by one (`additions`), groups of them (`groups`), and a pair of
    exponentials under a logarithm (`pairs`); what is taken in order is a slice (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
-   there twice (`repeats`);
+   there twice (`repeats`); numbers beside what a layer reads are its bias (`side_by_side`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`),
    and sigmoids about zero as what they are (`tanhs`);
 4. constants that are added belong to the layer that they are the bias of (`sums`, `parts`), and
@@ -52,6 +52,7 @@ from relprop.reading.reductions import reduced
 from relprop.reading.repeats import simplified
 from relprop.reading.rows import by_number
 from relprop.reading.running import windowed
+from relprop.reading.side_by_side import apart
 from relprop.reading.signs import signed
 from relprop.reading.similarities import divided_first
 from relprop.reading.sums import settled
@@ -73,6 +74,7 @@ PASSES = (
     quantised,
     without_diagonals,
     contracted,
+    apart,
     normalised_first,
     taken_last,
     divided_first,

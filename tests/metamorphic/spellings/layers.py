@@ -24,6 +24,10 @@ def dense(w, b):
         rows = jnp.concatenate([w, b[None]], 0)
         return jnp.concatenate([x, jnp.ones((T, 1))], 1) @ rows
 
+    def halves_around_a_number(x):
+        rows = jnp.concatenate([w[:3], b[None] / 2, w[3:]], 0)
+        return jnp.concatenate([x[:, :3], jnp.full((T, 1), 2.0), x[:, 3:]], 1) @ rows
+
     return {
         "x @ w + b": lambda x: x @ w + b,
         "b + x @ w": lambda x: b + x @ w,
@@ -67,6 +71,14 @@ def dense(w, b):
         "padded, cut, + b": lambda x: jnp.pad(x @ w, ((0, 0), (0, 2)))[:, :D] + b,
         "kept by name, + b": lambda x: jax.ad_checkpoint.checkpoint_name(x @ w, "kept") + b,
         "a row of ones": with_ones,
+        "a row of ones in front": lambda x: (
+            (
+                jnp.concatenate([b[None], w], 0).T
+                @ jnp.pad(x, ((0, 0), (1, 0)), constant_values=1).T
+            ).T
+        ),
+        "a row within": halves_around_a_number,
+        "rows of zeros": lambda x: jnp.pad(x, ((0, 0), (0, 2))) @ jnp.pad(w, ((0, 2), (0, 0))) + b,
         "stop_gradient(b)": lambda x: x @ w + lax.stop_gradient(b),
         **each(lambda wrap: lambda x: wrap(product)(x) + b, bodies("product", *BODIES)),
         **each(lambda wrap: lambda x: wrap(lambda h: h + b)(product(x)), bodies("+ b", *BODIES)),

@@ -212,6 +212,12 @@ def nothing(w, b, v):
         "parts padded and added": lambda h: (
             jnp.pad(h[:, :3], ((0, 0), (0, 3))) + jnp.pad(h[:, 3:], ((0, 0), (3, 0)))
         ),
+        "parts padded and added, in another order": lambda h: sum(
+            jnp.pad(h[:, i : i + 2], ((0, 0), (i, D - 2 - i))) for i in (2, 0, 4)
+        ),
+        "rows padded and added": lambda h: (
+            jnp.pad(h[:1], ((0, T - 1), (0, 0))) + jnp.pad(h[1:], ((1, 0), (0, 0)))
+        ),
         "h + stop_gradient(0*h)": lambda h: h + lax.stop_gradient(h * 0),
         "dropout that is off": lambda h: jnp.where(
             jax.random.bernoulli(jax.random.key(0), 1.0, h.shape), h / 1.0, 0.0
