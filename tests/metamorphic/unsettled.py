@@ -10,6 +10,11 @@ from __future__ import annotations
 UNSETTLED: dict[tuple[str, str], frozenset[str]] = {
     ("causal_attention", "with a cache"): frozenset(("chefer",)),
     ("integer_weights", "einsum"): frozenset(("chefer",)),
+    # Before two readers.
+    ("weighted_mean", "(a @ w)/sum"): frozenset(("gamma", "gamma_vit")),
+    ("state_space", "associative_scan"): frozenset(
+        ("gamma", "alpha_beta", "epsilon_plus", "epsilon_gamma_box", "gamma_vit")
+    ),
 }
 
 
