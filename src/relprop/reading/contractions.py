@@ -1,7 +1,7 @@
 """Products that are summed, as one contraction; contractions that only sum or scale, as that.
 
 ``(x[:, :, None] * w[None]).sum(1)`` is the dense layer ``x @ w``, and so is a product per head that
-is then summed over the heads. ``x @ ones`` is a sum, and ``einsum("ti,i->ti", x, g)`` a scale.
+is then summed over the heads. ``x @ ones`` is a sum.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ from relprop.reading.turns import before_turns
 
 def contracted(draft: Draft) -> None:
     """Writes each sum of products as what it is."""
+    # A scale of groups that is written as a contraction with them is a sum of products first.
+    while _contracted(draft):
+        simplified(draft)  # A scale may have been transposed there and back.
+
+
+def _contracted(draft: Draft) -> bool:
+    weighed = False
     made: dict[Equation, list[Equation]] = {}
     exponentials, _ = draft.index.exponentials
     for equation in draft.equations:
@@ -41,13 +48,14 @@ def contracted(draft: Draft) -> None:
             ]
         elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
             new = [*_simpler(draft, equation)]
+            weighed |= bool(new)
         else:
             continue
         if new:
             made[equation] = new
     if made:
         draft.put(made)
-        simplified(draft)  # A scale may have been transposed there and back.
+    return weighed
 
 
 def _one_contraction(
@@ -281,13 +289,6 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
             equation,
             equation.outputs[0],
         )
-    elif not contracting[0] and len(own) == len(other.shape) and batch[0]:
-        yield from draft.derived(
-            functools.partial(_scale, batch[side], batch[1 - side]),
-            [value, other],
-            equation,
-            equation.outputs[0],
-        )
 
 
 def _once(draft: Draft, weight: Atom) -> tuple[Atom, set[int]]:
@@ -337,12 +338,3 @@ def _repeated_sum(
     rest = (1,) * (len(shape) - total.ndim)
     total = total.reshape((*total.shape, *rest) if first else (*rest, *total.shape))
     return jnp.broadcast_to(total, shape).astype(x.dtype)
-
-
-def _scale(batch: Sequence[int], other: Sequence[int], x: Array, factor: Array) -> Array:
-    """A product with a factor along some axes, which come first in the result."""
-    order = sorted(range(len(batch)), key=lambda i: batch[i])
-    factor = jnp.transpose(factor, [other[i] for i in order])
-    free = [axis for axis in range(x.ndim) if axis not in batch]
-    product = x * jnp.expand_dims(factor, free)
-    return jnp.transpose(product, (*batch, *free))

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from relprop._core.graph import Equation, Graph, Value
+from relprop import _compat
+from relprop._core.control import Branch, Scan
+from relprop._core.graph import Atom, Equation, Graph, Value
 from relprop._core.operation import Operation
-from relprop._core.registry import operation_of
+from relprop._core.registry import lookup, operation_of
 from relprop.recognise.dataflow import Dataflow
 
 Recogniser = Callable[[Dataflow], Iterable[Operation]]
+#: Of inputs of bodies, the flow around and the value there.
+Beyond = dict[Atom, tuple[Dataflow, Atom]]
 
 
 def recognise(
@@ -24,6 +28,7 @@ def recognise(
     explained: set[Value],
     recognisers: Sequence[Recogniser],
     visible: Collection[Value] = (),
+    beyond: Beyond | None = None,
 ) -> list[Operation]:
     """The equations of a graph as operations, one for each equation that has results.
 
@@ -33,10 +38,39 @@ def recognise(
         explained: those inputs.
         recognisers: what is looked for, in the order of precedence.
         visible: values that somebody looks at, where a chain of functions is not to go around.
+        beyond: what inputs of bodies are outside; those of the bodies in this graph come in.
     """
-    flow = Dataflow(graph, dependent, explained, visible)
+    flow = Dataflow(graph, dependent, explained, visible, outside(graph, beyond))
+    if beyond is not None:
+        beyond.update(_entering(flow))
     found: dict[Equation, Operation] = {}
     for recogniser in recognisers:
         for operation in flow.found(recogniser):
             found.setdefault(operation.last, operation)
     return [found.get(e) or operation_of(e) for e in graph.equations if e.outputs]
+
+
+def outside(graph: Graph, beyond: Beyond | None) -> Beyond:
+    """What the inputs of a body are outside, as far as that is known."""
+    return {v: beyond[v] for v in graph.inputs if v in beyond} if beyond else {}
+
+
+def _entering(flow: Dataflow) -> Beyond:
+    """What the inputs of all bodies in a graph are; not what a loop carries, nor of shared bodies.
+
+    A gate may be computed before a loop, for all turns at once, and what it opens for in the loop.
+    """
+    found: Beyond = {}
+    shared: set[Atom] = set()
+    for equation in flow.equations:
+        kind = lookup(equation.primitive)
+        if not isinstance(kind, Scan | Branch):
+            continue
+        given = list(equation.inputs[1:] if isinstance(kind, Branch) else equation.inputs)
+        consts, carried = (0, 0) if isinstance(kind, Branch) else _compat.scan_sizes(equation.params)
+        for body in equation.bodies:
+            for i, (inner, atom) in enumerate(zip(body.inputs, given, strict=True)):
+                if not consts <= i < consts + carried:
+                    if found.setdefault(inner, (flow, atom))[1] is not atom:
+                        shared.add(inner)
+    return {inner: outer for inner, outer in found.items() if inner not in shared}
