@@ -29,13 +29,15 @@ from relprop.reading.turns import before_turns
 
 def contracted(draft: Draft) -> None:
     """Writes each sum of products as what it is."""
-    # A scale of groups that is written as a contraction with them is a sum of products first.
-    while _contracted(draft):
+    # Where groups are weighed by a contraction with scales, that is a sum of products first.
+    for _ in range(2):
+        if not _contracted(draft):
+            return
         simplified(draft)  # A scale may have been transposed there and back.
 
 
 def _contracted(draft: Draft) -> bool:
-    weighed = False
+    """Whether anything was written otherwise."""
     made: dict[Equation, list[Equation]] = {}
     exponentials, _ = draft.index.exponentials
     for equation in draft.equations:
@@ -48,14 +50,13 @@ def _contracted(draft: Draft) -> bool:
             ]
         elif isinstance(kind, Dense) and len(draft.index.operands(equation)) == 1:
             new = [*_simpler(draft, equation)]
-            weighed |= bool(new)
         else:
             continue
         if new:
             made[equation] = new
     if made:
         draft.put(made)
-    return weighed
+    return bool(made)
 
 
 def _one_contraction(

@@ -56,7 +56,9 @@ def _slice(draft: Draft, equation: Equation) -> list[Equation]:
     rooms = [n - m for n, m in zip(operand.shape, sizes, strict=True)]
     first = [min(max(int(a), 0), room) for a, room in zip(known, rooms, strict=True)]  # type: ignore[arg-type]
     last = [a + n for a, n in zip(first, sizes, strict=True)]
-    return draft.derived(lambda x: lax.slice(x, first, last), [operand], equation, equation.outputs[0])
+    return draft.derived(
+        lambda x: lax.slice(x, first, last), [operand], equation, equation.outputs[0]
+    )
 
 
 class _Places(NamedTuple):

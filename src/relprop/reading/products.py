@@ -120,9 +120,7 @@ def _quotient(draft: Draft, equation: Equation) -> Iterator[Equation]:
                     (gate,) = move.evaluate([gate])
                 return x * gate
 
-            yield from draft.derived(
-                times_sigmoid, [signal, before], equation, equation.outputs[0]
-            )
+            yield from draft.derived(times_sigmoid, [signal, before], equation, equation.outputs[0])
 
 
 def _upside_down(draft: Draft, equation: Equation) -> tuple[Atom, Atom, bool] | None:

@@ -8,7 +8,7 @@ last one of a structure, to the operation that takes its place; `relprop.structu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from relprop import _compat
 from relprop._core.control import Branch, Scan
@@ -63,14 +63,24 @@ def _entering(flow: Dataflow) -> Beyond:
     found: Beyond = {}
     shared: set[Atom] = set()
     for equation in flow.equations:
-        kind = lookup(equation.primitive)
-        if not isinstance(kind, Scan | Branch):
-            continue
-        given = list(equation.inputs[1:] if isinstance(kind, Branch) else equation.inputs)
-        consts, carried = (0, 0) if isinstance(kind, Branch) else _compat.scan_sizes(equation.params)
-        for body in equation.bodies:
-            for i, (inner, atom) in enumerate(zip(body.inputs, given, strict=True)):
-                if not consts <= i < consts + carried:
-                    if found.setdefault(inner, (flow, atom))[1] is not atom:
-                        shared.add(inner)
+        for inner, atom in _given(equation):
+            if found.setdefault(inner, (flow, atom))[1] is not atom:
+                shared.add(inner)
     return {inner: outer for inner, outer in found.items() if inner not in shared}
+
+
+def _given(equation: Equation) -> Iterator[tuple[Atom, Atom]]:
+    """What bodies of loops and branches are given in the same way in all turns."""
+    kind, given = lookup(equation.primitive), list(equation.inputs)
+    first = last = 0
+    if isinstance(kind, Branch):
+        given = given[1:]
+    elif isinstance(kind, Scan):
+        first, carried = _compat.scan_sizes(equation.params)
+        last = first + carried
+    else:
+        return
+    for body in equation.bodies:
+        for i, pair in enumerate(zip(body.inputs, given, strict=True)):
+            if not first <= i < last:
+                yield pair

@@ -49,7 +49,7 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
-            # What is weighed by a share opens for nothing, as an expert by the weight of its router.
+            # A share of a softmax is no signal: the weight of an expert that has an activation.
             opens = _of_one_source(flow, both, gate, signal) and not _is_share(flow, signal)
             if max(scores) == _SIGMOID or opens:
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
