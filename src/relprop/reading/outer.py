@@ -15,6 +15,7 @@ from relprop._core import registry
 from relprop._core.graph import Equation
 from relprop.propagators.linear import Dense
 from relprop.reading.draft import Draft
+from relprop.reading.repeats import simplified
 
 
 def multiplied(draft: Draft) -> None:
@@ -31,16 +32,29 @@ def multiplied(draft: Draft) -> None:
             made[equation] = draft.derived(product, equation.inputs, equation, out)
     if made:
         draft.put(made)
+        simplified(draft)  # What is scaled may have been transposed there and back.
 
 
 def _product(batch: Any, dtype: Any, a: Array, b: Array) -> Array:
     """Entries that both have come first, then those of the one, then those of the other."""
-    count = len(batch[0])
-    own = [
-        jnp.transpose(x, (*axes, *(i for i in range(x.ndim) if i not in axes))).astype(dtype)
-        for x, axes in zip((a, b), batch, strict=True)
+    a, b, count = a.astype(dtype), b.astype(dtype), len(batch[0])
+    free = [
+        [i for i in range(x.ndim) if i not in axes] for x, axes in zip((a, b), batch, strict=True)
     ]
-    left = own[0].reshape((*own[0].shape, *(1,) * (own[1].ndim - count)))
-    between = (1,) * (own[0].ndim - count)
-    right = own[1].reshape((*own[1].shape[:count], *between, *own[1].shape[count:]))
+    if not free[1]:
+        return _scaled(a, b, batch, free[0])
+    if not free[0]:
+        return _scaled(b, a, batch[::-1], free[1])
+    left, right = (
+        jnp.transpose(x, (*axes, *own)) for x, axes, own in zip((a, b), batch, free, strict=True)
+    )
+    left = left.reshape((*left.shape, *(1,) * len(free[1])))
+    right = right.reshape((*right.shape[:count], *(1,) * len(free[0]), *right.shape[count:]))
     return left * right
+
+
+def _scaled(x: Array, scale: Array, batch: Any, free: list[int]) -> Array:
+    """A product with a factor that has no axes of its own; it leaves the others in their order."""
+    order = sorted(range(len(batch[0])), key=lambda i: batch[0][i])
+    scale = jnp.transpose(scale, [batch[1][i] for i in order])
+    return jnp.transpose(x * jnp.expand_dims(scale, free), (*batch[0], *free))
