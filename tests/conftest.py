@@ -40,6 +40,9 @@ jax.config.update(
     "jax_persistent_cache_min_entry_size_bytes",
     int(os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"]),
 )
+# A program is run once or twice here: most of what the compiler could do for it takes longer than
+# it saves, fourfold where random numbers are drawn.
+jax.config.update("jax_disable_most_optimizations", True)
 # As many devices as tests/sharding needs; everything else runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
 # Accidental broadcasting between arrays of different rank is a classical source of wrong numbers,
@@ -154,17 +157,9 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def unoptimised():
-    """Spares XLA the trouble: for modules that compile much and run it once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
-def optimised(unoptimised):
-    """All that XLA can do: for a test of what it makes of a program, in such a module."""
+def optimised():
+    """All that XLA can do: for a test of what it makes of a program."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

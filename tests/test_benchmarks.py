@@ -28,7 +28,7 @@ from benchmarks.peers import cases, contest, contestants, imports, ratios  # noq
 QUICK = results.Options(quick=True)
 
 
-def test_the_command_writes_what_can_be_read_again(tmp_path, monkeypatch, unoptimised):
+def test_the_command_writes_what_can_be_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(bounds, "ROWS", [_shortened(bounds.ROWS[0])])
     arguments = ["bounds", "--quick", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
@@ -49,7 +49,7 @@ def _shortened(row):
     return dataclasses.replace(row, rules=dict(list(row.rules.items())[:1]))
 
 
-def test_jobs_next_to_a_loop(monkeypatch, unoptimised):
+def test_jobs_next_to_a_loop(monkeypatch):
     pytest.importorskip("zarr", reason="stores are an extra")
     monkeypatch.setattr(jobs, "SAMPLES", 8 * 3 * jobs.BATCH)
     monkeypatch.setattr(jobs, "WARM", 1)
@@ -70,7 +70,7 @@ def test_jobs_next_to_a_loop(monkeypatch, unoptimised):
     ],
     ids=["attribution", "circuits", "staging", "scaling"],
 )
-def test_others_in_miniature(module, only, subjects, monkeypatch, unoptimised):
+def test_others_in_miniature(module, only, subjects, monkeypatch):
     two = dict(list(getattr(module, subjects).items())[:2])
     monkeypatch.setattr(module, subjects, two)
     found = list(module.results(dataclasses.replace(QUICK, only=only)))
@@ -81,7 +81,7 @@ def test_others_in_miniature(module, only, subjects, monkeypatch, unoptimised):
         assert {r.ratios["traces of a second call"] for r in found[1:]} == {0.0}
 
 
-def test_graphs_in_miniature(unoptimised):
+def test_graphs_in_miniature():
     base, graph = graphs.results(dataclasses.replace(QUICK, runs=1))
     assert graph.ratios["wall"] == graph.amounts["wall"] / base.amounts["wall"]
 

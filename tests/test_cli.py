@@ -27,7 +27,7 @@ from relprop import cli, presets, zoo
 from relprop.cli import defaults, job, tables
 from relprop.cli.inputs import load_model, read_images, value_range
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 MODELS = """
 import jax

@@ -10,7 +10,7 @@ import pytest
 
 import relprop
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(relprop.__path__, "relprop.")

@@ -16,7 +16,6 @@ pytest.importorskip("safetensors")
 from evidence import choices, measure, methods, page, ranking  # noqa: E402
 from relprop import truth  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 DOCS = Path(__file__).parents[1] / "docs" / "explanation"
 
 

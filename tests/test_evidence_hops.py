@@ -9,7 +9,6 @@ pytest.importorskip("safetensors")
 
 from evidence import chains, flashtrace, hops  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 DATA = chains.chains(6, seed=1)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 R = np.array([9.0, 1.0, 3.0, 2.0])
 
 

@@ -38,7 +38,7 @@ NEEDS = {
 }
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 def blocks(page: str) -> list[tuple[int, str, str]]:

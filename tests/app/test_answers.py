@@ -26,7 +26,6 @@ from ..tokens.models import Words
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # Gradio leaves event loops to the collector, which says so when it finds them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -16,7 +16,7 @@ import pytest
 from relprop.attribution import transformer_attribution
 from relprop.interop import from_keras
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "data" / "chefer_vit.npz"))
 CONFIG = json.loads(str(GOLDEN["config"]))
 WIDTH, HEADS, PATCH = CONFIG["embed_dim"], CONFIG["num_heads"], CONFIG["patch_size"]

@@ -17,7 +17,7 @@ from ..uncompiled import uncompiled
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised", "by_numpy"),
+    pytest.mark.usefixtures("by_numpy"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

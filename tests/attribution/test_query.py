@@ -10,7 +10,7 @@ from relprop.attribution import transformer_attribution
 
 from ..uncompiled import evaluated
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 T, D = 5, 4
 KEYS = jax.random.split(jax.random.key(0), 4)
 Q, K, V, X = (jax.random.normal(key, (n, D)) for key, n in zip(KEYS, (D, D, D, T), strict=True))

@@ -13,7 +13,7 @@ from relprop.attribution import transformer_attribution
 
 from ..uncompiled import evaluated
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 T, D, H = 6, 8, 2
 KEYS = jax.random.split(jax.random.key(1), 6)
 Q, K, V, OUT, FUSED = (

@@ -9,7 +9,6 @@ from jax import lax
 import relprop
 from relprop.attribution import transformer_attribution
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 D, H = 8, 2
 NAMES = ("q", "k", "v", "o", "up", "down")
 

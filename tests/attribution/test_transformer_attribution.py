@@ -13,7 +13,7 @@ from relprop.attribution import methods, transformer_attribution
 
 from ..uncompiled import evaluated
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 D, H, T, L, B = 8, 2, 5, 3, 2
 KEYS = jax.random.split(jax.random.key(0), 8)
 X = jax.random.normal(KEYS[0], (B, T, D))

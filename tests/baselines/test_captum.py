@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("x64", "unoptimised"),
+    pytest.mark.usefixtures("x64"),
     # torchax and Captum warn about settings of their own; Captum asks for gradients it sets.
     pytest.mark.filterwarnings("ignore"),
 ]

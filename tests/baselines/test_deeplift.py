@@ -14,7 +14,7 @@ import relprop
 from relprop import Composite, RuleError, baselines
 from relprop.rules import MeanGradient, Rescale
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(3, 4, 4))
 X, BASE = RNG.normal(size=(2, 5, 4))

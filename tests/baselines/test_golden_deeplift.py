@@ -17,7 +17,7 @@ from relprop.rules import Route
 
 from .models import GOLDEN, cases, golden, golden_explained
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 CAPTUM = Composite().at(structure="maximum", optional=True).use(Route()).then(baselines.rescale())
 explaining = functools.partial(baselines.deeplift, rules=CAPTUM, return_delta=True)
 METHODS = {

@@ -15,7 +15,7 @@ from relprop.baselines import _integrated
 
 from .models import GOLDEN, cases, golden, golden_explained, golden_model
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 integrated = functools.partial(baselines.integrated_gradients, batch_size=10)
 METHODS = {
     "Gradient": lambda f, baseline: baselines.gradient(f),

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import relprop
 from relprop import baselines
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 X = jnp.array([1.0, -2.0, 0.5])
 A = jnp.array([[1.0, 0.3, 0.0], [0.0, 2.0, -0.4], [0.7, 0.0, 0.5]])
 KEY = jax.random.key(0)

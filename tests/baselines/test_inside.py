@@ -13,7 +13,7 @@ from relprop import InputError, NothingMatchedError, baselines
 
 from ..golden import torch_layers as tl
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(2, 4, 4))
 X, BASE = RNG.normal(size=(2, 3, 4))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relprop import baselines
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(5, 4))

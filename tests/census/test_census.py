@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.frameworks,
     # The libraries warn about each other and about settings that are none of ours.
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("unoptimised"),
 ]
 TIER = "all" if os.environ.get("RELPROP_CENSUS") == "all" else "fast"
 

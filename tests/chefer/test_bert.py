@@ -18,7 +18,6 @@ from relprop.chefer.generate import attribution
 from ..uncompiled import uncompiled
 from . import golden
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 FILES = {"ours": "chefer_bert", "orig": "chefer_bert_orig_lrp"}
 PADDED, CUT = ("seq0_pad", "seq1_pad", "seq2_pad"), ("seq0_nopad", "seq1_nopad")
 TAGS = ("argmax", "other")

@@ -12,7 +12,7 @@ from relprop.chefer import functional, layers
 
 from . import golden
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 

@@ -14,7 +14,7 @@ import relprop
 from relprop import chefer
 from tests.cli.values import VALUES
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 SMALL = {
     chefer.ViT: {"img_size": 4, "patch_size": 2, "embed_dim": 4, "depth": 1, "num_heads": 2},

@@ -15,7 +15,7 @@ from relprop.chefer import functional, layers
 from ..uncompiled import uncompiled
 from . import golden
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 
 
 def pool(case):

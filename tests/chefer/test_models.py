@@ -14,7 +14,6 @@ import relprop
 from relprop import chefer
 from relprop.chefer import weights
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 VIT = {
     "img_size": 8, "patch_size": 4, "num_classes": 3, "embed_dim": 6, "depth": 2, "num_heads": 2,
     "mlp_ratio": 2.0,

@@ -14,7 +14,7 @@ from relprop.presets import chefer
 
 from ..uncompiled import uncompiled
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 TOKENS, WIDTH = 5, 4
 CAUSAL = np.tril(np.ones((TOKENS, TOKENS), bool))
 

@@ -19,7 +19,6 @@ from relprop.chefer.generate import attribution
 from ..uncompiled import uncompiled
 from . import golden
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 FILES = {"ours": "chefer_vit", "orig": "chefer_vit_orig_lrp"}
 # One batch: all images with the likeliest class, then all with another one.
 SAMPLES = [(tag, i) for tag in ("argmax", "other") for i in range(4)]

@@ -19,7 +19,7 @@ from relprop import cli, zoo
 from relprop.cli.dataset import explanation_of
 from relprop.composites import composite_of
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 def run(*args):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from relprop import cli
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 MODEL = """
 import numpy as np
 

@@ -29,7 +29,7 @@ from relprop.cli.inputs import load_model, read_images
 from tests.cli.test_vit_on_disk import CONFIG, PREPROCESSOR, written
 from tests.cli.values import VALUES
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 def run(*args):

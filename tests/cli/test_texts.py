@@ -21,7 +21,6 @@ from tests.tokens.test_torch import module, saved_tokenizer
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

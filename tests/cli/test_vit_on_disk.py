@@ -26,7 +26,7 @@ from relprop import cli, zoo
 from relprop.cli import attention, vit
 from relprop.cli.inputs import load_model, read_images
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 CONFIG = {
     "architectures": ["ViTForImageClassification"],

@@ -13,7 +13,7 @@ import relprop
 from relprop import Composite
 from relprop.rules import Epsilon, Gamma, Pass, Relevance, Rule, WSquare, ZBox, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 EPS = 1e-3
 NHWC = ("NHWC", "HWIO", "NHWC")
 NCHW = ("NCHW", "OIHW", "NCHW")

@@ -7,7 +7,7 @@ import pytest
 
 import relprop
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 
 RULES = relprop.presets.attn_lrp()
 X = jnp.array([[0.3, -1.0, 2.0, 0.7]])

@@ -14,8 +14,6 @@ import relprop
 from relprop import concepts
 from relprop.places import Masked
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RULES = relprop.rules.Epsilon(1e-3)
 KEYS = iter(jax.random.split(jax.random.key(0), 20))
 # No two axes are of one size, and none is of the size of another layer's.

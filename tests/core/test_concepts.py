@@ -10,8 +10,6 @@ import relprop
 from relprop import concepts
 from relprop.places import Masked
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RULES = relprop.rules.Epsilon(1e-3)
 KEYS = jax.random.split(jax.random.key(0), 4)
 W1, W2 = jax.random.normal(KEYS[0], (4, 5)), jax.random.normal(KEYS[1], (5, 3))

@@ -17,8 +17,6 @@ from jax import lax
 import relprop
 from relprop.rules import Epsilon, Gradient, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RULES = Zero()
 KEYS = jax.random.split(jax.random.key(3), 4)
 W, V = (jax.random.normal(key, (4, 3)) for key in KEYS[:2])

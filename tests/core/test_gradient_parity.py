@@ -19,8 +19,6 @@ from relprop.rules import Epsilon, Flat, Gradient
 from .. import zoo_functions as zoo
 from ..uncompiled import evaluated, uncompiled
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 GRADIENT = Gradient()
 
 

@@ -58,7 +58,7 @@ def _explain(rule):
 
 
 @pytest.mark.parametrize("rule", [Epsilon(), Gamma()], ids=["epsilon", "gamma"])
-def test_turns_change_no_number(rule, monkeypatch, unoptimised):
+def test_turns_change_no_number(rule, monkeypatch):
     keys = jax.random.split(jax.random.key(0), DEPTH + 1)
     *weights, x = (jax.random.normal(key, (8, 8)).astype(jnp.bfloat16) for key in keys)
     batch = jnp.stack([x, 2 * x])

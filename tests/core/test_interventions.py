@@ -14,8 +14,6 @@ from relprop.places import AtStep, AttentionMaps, Input, Masked, Output, Paramet
 
 from .. import zoo_functions as zoo
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 KEYS = jax.random.split(jax.random.key(0), 8)
 W = 0.5 * jax.random.normal(KEYS[0], (3, 4, 4))
 X = jax.random.normal(KEYS[1], (5, 4))

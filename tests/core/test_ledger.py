@@ -18,8 +18,6 @@ from relprop import presets, rules
 
 from .. import zoo_functions as zoo
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 draw = zoo.Draw("ledger")
 X, W, V = draw(3, 4), draw.dense(4, 4), draw.dense(4, 4)
 

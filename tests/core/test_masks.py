@@ -12,8 +12,6 @@ import relprop
 from relprop.places import AttentionMaps, Input, Masked, Named, Seeded
 from relprop.rules import Constant, Epsilon, Stop, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RULES = relprop.presets.attn_lrp()
 KEYS = jax.random.split(jax.random.key(0), 8)
 W = 0.5 * jax.random.normal(KEYS[0], (3, 4, 4))

@@ -12,7 +12,7 @@ from relprop.rules import Pass
 
 from ..uncompiled import evaluated
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors", "by_numpy")
+pytestmark = pytest.mark.usefixtures("leaks_are_errors", "by_numpy")
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.normal(KEYS[0], (2, 5, 8))

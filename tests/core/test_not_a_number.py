@@ -11,8 +11,6 @@ from relprop import presets, rules
 
 from .. import zoo_functions as zoo
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 draw = zoo.Draw("not a number")
 W, V, B = draw.dense(3, 4), draw.dense(4, 4), draw(4)
 MASK = jnp.array([True, True, False])

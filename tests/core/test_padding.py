@@ -114,7 +114,7 @@ CASES = [(pair, "alone") for pair in PAIRS] + [("pad", around) for around in ARO
 
 
 @pytest.mark.parametrize("pair, around", dict.fromkeys(CASES))
-def test_padding_before_a_convolution_is_padding_inside(pair, around, x64, unoptimised):
+def test_padding_before_a_convolution_is_padding_inside(pair, around, x64):
     before, inside = (network(AROUND[around](layer)) for layer in PAIRS[pair])
     x = jnp.asarray(X)
     np.testing.assert_allclose(*(evaluated(f, (x,)) for f in (before, inside)), rtol=1e-12)

@@ -10,8 +10,6 @@ from relprop import pairs
 from relprop.places import Scope
 from relprop.rules import Epsilon, Gradient, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 DRAW = np.random.default_rng(0)
 W1, W2, B1 = DRAW.standard_normal((5, 6)), DRAW.standard_normal((6, 3)), DRAW.standard_normal(6)
 X, Y = DRAW.standard_normal((2, 5))

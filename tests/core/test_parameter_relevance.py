@@ -27,8 +27,6 @@ from relprop.rules import (
 )
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 KEYS = jax.random.split(jax.random.key(0), 8)
 W = 0.5 * jax.random.normal(KEYS[0], (3, 4, 4))
 X = jax.random.normal(KEYS[1], (2, 4))

@@ -10,8 +10,6 @@ import relprop
 from relprop import Where
 from relprop.places import Input, Named, Output, Parameter, Phases, Scope
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RULES = relprop.presets.attn_lrp()
 KEYS = jax.random.split(jax.random.key(0), 6)
 W = 0.5 * jax.random.normal(KEYS[0], (3, 4, 4))

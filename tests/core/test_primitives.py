@@ -30,8 +30,6 @@ from relprop.rules import Epsilon, Gradient
 from .. import zoo_functions as zoo
 from .test_gradient_parity import close
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:

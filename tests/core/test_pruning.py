@@ -10,7 +10,6 @@ import pytest
 import relprop
 from relprop.pruning import accuracy_after, masks
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 RNG = np.random.default_rng(0)
 TREE = {"a": RNG.normal(size=(3, 4)), "b": None, "c": [RNG.normal(size=5), RNG.normal(size=())]}
 

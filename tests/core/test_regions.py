@@ -12,7 +12,7 @@ import relprop
 from relprop import Composite
 from relprop.rules import Constant, Pass, Stop
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "leaks_are_errors", "by_numpy")
+pytestmark = pytest.mark.usefixtures("leaks_are_errors", "by_numpy")
 
 X = jnp.array([[1.0, -2.0, 3.0], [0.5, 0.2, -1.0]])
 W = jnp.array([[1.0, 0.5, -1.0], [2.0, -0.3, 0.7], [0.1, 0.9, -0.4]])

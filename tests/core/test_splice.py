@@ -12,8 +12,6 @@ from relprop import edits
 from relprop.places import Errors, Output
 from relprop.rules import Gradient, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 DRAW = np.random.default_rng(0)
 
 

@@ -11,7 +11,6 @@ from jax import lax
 import relprop
 from relprop.rules import Epsilon
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 T, D = 3, 4
 W = jnp.asarray(np.random.default_rng(0).standard_normal((2, D, D)))
 X = jnp.asarray(np.random.default_rng(1).standard_normal((T, D)))

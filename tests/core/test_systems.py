@@ -20,7 +20,7 @@ from relprop.rules import Epsilon, Gamma, Gradient, Uniform, Zero
 from ..uncompiled import uncompiled
 from .test_gradient_parity import close
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 
 RNG = np.random.default_rng(0)
 N = 4

@@ -14,7 +14,6 @@ from relprop import metrics
 from relprop.evaluation import Family, Metric
 from relprop.rules import Epsilon, Flat, Gamma, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 6)).astype(np.float32)
 W = jnp.asarray(RNG.normal(size=(6, 2)), jnp.float32)

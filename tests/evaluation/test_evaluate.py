@@ -15,7 +15,6 @@ from relprop import evaluation, metrics
 from relprop.evaluation import Metric
 from relprop.rules import Epsilon, Zero
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(16, 3)).astype(np.float32)
 X = RNG.normal(size=(7, 4, 4)).astype(np.float32)

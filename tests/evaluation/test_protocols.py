@@ -11,7 +11,6 @@ from relprop import truth
 from relprop.evaluation import protocols
 from relprop.truth import _photographs
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 Image = pytest.importorskip("PIL.Image")
 SIDE = 6
 

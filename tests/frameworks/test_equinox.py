@@ -13,7 +13,7 @@ from tests.frameworks.checks import assert_gradient, assert_same_relevance, asse
 eqx = pytest.importorskip("equinox")
 nn = eqx.nn
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 8))
 NORM = {"normaliser": 1}

@@ -14,7 +14,6 @@ hk = pytest.importorskip("haiku")
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # Haiku converts its weights with a function that JAX is about to drop.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

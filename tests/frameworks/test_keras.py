@@ -18,7 +18,7 @@ from tests.frameworks.checks import assert_gradient, assert_structure, broadcast
 keras = pytest.importorskip("keras")
 layers = keras.layers
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
 NORM = {"normaliser": 1}
 PROJECTIONS = ["query", "key", "value", "attention_output"]

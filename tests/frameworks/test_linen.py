@@ -12,7 +12,7 @@ from tests.frameworks.checks import assert_gradient, assert_same_relevance, asse
 
 nn = pytest.importorskip("flax.linen")
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
 NORM = {"normaliser": 1}
 

@@ -12,7 +12,7 @@ from tests.frameworks.checks import assert_gradient, assert_same_relevance, asse
 
 nnx = pytest.importorskip("flax.nnx")
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
 PROJECTIONS = [f"params/{name}/kernel/value" for name in ("query", "key", "value", "out")]
 LSTM = [f"params/cell/{a}{b}/kernel/value" for b in "ifgo" for a in "ih"]

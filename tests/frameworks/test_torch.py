@@ -16,7 +16,6 @@ nn = torch.nn
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # torchax warns about settings of torch.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(importlib.util.find_spec("torchax") is None, reason="needs torchax"),

@@ -16,7 +16,7 @@ from relprop.rules import Epsilon, Pass, Relevance, Reweighted, Rule
 
 from . import torch_layers as tl
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "data" / "captum.npz"))
 FUNCTIONS = {"cnn": tl.cnn_with_batch_norm, "mlp": tl.mlp}
 

@@ -20,7 +20,6 @@ from ..uncompiled import evaluated
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -12,8 +12,6 @@ from relprop.rules import Gradient
 
 from . import model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RELP = relprop.presets.relp()
 
 

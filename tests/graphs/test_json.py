@@ -10,8 +10,6 @@ from relprop.graphs import AttributionGraph, Node, attribution_graph
 
 from . import model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 # As documented: https://github.com/decoderesearch/circuit-tracer, MAPPING_INFO and graph models.
 NODE = {
     "node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str,

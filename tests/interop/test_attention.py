@@ -10,7 +10,6 @@ import pytest
 import relprop
 from relprop.interop import attention_in_chunks
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TOKENS, WIDTH = 13, 4
 
 

@@ -14,7 +14,7 @@ import relprop
 from relprop.interop import from_onnx
 from relprop.rules import Epsilon, Gradient
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 RNG = np.random.default_rng(0)
 

@@ -17,7 +17,6 @@ from relprop.interop import _torchax_names
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

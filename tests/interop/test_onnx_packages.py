@@ -18,7 +18,7 @@ import relprop
 from relprop import tokens
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 WAVE = {"input": (1, 576), "state": (2, 1, 128), "sr": np.array(16000)}
 MODELS = {
     "letters, where": ("rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", (1, 3, 32, 64)),

@@ -18,7 +18,6 @@ from . import torch_calls
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # torchax warns about settings of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -17,7 +17,6 @@ if importlib.util.find_spec("torchax") is None:
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # torchax warns about torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -17,7 +17,6 @@ from relprop.rules import Epsilon
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     pytest.mark.filterwarnings("ignore"),
 ]
 X = jax.random.normal(jax.random.key(0), (2, 4))

@@ -15,7 +15,7 @@ import relprop
 from relprop import jobs
 from relprop.rules import Epsilon, Zero
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 RNG = np.random.default_rng(0)
 W1 = RNG.normal(size=(6, 5)).astype(np.float32)

@@ -23,7 +23,7 @@ from relprop import jobs
 from relprop.jobs import _disk
 from relprop.rules import Epsilon, Zero
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 KILLS = int(os.environ.get("RELPROP_KILLS", "6"))
 W = np.linspace(-1, 1, 64, dtype=np.float32)

@@ -3,7 +3,6 @@
 More of them: ``python -m tests.metamorphic --examples 5000``.
 """
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +12,6 @@ from .judge import Judge, table
 from .networks import EXPOSURES, Network
 from .wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 judge = Judge(("gamma", "epsilon_plus_flat", "attn_lrp", "cp_lrp", "chefer"))
 
 

@@ -20,7 +20,7 @@ from .explainers import RULES
 from .grammar import D, T, as_users
 from .judge import quiet
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 EXPLAINED = ("zero", "epsilon", "gamma", "z_plus", "epsilon_plus", "attn_lrp", "cp_lrp", "lstm")
 
 

@@ -15,7 +15,6 @@ from .inherent import DIFFERENCES, REFUSALS
 from .judge import Judge, distance, outcome, quiet, table
 from .networks import Network
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 # Of rules that differ in numbers only, one is enough. A gamma takes twice the time of the others.
 EXPLAINED = ("zero", "epsilon", "z_plus", "w_square", "epsilon_plus_flat", "attn_lrp", "cp_lrp",
              "relp", "chefer", "lstm", ATTRIBUTION)  # fmt: skip

@@ -9,7 +9,6 @@ from .networks import EXPOSURES, Network
 from .positions import POSITIONS
 from .wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 EXPLAINED = ("epsilon", "z_plus", "epsilon_plus", "attn_lrp", "cp_lrp", "chefer")
 WRAPPED = ("residual_layer", "batch_norm_behind", "softmax", "log_softmax", "layer_norm",
            "gelu_by_tanh", "glu", "attention", "convolution_and_batch_norm", "gru",

@@ -20,7 +20,6 @@ from .rewritten import each_wrapped, with_intermediates
 from .subject import Subject
 from .wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 PRESETS = {
     "attn_lrp": presets.attn_lrp(),
     "cp_lrp": presets.cp_lrp(),

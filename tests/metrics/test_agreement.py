@@ -14,7 +14,7 @@ from relprop.metrics._removal import subsets
 
 from .models import FILL, RNG, R, X, naive_score, score
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(5)
 
 

@@ -13,7 +13,7 @@ from relprop.metrics import features, fills
 
 from .models import FILL, RNG, R, X, naive_curve, naive_score, score, summed
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 SINGLE = np.arange(12).reshape(3, 4)
 COLUMNS = np.broadcast_to(np.arange(4) // 2 + 5, (3, 4))  # labels need not begin at 0
 

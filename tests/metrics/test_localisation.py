@@ -10,7 +10,7 @@ import pytest
 import relprop
 from relprop import metrics
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(1)
 R = RNG.normal(size=(6, 5))
 MASK = RNG.random((6, 5)) < 0.3

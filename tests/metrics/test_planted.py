@@ -9,7 +9,6 @@ import pytest
 
 from relprop import metrics
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 RNG = np.random.default_rng(0)
 WEIGHTS = jnp.asarray(np.sort(RNG.exponential(size=64)) + 0.1, jnp.float32)
 SAMPLES = jnp.asarray(RNG.exponential(size=(40, 64)) + 0.1, jnp.float32)

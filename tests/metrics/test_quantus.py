@@ -19,7 +19,7 @@ import pytest
 from relprop import metrics
 from relprop.metrics.features import patches
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "data" / "quantus.npz")
 REGIONS = patches((1, 8, 8), 2, axes=(1, 2))
 PATCHES = {"features": REGIONS}

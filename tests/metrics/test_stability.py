@@ -14,7 +14,7 @@ from relprop.metrics._robustness import _near
 
 from .models import RNG, W1, W2, R, X, naive_score, score
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(5)
 NEAR = {"radius": 0.3, "samples": 6, "key": KEY}
 

@@ -13,8 +13,6 @@ from relprop.rules import Gradient
 
 from . import model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 PARAMS = model.parameters()
 X, Y = model.inputs()
 RUNS = (X, PARAMS), (Y, PARAMS)

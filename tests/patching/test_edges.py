@@ -11,8 +11,6 @@ from relprop.rules import Flat, Gradient
 
 from . import model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 PARAMS = model.parameters()
 X, Y = model.inputs()
 

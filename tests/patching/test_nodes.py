@@ -14,8 +14,6 @@ from relprop.rules import Flat, Gradient
 
 from . import model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 PARAMS = model.parameters()
 X, Y = model.inputs()
 CLEAN, CORRUPTED = (X, PARAMS), (Y, PARAMS)

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `torch
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised", "x64"),
+    pytest.mark.usefixtures("x64"),
     pytest.mark.filterwarnings("ignore"),
 ]
 EPSILON = 1e-11

@@ -18,7 +18,7 @@ rules = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `torch`")
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised", "x64")]
+pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("x64")]
 
 
 class Flatten(torch.nn.Module):

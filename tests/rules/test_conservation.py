@@ -13,8 +13,6 @@ from jax import lax
 import relprop
 from relprop import rules
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 # ----------------------------------------------------------------------------------- networks
 
 ACTIVATIONS = {

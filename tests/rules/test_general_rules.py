@@ -12,7 +12,7 @@ from relprop.rules import Epsilon, Gradient, Pass, Stop, Uniform, Zero
 from tests import oracles
 from tests.uncompiled import uncompiled
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 
 A = np.array([[0.5, -1.5, 0.0], [2.0, 0.0, -0.25]])
 B = np.array([[1.0, -2.0], [0.5, 0.25], [-1.0, 0.75]])

@@ -20,8 +20,6 @@ from relprop import rules
 from tests import oracles
 from tests.uncompiled import uncompiled
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 # -------------------------------------------------------------------------------------- rules
 
 EPS = 0.05  # large, so that it shows where it went

@@ -16,8 +16,6 @@ from relprop.rules.base import Bias
 from relprop.rules.parameters import Number
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 X = np.array([[1.0, -0.5, 2.0], [0.0, 0.25, -1.0]])
 W = np.array([[0.5, -1.0, 1.0, 2.0], [1.0, 0.5, -0.25, 0.0], [0.0, 0.75, -1.5, -1.0]])
 B = np.array([0.5, -0.75, 0.0, -0.5])

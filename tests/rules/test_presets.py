@@ -29,7 +29,7 @@ def constant(x):
     return lax.stop_gradient(x)
 
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "by_numpy")
+pytestmark = pytest.mark.usefixtures("by_numpy")
 
 
 def identity(function):

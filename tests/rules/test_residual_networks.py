@@ -17,7 +17,7 @@ from relprop import presets
 from tests import oracles
 from tests.oracles import Layer
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 EPS = 1e-6
 SIZE = 4
 

@@ -22,7 +22,7 @@ from relprop import presets, saving
 from relprop.rules import AlphaBeta, Epsilon, Zero
 from relprop.tokens import LanguageModel, NextToken
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.usefixtures("unoptimised")]
+pytestmark = pytest.mark.frameworks
 
 
 def same(a, b):

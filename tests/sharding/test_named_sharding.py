@@ -111,7 +111,6 @@ def variants(out_sharding):
     return {"loop of checkpoints": loop(one), "reshard": moved, "shard_map": spread}
 
 
-@pytest.mark.usefixtures("unoptimised")
 def test_explicit_axes():
     def explain(functions, rule, args):
         runs = {

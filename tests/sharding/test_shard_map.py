@@ -17,8 +17,6 @@ from relprop.rules import AlphaBeta, Epsilon, Flat, Gamma, Gradient, WSquare, ZB
 from . import models
 from .models import PARAMS, TENSOR, X, block, mesh, normal, sharded, tensor_parallel
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 TRACKED = pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
 # An epsilon large enough to be seen, were it taken of parts of a layer.
 COARSE = Epsilon(0.05)

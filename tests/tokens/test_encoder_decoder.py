@@ -114,7 +114,6 @@ def test_refused(model):
 
 @pytest.mark.frameworks
 @pytest.mark.filterwarnings("ignore")  # transformers and torchax warn about what is not ours
-@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize(
     "name", ["T5ForConditionalGeneration", "BartForConditionalGeneration", "MarianMTModel"]
 )

@@ -28,7 +28,6 @@ from tests.tokens.models import (
     parameters,
 )
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TEXT = [1, 2, 3, 4, 1]
 OTHER = [5, 9, 10]
 RULES = relprop.presets.attn_lrp()

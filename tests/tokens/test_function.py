@@ -12,7 +12,6 @@ from relprop import tokens
 from relprop.tokens import NextToken
 from tests.tokens.models import CAUSAL, VOCABULARY, causal_logits, parameters
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TEXT = [1, 2, 3, 4]
 
 

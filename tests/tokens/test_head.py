@@ -13,7 +13,6 @@ from relprop.tokens import NextToken
 from relprop.tokens._head import logits_at
 from tests.tokens.models import CAUSAL, VOCABULARY, causal_logits, embed, parameters
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TOKENS, WIDTH, WORDS = 6, 4, 50
 
 

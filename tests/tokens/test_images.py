@@ -11,7 +11,6 @@ import relprop
 from relprop import tokens
 from relprop.tokens import NextToken
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 KEYS = jax.random.split(jax.random.key(0), 3)
 TABLE, LOOK = jax.random.normal(KEYS[0], (6, 4)), jax.random.normal(KEYS[1], (12, 4))
 PIXELS = jax.random.normal(KEYS[2], (1, 3, 4, 6))

@@ -17,8 +17,6 @@ from relprop.tokens._compiled import Compiled
 from relprop.tokens._lengths import padded_length
 from tests.tokens.models import CAUSAL, PAD, VOCABULARY, embed, parameters
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 def close(a, b, tolerance=2e-6):
     scale = max(float(np.abs(b).max()), 1.0)

@@ -13,7 +13,6 @@ from relprop import tokens
 from relprop.tokens import Continuation, NextToken
 from tests.tokens.models import CAUSAL, PAD, Words, causal
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 MODEL = causal(tokenizer=Words())
 TEXT = "the cat ##s <script> \x1b[31m"
 

@@ -13,7 +13,6 @@ from relprop import tokens
 from relprop.tokens import Continuation, NextToken, Span, _passes
 from tests.tokens.models import CAUSAL, CLASSIFIER, causal_logits, embed, parameters
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TEXT, ADDED = [1, 2, 3, 4, 1], [7, 2, 5]
 
 

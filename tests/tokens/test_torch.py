@@ -13,7 +13,6 @@ from relprop.tokens import AtPosition, ClassTarget, Continuation, NextToken
 
 pytestmark = [
     pytest.mark.frameworks,
-    pytest.mark.usefixtures("unoptimised"),
     # transformers and torchax warn about settings of other models and of torch itself.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -12,8 +12,6 @@ import relprop  # noqa: E402
 from relprop import metrics, presets, rules, truth  # noqa: E402
 from relprop.truth import _tasks  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 @pytest.mark.parametrize("name", truth.names())
 def test_the_network_has_learnt_its_task(name):
