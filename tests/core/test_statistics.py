@@ -38,7 +38,15 @@ def local(h):
     return h / (1 + squares) ** 0.75
 
 
+def divided_by_the_largest(h):
+    """As linear algebra libraries do it, against an overflow."""
+    largest = jnp.abs(h).max(-1, keepdims=True)
+    length = largest * jnp.sqrt(((h / largest) ** 2).sum(-1, keepdims=True))
+    return h / jnp.sqrt(length**2 / D + 1e-6)
+
+
 TOLD = {
+    "divided by the largest": divided_by_the_largest,
     "newton": newton,
     "hypot": lengths,
     "local response": local,
@@ -69,6 +77,12 @@ def told(f):
 def test_it_is_told(name):
     # Releases of JAX whose `hypot` is the root of a sum of squares show the norm that it is.
     assert told(TOLD[name]) or (name == "hypot" and is_the_norm(TOLD[name]))
+
+
+def test_it_is_told_of_an_input():
+    f = divided_by_the_largest
+    with jax.numpy_rank_promotion("allow"), pytest.warns(relprop.SuspicionWarning, match="norm"):
+        relprop.relevance(lambda x: f(x).sum(), Epsilon())(X)
 
 
 def is_the_norm(f):

@@ -139,6 +139,8 @@ DIFFERENCES: tuple[Row, ...] = (
     Row("sum_of_three | residual_block", "sum of stack | 3*mean | einsum | ones @ stack",
         ("chefer",),
         "the reference has a rule of its own for the sum of two values"),
+    Row("mixture_of_experts", "listed | scan", ("chefer",),
+        "the reference scales both shares of each sum to conserve relevance over all entries"),
     # Norms.
     Row("layer_norm", "centring matrix", ("chefer",),
         "a mean that is taken away by a matrix is a linear map by itself, before the norm"),

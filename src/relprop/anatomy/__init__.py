@@ -39,7 +39,7 @@ from relprop.anatomy.streams import Application, Stream, TokenFlow
 from relprop.anatomy.suspicion import suspicions
 from relprop.anatomy.wiring import Wiring
 from relprop.reading import read
-from relprop.recognise import recognise
+from relprop.recognise.findings import Findings
 from relprop.structures import DEFAULTS, recognisers
 
 __all__ = [
@@ -87,7 +87,7 @@ def anatomy_of(
         asked: per output, whether it is explained; all of them by default.
         sources: values that are explained beside the inputs, in whatever graph they are.
     """
-    found = functools.partial(recognise, recognisers=recognisers((), ()))
+    found = functools.partial(Findings().recognised, recognisers=tuple(recognisers((), ())))
     planner = Planner(read, found, lambda step: (DEFAULTS.get(step.structure or ""), ""), sources)
     return planner.assign(graph, explained, asked=asked)
 

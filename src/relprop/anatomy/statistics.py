@@ -66,8 +66,8 @@ def _sources(wiring: Wiring, value: Value) -> Iterator[tuple[Value, list[Step]]]
     passed: list[Step] = []
     while len(passed) < _MOST:
         makers = [step for v in waiting if (step := wiring.maker(v)) is not None]
-        if len(makers) < len(waiting) and len(waiting) > 1:
-            return  # A value that nothing makes is a second one.
+        if len(makers) < len(waiting) - 1:
+            return  # Nothing makes an input; two of them are two sources.
         if len(waiting) == 1:
             (source,) = waiting
             if _collects(wiring, passed, source) and any(s.structure in _BENT for s in passed):

@@ -8,7 +8,8 @@ which the same thing is always written in the same way:
 2. what a loop sums up, perhaps under a shift that it carries, is a sum (`folds`, `online`), as is
    a window over a whole axis (`reductions`) or the difference of running sums (`running`), what
    adds up all entries one by one (`additions`), groups of them (`groups`), and a pair of
-   exponentials under a logarithm (`pairs`); what is taken in order is a slice (`gathers`); a
+   exponentials under a logarithm (`pairs`); what is multiplied without a sum is a product of
+   entries (`outer`); what is taken in order is a slice (`gathers`); a
    diagonal matrix is its diagonal (`diagonals`); what changes nothing is not there, and nothing is
    there twice (`repeats`); numbers beside what a layer reads are its bias (`side_by_side`);
 3. products are written entry by entry where they are, and by factors of one origin (`products`),
@@ -41,6 +42,7 @@ from relprop.reading.gathers import taken_in_order
 from relprop.reading.groups import folded
 from relprop.reading.logarithms import shifted_back
 from relprop.reading.online import summed_at_once
+from relprop.reading.outer import multiplied
 from relprop.reading.padding import padded
 from relprop.reading.pairs import paired
 from relprop.reading.parts import joined, split
@@ -71,6 +73,7 @@ PASSES = (
     folded,
     paired,
     added_at_once,
+    multiplied,
     quantised,
     without_diagonals,
     contracted,

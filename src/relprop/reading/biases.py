@@ -83,7 +83,7 @@ def _scaled_layer(draft: Draft, addition: Equation) -> _ScaledLayer | None:
         return None
     if not isinstance(registry.lookup(layer.primitive), Contraction) or value.shape != out.shape:
         return None
-    if len(index.operands(layer)) != 1 or bias in index.touched:
+    if len(index.operands(layer)) != 1 or index.varies(bias):
         return None
     position = layer.inputs.index(index.operands(layer)[0])
     found = _ScaledLayer(layer, position, factor, divides, scaled, bias)

@@ -1,7 +1,7 @@
 """Products that are summed, as one contraction; contractions that only sum or scale, as that.
 
 ``(x[:, :, None] * w[None]).sum(1)`` is the dense layer ``x @ w``, and so is a product per head that
-is then summed over the heads. ``x @ ones`` is a sum, and ``einsum("ti,i->ti", x, g)`` a scale.
+is then summed over the heads. ``x @ ones`` is a sum.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ from relprop.reading.turns import before_turns
 
 def contracted(draft: Draft) -> None:
     """Writes each sum of products as what it is."""
+    # Where groups are weighed by a contraction with scales, that is a sum of products first.
+    for _ in range(2):
+        if not _contracted(draft):
+            return
+        simplified(draft)  # A scale may have been transposed there and back.
+
+
+def _contracted(draft: Draft) -> bool:
+    """Whether anything was written otherwise."""
     made: dict[Equation, list[Equation]] = {}
     exponentials, _ = draft.index.exponentials
     for equation in draft.equations:
@@ -47,7 +56,7 @@ def contracted(draft: Draft) -> None:
             made[equation] = new
     if made:
         draft.put(made)
-        simplified(draft)  # A scale may have been transposed there and back.
+    return bool(made)
 
 
 def _one_contraction(
@@ -281,13 +290,6 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
             equation,
             equation.outputs[0],
         )
-    elif not contracting[0] and len(own) == len(other.shape) and batch[0]:
-        yield from draft.derived(
-            functools.partial(_scale, batch[side], batch[1 - side]),
-            [value, other],
-            equation,
-            equation.outputs[0],
-        )
 
 
 def _once(draft: Draft, weight: Atom) -> tuple[Atom, set[int]]:
@@ -337,12 +339,3 @@ def _repeated_sum(
     rest = (1,) * (len(shape) - total.ndim)
     total = total.reshape((*total.shape, *rest) if first else (*rest, *total.shape))
     return jnp.broadcast_to(total, shape).astype(x.dtype)
-
-
-def _scale(batch: Sequence[int], other: Sequence[int], x: Array, factor: Array) -> Array:
-    """A product with a factor along some axes, which come first in the result."""
-    order = sorted(range(len(batch)), key=lambda i: batch[i])
-    factor = jnp.transpose(factor, [other[i] for i in order])
-    free = [axis for axis in range(x.ndim) if axis not in batch]
-    product = x * jnp.expand_dims(factor, free)
-    return jnp.transpose(product, (*batch, *free))

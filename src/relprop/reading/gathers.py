@@ -2,7 +2,7 @@
 
 ``x[jnp.arange(n)]``, ``jax.vmap(lambda i: x[:, i])(jnp.arange(n))`` and what a loop reads of an
 array at the number of its turn are gathers whose places are known: each n-th entry along one axis,
-in order or backwards.
+in order or backwards. So is a dynamic slice that begins at numbers of the code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from relprop._core.graph import Atom, Equation, Value
@@ -19,10 +20,18 @@ from relprop.reading.draft import Draft
 
 
 def taken_in_order(draft: Draft) -> None:
-    """Writes gathers along one axis, at places that are known and equally far apart, as slices."""
+    """Writes gathers along one axis, at places that are known and equally far apart, as slices.
+
+    Dynamic slices that begin where the code says are slices, too.
+    """
     made: dict[Equation, list[Equation]] = {}
     same: dict[Value, Atom] = {}
     for equation in draft.equations:
+        if equation.name == "dynamic_slice" and equation.outputs[0] in draft.index.dependent:
+            new = _slice(draft, equation)
+            if new:
+                made[equation] = new
+            continue
         if equation.name != "gather" or equation.outputs[0] not in draft.index.dependent:
             continue
         places, (out,), operand = _places(draft, equation), equation.outputs, equation.inputs[0]
@@ -35,6 +44,21 @@ def taken_in_order(draft: Draft) -> None:
             made[equation], same[out] = [], operand
     if made:
         draft.replace([new for e in draft.equations for new in made.get(e, (e,))], same)
+
+
+def _slice(draft: Draft, equation: Equation) -> list[Equation]:
+    """The slice that a dynamic slice is whose start is known; it begins no later than it fits."""
+    operand, *starts = equation.inputs
+    known = [draft.known(start) for start in starts]
+    sizes = equation.params["slice_sizes"]
+    if any(start is None for start in known):
+        return []
+    rooms = [n - m for n, m in zip(operand.shape, sizes, strict=True)]
+    first = [min(max(int(a), 0), room) for a, room in zip(known, rooms, strict=True)]  # type: ignore[arg-type]
+    last = [a + n for a, n in zip(first, sizes, strict=True)]
+    return draft.derived(
+        lambda x: lax.slice(x, first, last), [operand], equation, equation.outputs[0]
+    )
 
 
 class _Places(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value, computed_from, depends_on
+from relprop.propagators.general import is_move
 from relprop.reading.exponentials import followed
 from relprop.reading.numbers import Numbers, is_literal
 
@@ -59,6 +60,21 @@ class Index:
     def touched(self) -> set[Atom]:
         """Values computed from the explained inputs at all, also where no relevance passes."""
         return computed_from(self.equations, self._explained)
+
+    def varies(self, atom: Atom) -> bool:
+        """Whether the numbers in a value depend on the explained inputs.
+
+        Those that were looked up in a table of constants don't, whoever chose the place: the biases
+        of the experts that a router chose are biases.
+        """
+        while atom in self.touched:
+            equation = self.maker.get(atom)
+            looked_up = equation is not None and equation.name in ("gather", "dynamic_slice")
+            moved = equation is not None and is_move(equation) and len(equation.inputs) == 1
+            if equation is None or not (looked_up or moved):
+                return True
+            atom = equation.inputs[0]
+        return False
 
     @functools.cached_property
     def readers(self) -> dict[Atom, list[Equation]]:

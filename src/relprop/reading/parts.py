@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from relprop.reading.sums import is_free_layer
 
 #: What puts arrays side by side, with the parameter that says along which axis.
 _JOINING = {"concatenate": "dimension", "stack": "axis"}
+_FOLDING = ("reshape", "squeeze", "broadcast_in_dim")
 
 
 def joined(draft: Draft) -> None:
@@ -40,7 +42,7 @@ def joined(draft: Draft) -> None:
         if side_by_side is None or side_by_side.name not in _JOINING:
             continue
         alone = draft.index.only_reader(value) is equation and value.shape == out.shape
-        if not alone or constant in draft.index.touched:
+        if not alone or draft.index.varies(constant):
             continue
         if not all(_is_free(draft, part) for part in side_by_side.inputs):
             continue
@@ -74,36 +76,35 @@ def split(draft: Draft) -> None:
     gone: set[Equation] = set()
     for layer in draft.equations:
         pieces = _parts_of(draft, layer)
-        additions = [_bias_of(draft, value) for value, _ in pieces]
+        additions = [_addition_after(draft, value) for value, _ in pieces]
         if not any(additions):
             continue
-        (whole,) = layer.outputs
+        whole, end = _with_bias(draft, layer)
         biases = [
-            (next(a for a in addition.inputs if a is not value), value, start)
-            for (value, start), addition in zip(pieces, additions, strict=True)
-            if addition is not None
+            (next(a for a in found[-1].inputs if a not in draft.index.dependent), found, start)
+            for (_, start), found in zip(pieces, additions, strict=True)
+            if found
         ]
 
         def added(y: Array, *constants: Array, biases: Any = biases) -> Array:
-            for constant, (_, value, start) in zip(constants, biases, strict=True):
-                piece = jnp.broadcast_to(jnp.asarray(constant, y.dtype), value.shape)
-                ends = zip(y.shape, start, value.shape, strict=True)
+            for constant, (_, found, start) in zip(constants, biases, strict=True):
+                shape = found[0].inputs[0].shape if len(found) > 1 else found[0].outputs[0].shape
+                piece = jnp.broadcast_to(jnp.asarray(constant, y.dtype), found[-1].outputs[0].shape)
+                piece = piece.reshape(shape)
+                ends = zip(y.shape, start, shape, strict=True)
                 y = y + jnp.pad(piece, [(s, n - s - m) for n, s, m in ends])
             return y
 
-        new = draft.derived(added, [whole, *(b for b, _, _ in biases)], layer)
+        new = draft.derived(added, [whole, *(b for b, _, _ in biases)], end)
         with_bias = new[-1].outputs[0]
-        for (value, start), addition in zip(pieces, additions, strict=True):
-            stop = tuple(a + b for a, b in zip(start, value.shape, strict=True))
+        for (value, start), found in zip(pieces, additions, strict=True):
+            out = found[-1].outputs[0] if found else value
             new += draft.derived(
-                functools.partial(lax.slice, start_indices=start, limit_indices=stop),
-                [with_bias],
-                layer,
-                value if addition is None else addition.outputs[0],
+                functools.partial(_piece, start, value.shape, out.shape), [with_bias], end, out
             )
-        made[layer] = [layer, *new]
+        made[end] = [end, *new]
         gone.update(draft.index.readers[whole])
-        gone.update(addition for addition in additions if addition is not None)
+        gone.update(itertools.chain.from_iterable(additions))
     if made:
         new_ones = (made.get(e, (e,)) for e in draft.equations if e not in gone)
         draft.replace(draft.sorted(itertools.chain.from_iterable(new_ones)), {})
@@ -123,12 +124,53 @@ def _is_free(draft: Draft, atom: Atom) -> bool:
     return is_free_layer(draft, atom)
 
 
+def _with_bias(draft: Draft, layer: Equation) -> tuple[Value, Equation]:
+    """The result of a layer with the constants that are added to all of it, and what makes it."""
+    while True:
+        (whole,) = layer.outputs
+        following = _bias_of(draft, whole) or _folding(draft, whole)
+        if following is None or whole in draft.visible:
+            return whole, layer
+        layer = following
+
+
+def _folding(draft: Draft, value: Value) -> Equation | None:
+    """What alone reads a value and gives it another shape, with all numbers in their order."""
+    reader = draft.index.only_reader(value)
+    if reader is None or reader.name not in _FOLDING or len(reader.inputs) != 1:
+        return None
+    (out,) = reader.outputs
+    # Repeated entries are more.
+    return reader if math.prod(out.shape) == math.prod(value.shape) else None
+
+
+def _addition_after(draft: Draft, value: Value) -> list[Equation]:
+    """The addition of a constant that alone reads a part, after what gives it another shape."""
+    found: list[Equation] = []
+    while value not in draft.visible:
+        addition = _bias_of(draft, value)
+        if addition is not None:
+            return [*found, addition]
+        folding = _folding(draft, value)
+        if folding is None:
+            break
+        found.append(folding)
+        (value,) = folding.outputs
+    return []
+
+
+def _piece(start: Any, sizes: Any, shape: Any, whole: Array) -> Array:
+    """A part of an array, in its shape."""
+    stop = [a + b for a, b in zip(start, sizes, strict=True)]
+    return lax.slice(whole, start, stop).reshape(shape)
+
+
 def _parts_of(draft: Draft, layer: Equation) -> list[tuple[Value, tuple[int, ...]]]:
     """The parts that the result of a layer is read in, and where they begin; none if it isn't."""
     kind = registry.lookup(layer.primitive)
     if not isinstance(kind, Contraction) or len(draft.index.operands(layer)) != 1:
         return []
-    (whole,) = layer.outputs
+    whole, _ = _with_bias(draft, layer)
     readers = draft.index.readers.get(whole, [])
     pieces = [piece for reader in readers for piece in _pieces(reader)]
     if whole in draft.visible or whole in draft.asked or _overlap(pieces):
@@ -164,5 +206,5 @@ def _bias_of(draft: Draft, value: Value) -> Equation | None:
     if reader is None or not isinstance(kind := registry.lookup(reader.primitive), Addition):
         return None
     others = [a for a in reader.inputs if a is not value]
-    own = len(others) == 1 and others[0] not in draft.index.touched
+    own = len(others) == 1 and not draft.index.varies(others[0])
     return reader if own and kind.sign > 0 and reader.outputs[0].shape == value.shape else None

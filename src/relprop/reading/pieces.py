@@ -147,6 +147,8 @@ def looked_up(algebra: Algebra, product: Product) -> Term:
             found = algebra.of(base[1], base[2])
         elif base[0] == "exp":
             found = exponential(looked_up(algebra, base[1]))
+        elif base[0] == "add":  # As in a sigmoid or a tanh, of which the exponential is taken.
+            found = plus(*(scaled(looked_up(algebra, part), c) for part, c in base[1]))
         factors.append(power(found, exponent))
     return times(*factors)
 

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from relprop._core import registry
 from relprop._core.graph import Atom, Equation
+from relprop.propagators.linear import Contraction
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
 
@@ -45,6 +47,8 @@ def reduced(draft: Draft) -> None:
             new = _last_of_running_sums(draft, equation)
         elif equation.name == "conv_general_dilated":
             new = _whole_convolution(draft, equation)
+        elif equation.name == "reduce_sum":
+            new = _sum_of_one(draft, equation)
         elif equation.name == "pow":
             new = _exponential(draft, equation)
         if new:
@@ -69,6 +73,19 @@ def _whole_window(draft: Draft, equation: Equation) -> list[Equation]:
     axes = tuple(axis for axis, length in enumerate(window) if length > 1)
     reduce = functools.partial(_WINDOWS[equation.name], axis=axes, keepdims=True)
     return draft.derived(reduce, [atom], equation, equation.outputs[0])
+
+
+def _sum_of_one(draft: Draft, equation: Equation) -> list[Equation]:
+    """The result of a layer without axes of one entry, over which it is summed by transposing.
+
+    Of anything else the sum stays: it may be that of a softmax or a norm with one entry.
+    """
+    (atom,), (out,) = equation.inputs, equation.outputs
+    maker = draft.index.maker.get(atom)
+    layer = maker is not None and isinstance(registry.lookup(maker.primitive), Contraction)
+    if not layer or any(atom.shape[axis] != 1 for axis in equation.params["axes"]):
+        return []
+    return draft.derived(lambda x: x.reshape(out.shape), [atom], equation, out)
 
 
 def _whole_convolution(draft: Draft, equation: Equation) -> list[Equation]:

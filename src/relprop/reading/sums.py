@@ -106,7 +106,8 @@ def _parts(draft: Draft, out: Value, inside: set[Value]) -> list[_Part]:
         if isinstance(registry.lookup(equation.primitive), Addition):
             constant = next((a for a in equation.inputs if a not in index.dependent), None)
             # A touched one is no bias, such as a maximum, its gradient stopped.
-            part.constant = None if constant in index.touched else constant
+            varies = constant is not None and index.varies(constant)
+            part.constant = None if varies else constant
         else:
             part.factor = _factor(draft, equation)
             part.order = order_of(draft, equation)

@@ -25,11 +25,11 @@ from relprop._core.operation import Operation
 from relprop._core.plan import Step
 from relprop._core.registry import operation_of
 from relprop.propagators.general import inner, is_maximum_with_zero
-from relprop.propagators.linear import Addition
+from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.propagators.recognised import ActivationFunction
 from relprop.recognise.average import averages
 from relprop.recognise.bias import biased_layers
-from relprop.recognise.dataflow import Dataflow, compares, is_elementwise
+from relprop.recognise.dataflow import Dataflow, compares, is_elementwise, is_move
 from relprop.recognise.logsumexp import logsumexps
 from relprop.recognise.loops import loops_over_entries
 from relprop.recognise.normaliser import normalisers
@@ -93,8 +93,11 @@ def activations(flow: Dataflow) -> Iterator[Operation]:
             chains[out] = before._replace(sides=None)
         elif isinstance(registry.lookup(equation.primitive), Addition):
             shifted[out] = value
+            if value not in flow.visible and _is_activated(flow, value):
+                chains[out] = _Chain(value, None, None)
         chain = chains.get(out)
-        if chain is None or (chain.start is value and equation not in joined):
+        alone = chain is not None and chain.start is value and out not in shifted
+        if chain is None or (alone and equation not in joined):
             continue
         uses = flow.consumers(out)
         if out in flow.graph.explained_outputs or not all(goes_on(out, use) for use in uses):
@@ -135,6 +138,39 @@ def _is_unary(flow: Dataflow, equation: Equation) -> bool:
         and is_elementwise(equation)
         and all(map(flow.is_number, others))
     )
+
+
+def _is_activated(flow: Dataflow, value: Atom) -> bool:
+    """Whether a value is a function of entries that was moved, or computed around of this body.
+
+    A number that is added to it is one more step of that function: `1 - z[i]` of sigmoids z.
+    """
+    known: dict[Atom, bool] = flow.memory.setdefault("activated", {})
+    passed: list[Atom] = []
+    while value not in known:
+        passed.append(value)
+        if value in flow.beyond:
+            around, value = flow.beyond[value]
+            known[passed[-1]] = around.depends(value) and _is_activated(around, value)
+            break
+        equation = flow.producer(value)
+        operands = [] if equation is None else flow.operands(equation)
+        if equation is None or len(operands) != 1 or len(equation.outputs) != 1:
+            known[value] = False
+        elif _is_unary(flow, equation) and _is_nonlinear(flow, equation):
+            known[value] = True
+        elif is_move(equation) or _only_scales(flow, equation):
+            value = operands[0]
+        else:
+            known[value] = False
+    found = known[passed[-1] if passed and passed[-1] in known else value]
+    known.update(dict.fromkeys(passed, found))
+    return found
+
+
+def _only_scales(flow: Dataflow, equation: Equation) -> bool:
+    kind = registry.lookup(equation.primitive)
+    return isinstance(kind, Multiplication | Division | Negation) and _is_unary(flow, equation)
 
 
 def _is_nonlinear(flow: Dataflow, equation: Equation) -> bool:

@@ -70,7 +70,7 @@ def _is_affine(flow: Dataflow, equation: Equation) -> bool:
     position = equation.inputs.index(operands[0])
     other = equation.inputs[1 - position]
     if isinstance(kind, Addition):
-        return other not in flow.touched  # Such as the maximum of the product itself, stopped.
+        return not flow.varies(other)  # Such as the maximum of the product itself, stopped.
     return flow.is_number(other) and not (isinstance(kind, Division) and position == 1)
 
 

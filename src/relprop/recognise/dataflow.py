@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from relprop._core import registry
@@ -24,6 +24,8 @@ class Dataflow(Index):
     Attributes:
         graph: the graph.
         visible: values that somebody looks at.
+        beyond: of a body, what its inputs are outside: the flow that they come from, and the value
+            there. What a loop carries is not the same in all turns, and not among them.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Dataflow(Index):
         dependent: set[Value],
         explained: set[Value],
         visible: Collection[Value] = (),
+        beyond: Mapping[Atom, tuple[Dataflow, Atom]] | None = None,
     ):
         leaving = {*graph.explained_outputs, *visible}
         super().__init__(graph.equations, graph.constants, explained, leaving)
         self.graph = graph
         self.visible = visible
         self.dependent = dependent
+        self.beyond = beyond or {}
         self._found: dict[Callable[..., Any], tuple[Operation, ...]] = {}
 
     def found(self, find: Callable[[Dataflow], Iterable[Operation]]) -> tuple[Operation, ...]:
@@ -53,7 +57,8 @@ class Dataflow(Index):
         if inexact <= self.dependent:
             return self
         explained = set(self._explained)
-        return Dataflow(self.graph, inexact | self.dependent, explained, self.visible)
+        dependent = inexact | self.dependent
+        return Dataflow(self.graph, dependent, explained, self.visible, self.beyond)
 
     def is_number(self, atom: Atom) -> bool:
         """Whether it is a number in the code, or one that the function closes over."""

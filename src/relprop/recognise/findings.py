@@ -8,7 +8,7 @@ from typing import Any
 from relprop._core.graph import Graph, Value
 from relprop._core.operation import Operation
 from relprop.reading import Readings
-from relprop.recognise import Recogniser, recognise
+from relprop.recognise import Beyond, Recogniser, outside, recognise
 
 
 class Findings:
@@ -23,7 +23,8 @@ class Findings:
 
     def __init__(self) -> None:
         self.readings = Readings()
-        self._operations: dict[Any, list[Operation]] = {}
+        self._operations: dict[Any, tuple[list[Operation], Beyond]] = {}
+        self._beyond: Beyond = {}
 
     def recognised(
         self,
@@ -34,9 +35,14 @@ class Findings:
         visible: Collection[Value] = (),
     ) -> list[Operation]:
         """As `recognise`."""
-        key = (graph, frozenset(dependent), frozenset(explained), recognisers, frozenset(visible))
+        around = outside(graph, self._beyond)
+        seen = frozenset(visible), frozenset(around.items())
+        key = (graph, frozenset(dependent), frozenset(explained), recognisers, *seen)
         if key not in self._operations:
-            self._operations[key] = recognise(
-                graph, set(dependent), set(explained), recognisers, visible
-            )
-        return self._operations[key]
+            known = dict(around)
+            found = recognise(graph, set(dependent), set(explained), recognisers, visible, known)
+            self._operations[key] = found, known
+        # Of the bodies in it, which are asked for next: another plan may know other things.
+        found, known = self._operations[key]
+        self._beyond.update(known)
+        return found

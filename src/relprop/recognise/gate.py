@@ -8,7 +8,7 @@ state of a recurrence is; a mere scale of its result is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from relprop._core.operation import Operation
 from relprop._core.registry import operation_of
 from relprop.propagators.linear import Addition, Contraction, Division, Multiplication, Negation
 from relprop.propagators.recognised import GatedProduct
+from relprop.propagators.sums import Sum
 from relprop.recognise.activation import activations, is_relu, joins
 from relprop.recognise.average import averages
 from relprop.recognise.dataflow import Dataflow, is_elementwise, is_move
@@ -33,11 +34,9 @@ _NONE = ("exp", "exp2", "log", "square", "integer_pow", "sqrt", "rsqrt", "abs", 
 def gates(flow: Dataflow) -> Iterator[Operation]:
     """Each product of two values of which one is a gate, or the more gate-like one."""
     ends = {operation.last: operation for operation in flow.found(joins)}
-    functions = {operation.last: operation for operation in flow.found(activations)}
-    both = ends | functions
+    both = _functions(flow)
     taken = {op.last for find in (softmaxes, normalisers, averages) for op in flow.found(find)}
-    rooted = _functions_of({op.last for op in flow.found(normalisers)}, flow, is_elementwise)
-    weights = _functions_of({op.last for op in flow.found(softmaxes)}, flow)
+    rooted = _of_normalisers(flow)
     for equation in flow.equations:
         kind = registry.lookup(equation.primitive)
         operands = flow.operands(equation)
@@ -50,8 +49,9 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
         scores = [_gatedness(flow, both, operand) for operand in operands]
         if len(operands) == 2 and scores[0] != scores[1]:
             gate, signal = sorted(operands, key=lambda a: -scores[operands.index(a)])
-            weighs = signal in weights  # A softmax weighs an activation, and is no signal.
-            if max(scores) == _SIGMOID or (not weighs and _of_one_source(flow, both, gate, signal)):
+            # A share of a softmax is no signal: the weight of an expert that has an activation.
+            opens = _of_one_source(flow, both, gate, signal) and not _is_share(flow, signal)
+            if max(scores) == _SIGMOID or opens:
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
         elif len(operands) == 1 and scores == [_SIGMOID]:
             (gate,) = operands
@@ -60,17 +60,42 @@ def gates(flow: Dataflow) -> Iterator[Operation]:
                 yield Operation(GatedProduct(), (equation,), (gate, signal), equation.outputs)
 
 
-def _functions_of(
-    lasts: Collection[Equation],
-    flow: Dataflow,
-    passes: Callable[[Equation], bool] = lambda equation: False,
-) -> set[Atom]:
-    """The results of some equations, also moved, or passed through other equations."""
+def _functions(flow: Dataflow) -> dict[Equation, Operation]:
+    """The functions of the entries of one value, by the equation that completes them."""
+    known = flow.memory.setdefault("functions", {})
+    if not known:
+        known.update((op.last, op) for find in (joins, activations) for op in flow.found(find))
+    return known
+
+
+def _is_share(flow: Dataflow, atom: Atom) -> bool:
+    """Whether a value is a softmax, or entries of one, also scaled, chosen or added up."""
+    known = flow.memory.setdefault("shares", {})
+    if not known:
+        known.update((op.last, True) for op in flow.found(softmaxes))
+    while True:
+        if atom in flow.beyond:
+            flow, atom = flow.beyond[atom]
+            return _is_share(flow, atom)
+        equation = flow.producer(atom)
+        operands = [] if equation is None else flow.operands(equation)
+        if equation is None or equation in known:
+            return equation in known
+        kind = registry.lookup(equation.primitive)
+        links = is_move(equation) or isinstance(kind, Multiplication | Division | Sum)
+        if len(operands) != 1 or not (links or equation.name == "select_n"):
+            return False
+        (atom,) = operands
+
+
+def _of_normalisers(flow: Dataflow) -> set[Atom]:
+    """Normalisers, and functions of one of them, entry by entry."""
+    roots = {operation.last for operation in flow.found(normalisers)}
     found: set[Atom] = set()
     for equation in flow.equations:
         operands = flow.operands(equation)
         alone = len(operands) == 1 and operands[0] in found
-        if equation in lasts or (alone and (is_move(equation) or passes(equation))):
+        if equation in roots or (alone and (is_move(equation) or is_elementwise(equation))):
             found.update(equation.outputs)
     return found
 
@@ -94,6 +119,9 @@ def _gatedness_or_before(
     flow: Dataflow, ends: Mapping[Equation, Operation], atom: Atom
 ) -> int | Atom:
     """As `_gatedness`; or of a value that is another one, limited, scaled or moved, that one."""
+    if atom in flow.beyond:
+        around, value = flow.beyond[atom]
+        return _gatedness(around, _functions(around), value) if around.depends(value) else 0
     equation = flow.producer(atom)
     operands = [] if equation is None else flow.operands(equation)
     if equation is None or not operands:
@@ -155,7 +183,11 @@ def _of_one_source(
     """
     atom: Atom = gate
     sources: set[Atom] = set()
+    inner = flow
     for _ in range(64):
+        if atom in flow.beyond and flow.producer(atom) is None:
+            flow, atom = flow.beyond[atom]
+            ends = _functions(flow)
         equation = flow.producer(atom)
         operands = [] if equation is None else flow.operands(equation)
         if equation is None or not operands:
@@ -170,7 +202,17 @@ def _of_one_source(
         elif sources and not (one and (is_move(equation) or is_elementwise(equation))):
             break
     sources = sources or {flow.origin(atom)[0]}
-    return signal in sources or flow.leads(sources, signal)
+    return _leads(inner, sources, signal)
+
+
+def _leads(flow: Dataflow, sources: set[Atom], atom: Atom) -> bool:
+    """Whether a value is one of some values or computed from them, here or around."""
+    if atom in sources or flow.leads(sources, atom):
+        return True
+    if not flow.beyond:
+        return False
+    places = [flow.beyond[a] for a in (atom, *flow.behind(atom)) if a in flow.beyond]
+    return any(around.depends(a) and _leads(around, sources, a) for around, a in places)
 
 
 def _is_signal(flow: Dataflow, atom: Atom, product: Equation) -> bool:

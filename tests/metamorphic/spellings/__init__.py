@@ -3,6 +3,7 @@
 from . import (
     activations,
     attention,
+    conditioned,
     convolutions,
     gates,
     interpolation,
@@ -18,6 +19,7 @@ from . import (
 __all__ = [
     "activations",
     "attention",
+    "conditioned",
     "convolutions",
     "gates",
     "interpolation",

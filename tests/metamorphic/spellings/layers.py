@@ -139,6 +139,7 @@ def scaled_group_by_group(w, s):
         "x @ (w * s)": lambda x: x @ (w.reshape(2, -1, D) * s[:, None]).reshape(D, D),
         "(products * s).sum": lambda x: (products(x) * s).sum(1),
         "products.transpose": lambda x: (products(x).transpose(1, 0, 2) * s[:, None]).sum(0),
+        "einsum of products and s": lambda x: jnp.einsum("tgo,go->to", products(x), s),
         "sum(products / (1 / s))": lambda x: (products(x) / (1 / s)).sum(1),
         "(products * 2 * s/2).sum": lambda x: (products(x) * 2 * (s / 2)).sum(1),
     }
