@@ -84,7 +84,9 @@ def _sources(wiring: Wiring, value: Value) -> Iterator[tuple[Value, list[Step]]]
 def _collects(wiring: Wiring, passed: Collection[Step], source: Value) -> bool:
     """Whether some steps bring entries of a value together."""
     taken = [s for s in passed if s.structure == "structural" and wiring.active(s) == [source]]
-    return len(taken) > 1 or any(map(_reduces, passed))
+    # Parts that are only put together again, as by a roll, are still apart.
+    joined = any(len(wiring.active(s)) > 1 for s in passed if s.structure != "structural")
+    return (len(taken) > 1 and joined) or any(map(_reduces, passed))
 
 
 def _reduces(step: Step) -> bool:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from relprop._core.graph import Atom, Equation
 from relprop.reading.draft import Draft
 from relprop.reading.numbers import is_literal
+from relprop.reading.repeats import simplified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ def windowed(draft: Draft) -> None:
             made[equation] = new
     if made:
         draft.put(made)
+        simplified(draft)  # A difference may have been taken the other way round.
 
 
 def _exclusive(draft: Draft, equation: Equation) -> list[Equation]:

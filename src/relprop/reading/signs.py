@@ -63,6 +63,9 @@ _DEEPEST = 4
 def _twice_negated(draft: Draft, negation: Equation) -> list[Equation]:
     """The product of which one factor and the whole are made negative."""
     (value,), (out,) = negation.inputs, negation.outputs
+    maker = draft.index.maker.get(value)
+    if maker is None or isinstance(registry.lookup(maker.primitive), Negation):
+        return []  # Which is nothing at all: see `repeats`.
     found = _without_sign(draft, value, negation) if out in draft.index.dependent else None
     if found is None:
         return []
