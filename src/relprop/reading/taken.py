@@ -146,7 +146,9 @@ def _axes(draft: Draft, part: Value, source: Value) -> tuple[int, ...] | None:
     for (base, _), *more in algebra.of(part, index):
         if more or base[:2] != ("value", source):
             return None
-        axes = tuple(a for a, i in enumerate(base[2]) if isinstance(i, int))
+        # Along an axis of one entry nothing is taken.
+        places = zip(base[2], source.shape, strict=True)
+        axes = tuple(a for a, (i, n) in enumerate(places) if isinstance(i, int) and n > 1)
         kept = [i for i in base[2] if not isinstance(i, int)]
         return axes if axes and kept == [i for i in index if i != 0] else None
     return None
@@ -161,7 +163,8 @@ def _reduced_over(draft: Draft, atom: Atom, source: Value, axes: tuple[int, ...]
     while (maker := draft.index.maker.get(atom)) is not None:
         if maker.name == "reduce_sum":
             (inner,) = maker.inputs
-            alike = {*maker.params["axes"]} == {*axes} and inner.shape == source.shape
+            long = {a for a in maker.params["axes"] if inner.shape[a] > 1}
+            alike = long == {*axes} and inner.shape == source.shape
             return alike and (inner is source or draft.index.leads(source, inner))
         operands = draft.index.operands(maker)
         if len(operands) != 1 or not (is_move(maker) or is_elementwise(maker)):
