@@ -271,7 +271,7 @@ def _simpler(draft: Draft, equation: Equation) -> Iterator[Equation]:
             equation.outputs[0],
         )
         return
-    number = draft.index.number(other) if is_literal(draft.index.maker, other) else None
+    number = draft.index.literal(other)
     if number is not None and not batch[0]:
         yield from draft.derived(
             functools.partial(

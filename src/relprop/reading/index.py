@@ -116,6 +116,10 @@ class Index:
         """Whether a constant is made of numbers in the code and of positions alone."""
         return is_literal(self.maker, atom)
 
+    def literal(self, atom: Atom) -> float | None:
+        """The number that the code itself has put everywhere; parameters may become others."""
+        return self.number(atom) if self.is_literal(atom) else None
+
     def makers_behind(self, atom: Atom) -> Iterator[Equation]:
         """All equations that a value is computed by, each once, the nearest first."""
         queue, seen = collections.deque([atom]), set()

@@ -19,13 +19,14 @@ from jaxtyping import Array
 
 from relprop._core import registry
 from relprop._core.graph import Atom, Equation, Value
-from relprop.propagators.general import is_elementwise, is_move
+from relprop.propagators.general import is_elementwise
 from relprop.propagators.linear import Dense, Division, Multiplication
 from relprop.propagators.product import Product, RunningProduct
 from relprop.propagators.sums import ScatteredSum
 from relprop.reading.draft import Draft
 from relprop.reading.primitives import algebra_of
 from relprop.reading.repeats import simplified
+from relprop.reading.turns import before_moves, moved
 
 
 def spelled_out(draft: Draft) -> None:
@@ -112,13 +113,10 @@ def _quotient(draft: Draft, equation: Equation) -> Iterator[Equation]:
         signal, denominator = equation.inputs
         constant = draft.index.number(signal) is not None
         if not constant and signal.shape and _of_sigmoid(draft, denominator):
-            before, moves = _before_moves(draft, denominator)
+            before, moves = before_moves(draft.index, denominator)
 
             def times_sigmoid(x: Array, y: Array) -> Array:
-                gate = jnp.ones((), y.dtype) / y
-                for move in moves:
-                    (gate,) = move.evaluate([gate])
-                return x * gate
+                return x * moved(jnp.ones((), y.dtype) / y, moves)
 
             yield from draft.derived(times_sigmoid, [signal, before], equation, equation.outputs[0])
 
@@ -215,7 +213,7 @@ def _set_into_zeros(draft: Draft, equation: Equation) -> list[tuple[int, int, in
 
 def _of_sigmoid(draft: Draft, atom: Atom) -> bool:
     """Whether a value is 1 + exp(a), or one over a sigmoid, perhaps for several entries."""
-    atom, _ = _before_moves(draft, atom)
+    atom, _ = before_moves(draft.index, atom)
     equation = draft.index.maker.get(atom)
     if equation is None or equation.name not in ("add", "div", "mul", "exp"):
         return False
@@ -228,17 +226,6 @@ def _of_sigmoid(draft: Draft, atom: Atom) -> bool:
         sums = [base for base, power in product if base[0] == "add" and power == 1]
         return len(sums) == 1 and _is_one_plus(dict(sums[0][1]))
     return _is_one_plus(term)
-
-
-def _before_moves(draft: Draft, atom: Atom) -> tuple[Atom, list[Equation]]:
-    """A value before it was moved, and how it was."""
-    moves: list[Equation] = []
-    while (equation := draft.index.maker.get(atom)) is not None:
-        if not is_move(equation) or len(equation.inputs) != 1 or len(equation.outputs) != 1:
-            break
-        moves.insert(0, equation)
-        (atom,) = equation.inputs
-    return atom, moves
 
 
 def _is_one_plus(term: dict) -> bool:

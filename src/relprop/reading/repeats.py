@@ -12,7 +12,6 @@ from relprop._core.operation import Propagator
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft, rewired
 from relprop.reading.limits import never_limited
-from relprop.reading.numbers import is_literal
 from relprop.reading.turns import before_each_turn
 
 _IN_ANY_ORDER = ("add", "mul", "max", "min")
@@ -58,7 +57,7 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
         elif draft.index.number(a) == neutral and _commutes(kind):
             found = b
         elif isinstance(kind, Multiplication):  # Nothing times anything is nothing.
-            found = next((atom for atom in (a, b) if _is_nothing(draft, atom)), None)
+            found = next((atom for atom in (a, b) if draft.index.literal(atom) == 0), None)
     elif equation.name in ("convert_element_type", "copy", "copy_p", "reshape", "squeeze"):
         found = equation.inputs[0]
     elif equation.name == "slice":
@@ -83,19 +82,12 @@ def _unchanged(draft: Draft, equation: Equation) -> Atom | None:
     return found if alike and equation.params.get("sharding") is None else None
 
 
-def _is_nothing(draft: Draft, atom: Atom) -> bool:
-    """Whether the code says that a value is zero; parameters may become something else."""
-    return draft.index.number(atom) == 0 and is_literal(draft.index.maker, atom)
-
-
 def _chosen(draft: Draft, equation: Equation) -> Atom | None:
     """The case that the code itself always chooses, or that there is whatever it chooses."""
     if len(set(equation.inputs[1:])) == 1:
         return equation.inputs[1]
-    which = draft.index.number(equation.inputs[0])
-    if which is None or not is_literal(draft.index.maker, equation.inputs[0]):
-        return None
-    return equation.inputs[1 + int(which)]
+    which = draft.index.literal(equation.inputs[0])
+    return None if which is None else equation.inputs[1 + int(which)]
 
 
 def _alone(draft: Draft, equation: Equation) -> Atom | None:

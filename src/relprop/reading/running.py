@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from relprop._core.graph import Atom, Equation
 from relprop.reading.draft import Draft
-from relprop.reading.numbers import is_literal
 from relprop.reading.repeats import simplified
 
 
@@ -107,11 +106,9 @@ def _view(draft: Draft, atom: Atom, steps: int = 6) -> _View | None:
     first = _first(draft, maker, view.sums.params["axis"])
     # Zeros are sums of nothing only where the sums begin.
     begins = view.first == 0 and not view.sums.params["reverse"]
-    return (
-        None
-        if first is None or (first < 0 and not begins)
-        else _View(view.sums, view.first + first)
-    )
+    if first is None or (first < 0 and not begins):
+        return None
+    return _View(view.sums, view.first + first)
 
 
 def _first(draft: Draft, maker: Equation, axis: int) -> int | None:
@@ -126,12 +123,8 @@ def _first(draft: Draft, maker: Equation, axis: int) -> int | None:
     if maker.name == "concatenate":
         zeros, count = maker.inputs[0], len(maker.inputs)
         in_front = params["dimension"] == axis and count == 2
-        return -zeros.shape[axis] if in_front and _is_zero(draft, zeros) else None
+        return -zeros.shape[axis] if in_front and draft.index.literal(zeros) == 0 else None
     config = params["padding_config"]
     in_front = all(c == (0, 0, 0) for a, c in enumerate(config) if a != axis)
     in_front = in_front and config[axis][0] > 0 and config[axis][1:] == (0, 0)
-    return -config[axis][0] if in_front and _is_zero(draft, maker.inputs[1]) else None
-
-
-def _is_zero(draft: Draft, atom: Atom) -> bool:
-    return draft.index.number(atom) == 0 and is_literal(draft.index.maker, atom)
+    return -config[axis][0] if in_front and draft.index.literal(maker.inputs[1]) == 0 else None

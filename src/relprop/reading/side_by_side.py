@@ -17,7 +17,6 @@ from relprop._core import registry
 from relprop._core.graph import Atom, Equation
 from relprop.propagators.linear import Addition
 from relprop.reading.draft import Draft
-from relprop.reading.numbers import is_literal
 from relprop.reading.turns import before_turns
 
 
@@ -86,24 +85,19 @@ def _parts(draft: Draft, atom: Atom, axis: int) -> list[_Part]:
     """The parts along an axis of what was put side by side, or had something put around it."""
     maker = draft.index.maker.get(atom)
     if maker is not None and maker.name == "concatenate" and maker.params["dimension"] == axis:
-        numbers = [_literal(draft, part) for part in maker.inputs]
+        numbers = [draft.index.literal(part) for part in maker.inputs]
         return [
             _Part(part.shape[axis], part if number is None else None, number or 0.0)
             for part, number in zip(maker.inputs, numbers, strict=True)
         ]
     if maker is not None and maker.name == "pad":
         (inner, filling), config = maker.inputs, maker.params["padding_config"]
-        number, (low, high, _) = _literal(draft, filling), config[axis]
+        number, (low, high, _) = draft.index.literal(filling), config[axis]
         alone = all(c == (0, 0, 0) for i, c in enumerate(config) if i != axis)
         if number is not None and alone and min(config[axis]) >= 0 and config[axis][2] == 0:
             parts = _Part(low, None, number), _Part(inner.shape[axis], inner)
             return [part for part in (*parts, _Part(high, None, number)) if part.size]
     return []
-
-
-def _literal(draft: Draft, atom: Atom) -> float | None:
-    """The number that the code has put there."""
-    return draft.index.number(atom) if is_literal(draft.index.maker, atom) else None
 
 
 # Sums of padded parts.
@@ -164,5 +158,5 @@ def _placed(
     if any(part.array is None and part.number for part in parts):
         return None
     starts = [0, *itertools.accumulate(part.size for part in parts)]
-    found = [(s, p.array) for s, p in zip(starts, parts) if p.array is not None]  # noqa: B905
+    found = [(s, p.array) for s, p in zip(starts, parts, strict=False) if p.array is not None]
     return found or None

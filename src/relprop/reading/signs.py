@@ -16,6 +16,7 @@ from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
 from relprop.reading.sums import is_any_layer
+from relprop.reading.turns import before_moves, moved
 
 
 def signed(draft: Draft) -> None:
@@ -158,16 +159,8 @@ def _largest(draft: Draft, negation: Equation) -> list[Equation]:
 
 def _negated(draft: Draft, atom: Atom) -> tuple[Atom, Callable[[Array], Array]] | None:
     """What a value is the negative of, before it was moved about, and how it was."""
-    moves: list[Equation] = []
-    while (maker := draft.index.maker.get(atom)) is not None and is_move(maker):
-        if len(maker.inputs) != 1 or len(maker.outputs) != 1:
-            return None
-        moves.insert(0, maker)
-        (atom,) = maker.inputs
+    before, moves = before_moves(draft.index, atom)
+    maker = draft.index.maker.get(before)
     if maker is None or not isinstance(registry.lookup(maker.primitive), Negation):
         return None
-
-    def moved(array: Array) -> Array:
-        return functools.reduce(lambda x, move: move.evaluate([x])[0], moves, array)
-
-    return maker.inputs[0], moved
+    return maker.inputs[0], functools.partial(moved, moves=moves)

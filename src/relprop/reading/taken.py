@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,6 +20,7 @@ from relprop.reading.pieces import taken_apart, together
 from relprop.reading.primitives import algebra_of
 from relprop.reading.repeats import simplified
 from relprop.reading.terms import Symbol, exponential, plus, summed
+from relprop.reading.turns import moved
 
 _FUNCTIONS = ("exp", "log", "neg")
 
@@ -119,11 +121,7 @@ def _then_taken(
     """A function of whole arrays, and what is taken out of its result."""
     new = draft.derived(function, inputs, like)
 
-    def taken(x: Array) -> Array:
-        for move in moves:
-            (x,) = move.evaluate([x])
-        return x
-
+    taken = functools.partial(moved, moves=moves)
     return [*new, *draft.derived(taken, [new[-1].outputs[0]], like, like.outputs[0])]
 
 

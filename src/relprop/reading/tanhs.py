@@ -6,7 +6,6 @@ difference of two exponentials over their sum.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from relprop._core.graph import Atom, Equation, Value
 from relprop.propagators.general import is_move
 from relprop.propagators.linear import Addition, Division, Multiplication, Negation
 from relprop.reading.draft import Draft
+from relprop.reading.turns import moved
 
 
 def centred(draft: Draft) -> None:
@@ -51,7 +51,7 @@ def _tanh(draft: Draft, equation: Equation) -> list[Equation]:
     scale *= math.copysign(0.5, height)
 
     def tanh(x: Array) -> Array:
-        x = functools.reduce(lambda array, move: move.evaluate([array])[0], moves, x)
+        x = moved(x, moves)
         scaled = jnp.tanh(x * jnp.asarray(scale, x.dtype)) * jnp.asarray(abs(height) / 2, x.dtype)
         return jnp.broadcast_to(scaled, out.shape)
 

@@ -1,11 +1,14 @@
-"""Transpositions one after another are one: what was there before them, and where its axes went."""
+"""Moves one after another: what was there before them, and where its axes went."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from jaxtyping import Array
+
 from relprop._core.graph import Atom, Equation
+from relprop.propagators.general import is_move
 from relprop.reading.index import Index
 
 
@@ -37,3 +40,21 @@ def before_turns(index: Index, atom: Atom) -> Turned:
     """A value before all transpositions that led to it."""
     *_, first = before_each_turn(index, atom)
     return first
+
+
+def before_moves(index: Index, atom: Atom) -> tuple[Atom, list[Equation]]:
+    """A value before all that moved its entries, and the moves, in order of evaluation."""
+    moves: list[Equation] = []
+    while (maker := index.maker.get(atom)) is not None and is_move(maker):
+        if len(maker.inputs) != 1 or len(maker.outputs) != 1:
+            break
+        moves.insert(0, maker)
+        (atom,) = maker.inputs
+    return atom, moves
+
+
+def moved(array: Array, moves: Iterable[Equation]) -> Array:
+    """An array after some moves."""
+    for move in moves:
+        (array,) = move.evaluate([array])
+    return array
